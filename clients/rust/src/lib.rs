@@ -1,0 +1,1 @@
+//! A thin Rust client of vpnpanel

@@ -1,0 +1,1 @@
+//! Node streams: usage in, desired state and commands out

@@ -1,0 +1,1 @@
+//! Passwords, tokens, roles, the authorization layer

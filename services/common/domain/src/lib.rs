@@ -1,0 +1,1 @@
+//! Pure rules: user status, periods, calendar, limits, typed ids

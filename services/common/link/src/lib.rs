@@ -1,0 +1,1 @@
+//! Pure state machines of the node link, both ends, and their simulation

@@ -1,0 +1,1 @@
+//! Internal CA, leaf issuing, sealed keys, rustls configs that reload

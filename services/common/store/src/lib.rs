@@ -1,0 +1,1 @@
+//! Entities, queries, ledger, change log: the only crate that knows SQL

@@ -1,0 +1,1 @@
+//! REST adapter over the contract, the panel's static files

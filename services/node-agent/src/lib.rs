@@ -1,0 +1,1 @@
+//! Runs on the edge: engines, durable spool, its own gRPC server
