@@ -1,0 +1,49 @@
+# Everything a developer does, from a fresh clone: `make run` and `make test`.
+# CI runs `make lint test`.
+
+CARGO  ?= cargo
+BUF    ?= npx --yes @bufbuild/buf@1.75.0
+TOOLS  := $(CURDIR)/target/tools
+
+.PHONY: help run fmt lint lint-proto lint-rust lint-deps test test-deps proto bench build
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: ## Build and start the whole product on embedded defaults
+	$(CARGO) build --workspace --bins
+	$(CARGO) run --quiet --bin vpnpanel -- up
+
+build: ## Build every binary, optimised
+	$(CARGO) build --workspace --bins --release
+
+fmt: ## Format Rust and proto files
+	$(CARGO) fmt --all
+	$(BUF) format --write
+
+lint: lint-proto lint-rust lint-deps ## Check formats, lints and dependencies
+
+lint-proto:
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+
+lint-rust:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+lint-deps:
+	./scripts/lint-deps $(TOOLS)
+
+test: test-deps ## Install what the tests need and run all of them
+	$(CARGO) build --workspace --all-targets
+	$(CARGO) test --workspace
+
+test-deps:
+	./scripts/install-test-deps
+
+proto: ## Generate clients from the contract and check it against the last release
+	$(BUF) lint
+	$(CARGO) build --package vpnpanel-api
+
+bench: ## Measure against raw limits (release build); figures go to docs/benchmarks.md
+	./scripts/bench
