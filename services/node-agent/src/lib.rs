@@ -1,1 +1,5 @@
-//! Runs on the edge: engines, durable spool, its own gRPC server
+//! The agent of an edge host: drives its data planes (engines), keeps usage in a durable spool,
+//! and speaks the node link with the control plane.
+
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -1,0 +1,85 @@
+//! A subscriber's real client: `wg-quick` with wireguard-go, from a configuration text.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use super::{Namespace, run, unique};
+
+/// A tunnel that `wg-quick` brought up; it goes down when this is dropped.
+#[derive(Debug)]
+pub struct WgQuick<'a> {
+    host: &'a Namespace,
+    config: PathBuf,
+    interface: String,
+    folder: tempfile::TempDir,
+}
+
+impl<'a> WgQuick<'a> {
+    /// Brings a configuration up in a namespace, as it was handed to the subscriber. Only `DNS`
+    /// lines are left out: `wg-quick` would call for resolvconf and change the host's resolver.
+    pub fn up(host: &'a Namespace, configuration: &str) -> Self {
+        let interface = format!("vt{:x}c{}", std::process::id(), unique());
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = folder.path().join(format!("{interface}.conf"));
+        let mut file = std::fs::OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&config)
+            .expect("a configuration file");
+        for line in configuration.lines().filter(|line| !is_dns(line)) {
+            writeln!(file, "{line}").expect("a configuration file");
+        }
+        let client = Self {
+            host,
+            config,
+            interface,
+            folder,
+        };
+        client.wg_quick("up");
+        client
+    }
+
+    /// Name of the client's interface.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Seconds of the Unix epoch of the newest handshake; 0 is none yet.
+    pub fn last_handshake(&self) -> u64 {
+        self.host
+            .run("wg", &["show", &self.interface, "latest-handshakes"])
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn wg_quick(&self, verb: &str) {
+        run(self
+            .host
+            .command("wg-quick")
+            .arg(verb)
+            .arg(&self.config)
+            .env("WG_QUICK_USERSPACE_IMPLEMENTATION", "wireguard-go")
+            .env("LOG_LEVEL", "error")
+            .current_dir(self.folder.path()));
+    }
+}
+
+impl Drop for WgQuick<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.wg_quick("down");
+        }
+        let socket = format!("/var/run/wireguard/{}.sock", self.interface);
+        let _ = std::fs::remove_file(socket);
+    }
+}
+
+fn is_dns(line: &str) -> bool {
+    line.split('=')
+        .next()
+        .is_some_and(|key| key.trim().eq_ignore_ascii_case("dns"))
+}
