@@ -1,0 +1,229 @@
+//! What lies on the agent's disk, and the transactions that change it. [`Durable`] is the image
+//! that the machine works with; the driver keeps the same records in redb and hands the image
+//! back at the next start. Payloads of batches stay on disk only: they may be large.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use vpnpanel_domain::{PeriodId, UserId};
+
+use crate::{
+    AppliedState, Attribution, CounterKey, Digest, Epoch, LeaseState, Segment, Seq, SpoolId, Totals,
+};
+
+/// The agent's disk, without payloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable {
+    /// Drawn when the disk was found empty, and written before anything else.
+    pub spool: SpoolId,
+    /// What is known of each counter.
+    pub counters: BTreeMap<CounterKey, CounterRecord>,
+    /// Epochs by their order.
+    pub epochs: BTreeMap<EpochNumber, EpochRecord>,
+    /// Batches that are held.
+    pub batches: BTreeMap<(EpochNumber, Seq), BatchRecord>,
+    /// Leases.
+    pub leases: BTreeMap<(UserId, PeriodId), LeaseState>,
+    /// What ties the server's time to this host's clock.
+    pub anchor: Option<TimeAnchor>,
+    /// The last desired state that came whole: what the node should do, also after a restart.
+    pub target: Option<AppliedState>,
+    /// Its encoded bytes; empty when there is none.
+    pub target_data: Bytes,
+    /// The desired state that the engines were brought to.
+    pub applied: Option<AppliedState>,
+}
+
+/// The order of an epoch on its disk, from 1.
+pub type EpochNumber = u64;
+
+/// What is known of one counter: where it stands on the books, and how it came there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterRecord {
+    /// Stretches in order, the last one growing; its end is the baseline. Never empty.
+    pub segments: Vec<Segment>,
+}
+
+/// An epoch on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Its name.
+    pub epoch: Epoch,
+    /// Last batch written.
+    pub last: Seq,
+    /// Digest of that batch.
+    pub tail: Digest,
+    /// Newest batch known to be committed.
+    pub acked: Seq,
+    /// When batches were acknowledged, in steps of some minutes: a batch may go 48 h after.
+    pub acked_at: Vec<(Seq, i64)>,
+}
+
+/// A batch on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchRecord {
+    /// Of its payload.
+    pub digest: Digest,
+    /// Length of its payload.
+    pub bytes: u32,
+}
+
+/// A pair of simultaneous readings of the server's time and the host's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeAnchor {
+    /// The server's time, milliseconds of the Unix epoch.
+    pub server_ms: i64,
+    /// `CLOCK_BOOTTIME`, milliseconds.
+    pub boottime_ms: i64,
+    /// The kernel's boot id: the clock above starts anew with each.
+    pub host_boot: [u8; 16],
+}
+
+/// A set of writes that become durable together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transaction {
+    /// In order.
+    pub writes: Vec<Write>,
+}
+
+/// One record written or removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// The books of a counter.
+    Counter(CounterKey, CounterRecord),
+    /// The counter's incarnation and periods are long gone.
+    DropCounter(CounterKey),
+    /// An epoch.
+    Epoch(EpochNumber, EpochRecord),
+    /// No batch of the epoch is held, and a later epoch has batches.
+    DropEpoch(EpochNumber),
+    /// A batch. One that was never sent may be written again, longer.
+    Batch {
+        /// Its epoch.
+        epoch: EpochNumber,
+        /// Its number.
+        seq: Seq,
+        /// Of the payload.
+        digest: Digest,
+        /// Exactly what will be sent, each time.
+        payload: Bytes,
+    },
+    /// Retention is over.
+    DropBatch(EpochNumber, Seq),
+    /// A lease.
+    Lease(LeaseState),
+    /// The lease's period is long over.
+    DropLease(UserId, PeriodId),
+    /// The anchor of time.
+    Anchor(TimeAnchor),
+    /// A desired state that came whole.
+    Target(AppliedState, Bytes),
+    /// What the engines were brought to.
+    Applied(AppliedState),
+}
+
+impl Durable {
+    /// An empty disk.
+    pub fn new(spool: SpoolId) -> Self {
+        Self {
+            spool,
+            counters: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            anchor: None,
+            target: None,
+            target_data: Bytes::new(),
+            applied: None,
+        }
+    }
+
+    /// Makes the writes of a transaction to the image.
+    pub fn apply(&mut self, transaction: &Transaction) {
+        for write in &transaction.writes {
+            self.write(write.clone());
+        }
+    }
+
+    pub(super) fn write(&mut self, write: Write) {
+        match write {
+            Write::Counter(key, record) => {
+                self.counters.insert(key, record);
+            }
+            Write::DropCounter(key) => {
+                self.counters.remove(&key);
+            }
+            Write::Epoch(number, record) => {
+                self.epochs.insert(number, record);
+            }
+            Write::DropEpoch(number) => {
+                self.epochs.remove(&number);
+            }
+            Write::Batch {
+                epoch,
+                seq,
+                digest,
+                payload,
+            } => {
+                let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                self.batches
+                    .insert((epoch, seq), BatchRecord { digest, bytes });
+            }
+            Write::DropBatch(epoch, seq) => {
+                self.batches.remove(&(epoch, seq));
+            }
+            Write::Lease(lease) => {
+                self.leases.insert((lease.user, lease.period), lease);
+            }
+            Write::DropLease(user, period) => {
+                self.leases.remove(&(user, period));
+            }
+            Write::Anchor(anchor) => self.anchor = Some(anchor),
+            Write::Target(state, data) => {
+                self.target = Some(state);
+                self.target_data = data;
+            }
+            Write::Applied(state) => self.applied = Some(state),
+        }
+    }
+}
+
+impl CounterRecord {
+    /// Books that open at `totals`.
+    pub fn open(attribution: Attribution, totals: Totals, at_ms: i64) -> Self {
+        let segment = Segment {
+            attribution,
+            from: totals,
+            to: totals,
+            grown_at_ms: at_ms,
+        };
+        Self {
+            segments: vec![segment],
+        }
+    }
+
+    /// The counter as of the last reading on the books, and whom what follows is billed to.
+    pub fn baseline(&self) -> (Totals, Attribution) {
+        // `segments` is never empty; an empty one read from a damaged disk counts from zero,
+        // and the collector's mark keeps that from being billed twice.
+        self.segments.last().map_or_else(
+            || {
+                let nobody = Attribution {
+                    user: UserId::from_bytes([0; 16]),
+                    period: PeriodId::from_bytes([0; 16]),
+                    multiplier: vpnpanel_domain::Multiplier::ONE,
+                };
+                (Totals::default(), nobody)
+            },
+            |segment| (segment.to, segment.attribution),
+        )
+    }
+}
+
+impl Transaction {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}

@@ -1,0 +1,188 @@
+//! What happens to the agent and what it does about it. Effects are carried out in order, one
+//! after the other: a [`Effect::Commit`] is durable before the next effect begins. That order is
+//! the whole of the contract between this machine and its driver.
+
+use vpnpanel_domain::{PeerId, UserId};
+
+use super::durable::{EpochNumber, Transaction};
+use crate::{
+    ConfigError, DesiredInbound, DesiredPeer, Down, EngineStatus, Incarnation, Seq, Totals, Up,
+};
+
+/// The clocks, read when an event is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// `CLOCK_BOOTTIME`, milliseconds: goes on during suspend and is never set.
+    pub boottime_ms: i64,
+    /// `CLOCK_REALTIME`, milliseconds of the Unix epoch: believed only until the control plane
+    /// has told the time once.
+    pub wall_ms: i64,
+}
+
+/// Names a request to the engine, so that an answer to an older one is not taken for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Ticket(pub u64);
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// [`super::Agent::deadline`] has come. Harmless at any other time.
+    Tick,
+    /// The engine runs. First event after each start, and again after each restart of the
+    /// engine and whenever its peers were listed.
+    EngineUp {
+        /// The life of its counters.
+        incarnation: Incarnation,
+        /// Peers that it has.
+        peers: Vec<PeerId>,
+    },
+    /// The engine died or cannot be reached; `EngineUp` follows when it is back.
+    EngineDown,
+    /// What health says of the engines.
+    EngineStatus(Vec<EngineStatus>),
+    /// Answer to [`Effect::ReadCounters`]. A read that failed sends [`Event::ReadFailed`]: an
+    /// error is never an empty sample.
+    Sample {
+        /// Of the request.
+        ticket: Ticket,
+        /// The incarnation, read before the counters.
+        before: Incarnation,
+        /// The incarnation, read after the counters.
+        after: Incarnation,
+        /// The counters.
+        readings: Vec<Reading>,
+    },
+    /// The counters could not be read.
+    ReadFailed {
+        /// Of the request.
+        ticket: Ticket,
+    },
+    /// Answer to [`Effect::Apply`].
+    Applied {
+        /// Of the request.
+        ticket: Ticket,
+        /// What could not be applied.
+        errors: Vec<ConfigError>,
+    },
+    /// Answer to [`Effect::Connect`]: the stream is open.
+    Connected,
+    /// The stream ended, or could not be opened.
+    Disconnected,
+    /// A message came.
+    Message(Down),
+}
+
+/// A counter pair as the engine has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Whose.
+    pub peer: PeerId,
+    /// Since the incarnation began, never reset.
+    pub totals: Totals,
+}
+
+/// Something to do. In order; see the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make the writes durable, all of them or none, before the next effect. On failure (disk
+    /// full, disk broken) drop this machine and the rest of the effects, and start again from
+    /// what is on disk: the engine goes on meanwhile.
+    Commit(Transaction),
+    /// Open the stream; answer with `Connected` or `Disconnected`.
+    Connect,
+    /// End the stream; `Disconnected` follows.
+    Disconnect {
+        /// For the log.
+        reason: &'static str,
+    },
+    /// Send a message on the present stream; drop it when there is none.
+    Send(Up),
+    /// Send a batch: exactly the stored bytes.
+    SendBatch {
+        /// Its epoch.
+        epoch: EpochNumber,
+        /// Its number.
+        seq: Seq,
+    },
+    /// Read all counters **now**, after every effect before this one; answer with `Sample` or
+    /// `ReadFailed`.
+    ReadCounters(Ticket),
+    /// Drop the traffic of these peers from now on; their counters and sessions stay. Done when
+    /// the next effect begins.
+    Block(Vec<PeerId>),
+    /// Let users' traffic through or not. A gate may name a user whose peers do not exist yet:
+    /// remember it and make it hold from the first packet.
+    Gates(Vec<(UserId, Gate)>),
+    /// Change the engine; answer with `Applied`.
+    Apply(Change),
+    /// Something that a person should look at: log it as a warning.
+    Alarm(Alarm),
+}
+
+/// Whether a user's traffic passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Without a limit.
+    Open,
+    /// Up to a number of bytes, cut in the kernel where the engine can.
+    Quota {
+        /// Raw bytes, both directions of all peers of the user together, that may still pass.
+        remaining: u64,
+        /// What those peers' counters stood at (sum of both directions) when `remaining` was
+        /// true: a driver that reads the counters again subtracts the difference.
+        counted: u64,
+    },
+    /// Not at all.
+    Blocked,
+}
+
+/// A change of the engine. Idempotent: it may be repeated after a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Change {
+    /// Of the answer.
+    pub ticket: Ticket,
+    /// The inbounds to have, all of them: open those that are missing, reload those that
+    /// differ, close the others. Nothing but a changed inbound may be reloaded.
+    pub inbounds: Vec<DesiredInbound>,
+    /// Peers to have, with their users: add those that are missing, modify those that differ.
+    /// Their counters start at zero unless they exist in this incarnation; a counter that
+    /// exists goes on.
+    pub upsert: Vec<(UserId, DesiredPeer)>,
+    /// Peers to remove. Their counters must stay, or never restart, in this incarnation.
+    pub remove: Vec<PeerId>,
+}
+
+/// Something that a person should look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alarm {
+    /// A counter went backwards without a new incarnation: somebody else resets counters.
+    CounterWentBack {
+        /// Whose.
+        peer: PeerId,
+        /// On the books.
+        baseline: Totals,
+        /// Read.
+        reading: Totals,
+    },
+    /// The control plane has committed what this disk never wrote, or other bytes under the
+    /// same number: another agent has this node's identity, or the disk went back in time.
+    Fork {
+        /// What differs.
+        what: String,
+    },
+    /// The control plane has quarantined this node.
+    Quarantined {
+        /// Why.
+        reason: String,
+    },
+    /// A desired state could not be decoded or has another digest.
+    BadState {
+        /// Why.
+        reason: String,
+    },
+    /// The spool is larger than it should be; usage is kept with coarser times from now on.
+    SpoolCoarsened {
+        /// Its size.
+        bytes: u64,
+    },
+}

@@ -1,0 +1,131 @@
+//! What the store loads, locked, for one transaction, and what the decisions read. Everything is
+//! keyed as the tables are, so that a handful of set queries fills it.
+
+use std::collections::HashMap;
+
+use vpnpanel_domain::{LeaseId, Limit, MicroBytes, NodeId, PeriodId, TenantId, UserId};
+
+use crate::{Attribution, BootId, CounterKey, Digest, Epoch, Generation, Seq, SpoolId, Totals};
+
+/// A node's row: who may write for it and what is known of its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeFacts {
+    /// The tenant that owns the node; `None` is the platform: a shared node.
+    pub tenant: Option<TenantId>,
+    /// Of the newest stream; every write of a stream is fenced by it.
+    pub generation: Generation,
+    /// Why the node is quarantined, where it is.
+    pub quarantined: Option<String>,
+    /// The agent's disk.
+    pub spool: Option<SpoolId>,
+    /// Starts of the agent, oldest first, at most [`crate::collector::open::BOOTS_KEPT`].
+    pub boots: Vec<BootId>,
+    /// How often a start that had been superseded came back; see `open`.
+    pub boot_strikes: u32,
+    /// When the newest committed batch was written, server time by the agent; `None` before the
+    /// first.
+    pub last_written_at_ms: Option<i64>,
+}
+
+/// How far an epoch of a node is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// Newest batch committed.
+    pub seq: Seq,
+    /// Its digest.
+    pub digest: Digest,
+    /// The epoch that named this one as its predecessor. A second one is a fork.
+    pub successor: Option<Epoch>,
+}
+
+/// Up to where a counter has been billed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Billed so far.
+    pub totals: Totals,
+    /// Rows came that began beyond the mark and reached up to here; they wait for the agent's
+    /// segments. `None` when nothing is missing.
+    pub awaited: Option<Totals>,
+    /// Whom the newest row was billed to.
+    pub attribution: Attribution,
+}
+
+/// A period's row with what of its user matters to a bill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeriodFacts {
+    /// The user.
+    pub user: UserId,
+    /// The user's tenant.
+    pub tenant: TenantId,
+    /// The most that may be used in the period.
+    pub limit: Limit,
+    /// Billed so far.
+    pub used: MicroBytes,
+    /// Σ over the period's leases of `max(0, allowance − billed)`: spent by nobody yet, but not
+    /// free either.
+    pub reserved: MicroBytes,
+    /// New allowance may be granted: the period is not closed, and its user may connect.
+    pub open: bool,
+}
+
+/// A lease's row. One is current for each (node, period); older ones, of lost disks, stay with
+/// what they have reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseFacts {
+    /// Its id.
+    pub lease: LeaseId,
+    /// The user.
+    pub user: UserId,
+    /// Grows with each change.
+    pub version: u64,
+    /// The newest version that the agent answered.
+    pub answered: u64,
+    /// What the node may let through in all. While a shrink is asked for and not answered, this
+    /// is still the old, larger allowance.
+    pub allowance: MicroBytes,
+    /// The smaller allowance that was asked for with `version` and is not answered yet.
+    pub asked: Option<MicroBytes>,
+    /// Billed to the period from this node since the lease began.
+    pub billed: MicroBytes,
+    /// What the agent says it consumed, billed or not, and charged for lost counters.
+    pub consumed: MicroBytes,
+    /// When usage or a report last moved it, server time.
+    pub moved_at_ms: i64,
+}
+
+/// What [`super::ingest::decide`] reads: rows that exist for what `Needs` named.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// Nodes; one that is missing was deleted.
+    pub nodes: HashMap<NodeId, NodeFacts>,
+    /// Cursors.
+    pub cursors: HashMap<(NodeId, Epoch), Cursor>,
+    /// Digests of batches that are committed and in retention.
+    pub digests: HashMap<(NodeId, Epoch, Seq), Digest>,
+    /// Marks.
+    pub marks: HashMap<(NodeId, CounterKey), Mark>,
+    /// Periods.
+    pub periods: HashMap<PeriodId, PeriodFacts>,
+    /// Current leases.
+    pub leases: HashMap<(NodeId, PeriodId), LeaseFacts>,
+}
+
+impl LeaseFacts {
+    /// What is reserved by it: `max(0, allowance − billed)`.
+    pub const fn reserved(&self) -> MicroBytes {
+        self.allowance.saturating_sub(self.billed)
+    }
+
+    /// What the node can still let through, as far as is known here.
+    pub fn remaining(&self) -> MicroBytes {
+        self.allowance
+            .saturating_sub(self.billed.max(self.consumed))
+    }
+}
+
+impl PeriodFacts {
+    /// What may be granted: the limit less what is billed and reserved; `None` is no limit.
+    pub fn available(&self) -> Option<MicroBytes> {
+        self.limit.remaining(self.used + self.reserved)
+    }
+}

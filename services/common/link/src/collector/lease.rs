@@ -1,0 +1,249 @@
+//! How much a node may let through by itself. One inequality holds after every function here,
+//! for every period with a limit:
+//!
+//! ```text
+//! used + Σ over its leases of max(0, allowance − billed)  ≤  limit
+//! ```
+//!
+//! unless the limit itself was lowered or usage came that no lease covered; then nothing is
+//! granted until it holds again. `PeriodFacts::reserved` is the sum, kept up to date by each
+//! function, so that none has to load the leases of other nodes. What is reserved is freed by
+//! being billed or by the agent's answer, never by time.
+
+use vpnpanel_domain::{LeaseId, MicroBytes, NodeId, PeriodId};
+
+use super::{LeaseFacts, PeriodFacts};
+use crate::{Grant, LeaseState};
+
+const MIB: u64 = 1024 * 1024;
+
+/// How leases are sized. All amounts in billable bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Least that a node is given ahead of a user's traffic, where the limit allows.
+    pub ahead_min: u64,
+    /// Most that a node is given ahead of a user's traffic.
+    pub ahead_max: u64,
+    /// A user's share to begin with is limit / `initial_share`, within the two above.
+    pub initial_share: u64,
+    /// Traffic of how many milliseconds, at the present rate, a node is given ahead.
+    pub horizon_ms: u64,
+    /// Grants are not cut into smaller pieces than this when the limit is near.
+    pub step_min: u64,
+    /// Raw bytes per second that a node's line can carry: more is held for a person to see.
+    pub line_rate: u64,
+    /// Time for which a batch may carry line rate even when it says it was written at once.
+    pub line_burst_ms: u64,
+}
+
+/// What became of a wish for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Growth {
+    /// The lease has enough ahead, or its period grants nothing.
+    Enough,
+    /// The allowance was raised: send [`grant`].
+    Grown,
+    /// There is nothing to give, but the period has idle reserves on other nodes.
+    Starved,
+}
+
+/// Opens a lease with what a user gets to begin with; possibly nothing, then it grows when
+/// something is free.
+pub fn open(period: &mut PeriodFacts, lease: LeaseId, policy: &Policy, now_ms: i64) -> LeaseFacts {
+    let mut facts = LeaseFacts {
+        lease,
+        user: period.user,
+        version: 0,
+        answered: 0,
+        allowance: MicroBytes::ZERO,
+        asked: None,
+        billed: MicroBytes::ZERO,
+        consumed: MicroBytes::ZERO,
+        moved_at_ms: now_ms,
+    };
+    grow(period, &mut facts, policy, 0);
+    // Version 1 also where nothing was free, so that the agent learns the lease's id.
+    facts.version = 1;
+    facts
+}
+
+/// Raises an allowance where less than half of what should lie ahead is left. `rate` is the
+/// user's present rate on the node, billable bytes per second.
+pub fn grow(
+    period: &mut PeriodFacts,
+    lease: &mut LeaseFacts,
+    policy: &Policy,
+    rate: u64,
+) -> Growth {
+    let (Some(limit), Some(available)) = (period.limit.micro(), period.available()) else {
+        return Growth::Enough;
+    };
+    if !period.open {
+        return Growth::Enough;
+    }
+    let ahead = ahead(limit, policy, rate);
+    let remaining = lease.remaining();
+    if remaining.get() >= ahead.get() / 2 && !ahead.is_zero() {
+        return Growth::Enough;
+    }
+    // Half of what is free, so that other nodes find some too, but not in crumbs.
+    let step = MicroBytes::new(available.get() / 2)
+        .max(MicroBytes::from_bytes(policy.step_min))
+        .min(available);
+    let more = ahead.saturating_sub(remaining).min(step);
+    if more.is_zero() {
+        let elsewhere = period.reserved > lease.reserved();
+        return if elsewhere {
+            Growth::Starved
+        } else {
+            Growth::Enough
+        };
+    }
+    change(period, lease, |lease| {
+        lease.allowance += more;
+        lease.asked = None;
+        lease.version += 1;
+    });
+    Growth::Grown
+}
+
+/// Takes a report of the agent. Only an answer to the newest version frees anything; a larger
+/// allowance than is on record (the database is older than the agent) is reserved at once.
+/// Returns whether the lease changed.
+pub fn answer(
+    period: &mut PeriodFacts,
+    lease: &mut LeaseFacts,
+    state: &LeaseState,
+    now_ms: i64,
+) -> bool {
+    if state.lease != lease.lease {
+        return false;
+    }
+    let before = *lease;
+    change(period, lease, |lease| {
+        lease.consumed = lease.consumed.max(state.consumed);
+        lease.moved_at_ms = lease.moved_at_ms.max(now_ms);
+        if state.version > lease.version {
+            lease.version = state.version;
+            lease.allowance = lease.allowance.max(state.allowance);
+            lease.asked = None;
+        }
+        if state.version == lease.version {
+            lease.allowance = if lease.asked.is_some() || state.allowance <= lease.allowance {
+                state.allowance.max(lease.billed).min(lease.allowance)
+            } else {
+                state.allowance
+            };
+            lease.asked = None;
+        }
+        lease.answered = lease.answered.max(state.version);
+    });
+    LeaseFacts {
+        moved_at_ms: before.moved_at_ms,
+        ..*lease
+    } != before
+}
+
+/// Counts usage of the period from the lease's node, which is no longer reserved then.
+pub fn bill(period: &mut PeriodFacts, lease: &mut LeaseFacts, billed: MicroBytes, now_ms: i64) {
+    change(period, lease, |lease| {
+        lease.billed += billed;
+        lease.moved_at_ms = lease.moved_at_ms.max(now_ms);
+    });
+}
+
+/// Spreads what is free among a period's leases after a change of its limit, and asks idle ones
+/// back for those that have run dry. `leases` are all current ones of the period; returns the
+/// nodes whose lease changed.
+pub fn rebalance(
+    period: &mut PeriodFacts,
+    leases: &mut [(NodeId, LeaseFacts)],
+    policy: &Policy,
+    now_ms: i64,
+) -> Vec<NodeId> {
+    let mut changed = Vec::new();
+    let mut dry = false;
+    for (node, lease) in leases.iter_mut() {
+        match grow(period, lease, policy, 0) {
+            Growth::Grown => changed.push(*node),
+            Growth::Starved if lease.remaining().is_zero() => dry = true,
+            Growth::Starved | Growth::Enough => {}
+        }
+    }
+    if dry {
+        for (node, lease) in leases.iter_mut() {
+            let idle = now_ms.saturating_sub(lease.moved_at_ms) >= policy.horizon_ms as i64;
+            if idle && lease.asked.is_none() && !lease.remaining().is_zero() {
+                // Half of what it has left: it may wake up before the answer comes.
+                let keep = MicroBytes::new(lease.remaining().get() / 2);
+                let floor = lease.billed.max(lease.consumed);
+                lease.asked = Some(if keep < MicroBytes::from_bytes(policy.step_min) {
+                    floor
+                } else {
+                    floor + keep
+                });
+                lease.version += 1;
+                changed.push(*node);
+            }
+        }
+    }
+    changed.sort_unstable();
+    changed.dedup();
+    changed
+}
+
+/// Frees what a lost node still holds: an operator's decision. What it reports later shows as
+/// overrun.
+pub fn write_off(period: &mut PeriodFacts, lease: &mut LeaseFacts) {
+    change(period, lease, |lease| {
+        lease.allowance = lease.billed;
+        lease.asked = None;
+        lease.version += 1;
+    });
+}
+
+/// The lease as the agent is told of it: the smaller allowance where one is asked for.
+pub fn grant(period: PeriodId, lease: &LeaseFacts) -> Grant {
+    Grant {
+        user: lease.user,
+        period,
+        lease: lease.lease,
+        version: lease.version,
+        allowance: lease.asked.unwrap_or(lease.allowance),
+    }
+}
+
+/// What should lie ahead of a user's traffic on a node.
+fn ahead(limit: MicroBytes, policy: &Policy, rate: u64) -> MicroBytes {
+    let initial = limit
+        .floor_bytes()
+        .checked_div(policy.initial_share)
+        .unwrap_or(0);
+    let flowing = u128::from(rate) * u128::from(policy.horizon_ms) / 1_000;
+    let flowing = u64::try_from(flowing).unwrap_or(u64::MAX);
+    let bytes = initial
+        .max(flowing)
+        .clamp(policy.ahead_min, policy.ahead_max);
+    MicroBytes::from_bytes(bytes)
+}
+
+/// Changes a lease and keeps the period's sum of reserves true.
+fn change(period: &mut PeriodFacts, lease: &mut LeaseFacts, how: impl FnOnce(&mut LeaseFacts)) {
+    let before = lease.reserved();
+    how(lease);
+    period.reserved = (period.reserved + lease.reserved()).saturating_sub(before);
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            ahead_min: 16 * MIB,
+            ahead_max: 4096 * MIB,
+            initial_share: 64,
+            horizon_ms: 20_000,
+            step_min: MIB,
+            line_rate: 5_000_000_000,
+            line_burst_ms: 60_000,
+        }
+    }
+}

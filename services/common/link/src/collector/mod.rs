@@ -1,0 +1,11 @@
+//! The collector's end of the link: how a stream opens ([`open`]), what it does while it lives
+//! ([`session`]), what a transaction of many streams' usage writes ([`ingest`]), and how much a
+//! node may let through by itself ([`lease`]).
+
+mod facts;
+pub mod ingest;
+pub mod lease;
+pub mod open;
+
+pub use facts::{Cursor, LeaseFacts, Loaded, Mark, NodeFacts, PeriodFacts};
+pub use lease::Policy;

@@ -1,0 +1,175 @@
+//! How a stream opens: the node's row gets a new generation, which fences every older stream,
+//! and the agent learns what is committed. Two agents with one identity show here first: a start
+//! that was superseded comes back.
+
+use std::collections::HashMap;
+
+use crate::{
+    CounterKey, CounterMark, Epoch, Grant, Hello, PROTOCOL, Pace, StateEpoch, UsageAck, Welcome,
+};
+
+use super::{Cursor, NodeFacts};
+
+/// How many starts of an agent are remembered.
+pub const BOOTS_KEPT: usize = 8;
+
+/// How often a superseded start may come back. Once happens: a connection of the old process
+/// that was still in a queue.
+pub const BOOT_STRIKES: u32 = 2;
+
+/// What the store loads, the node's row locked.
+#[derive(Debug, Clone, Default)]
+pub struct StreamFacts {
+    /// The node.
+    pub node: NodeFacts,
+    /// Cursors of the epochs in Hello.
+    pub cursors: HashMap<Epoch, Cursor>,
+    /// Marks of the counters in `Hello::unknown_baselines`. A counter without a mark is listed
+    /// with zero totals where its peer is known, so that the agent learns whom it belongs to.
+    pub marks: Vec<CounterMark>,
+    /// Marks of the node that await segments.
+    pub awaited: Vec<CounterMark>,
+    /// Current leases of the node whose newest version is not answered.
+    pub unanswered: Vec<Grant>,
+    /// Of the database.
+    pub state_epoch: StateEpoch,
+}
+
+/// What follows from a Hello. The node's row is written before anything is sent.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// The node's row.
+    pub node: NodeFacts,
+    /// The agent's disk is another one than before: its current leases become stranded (they
+    /// keep what they have reserved), and users get new ones.
+    pub strand_leases: bool,
+    /// Sent first.
+    pub welcome: Welcome,
+    /// Sent next, unless it says nothing.
+    pub ack: UsageAck,
+}
+
+/// Why a stream is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// FAILED_PRECONDITION, reason PROTOCOL_UNSUPPORTED.
+    #[error("the agent speaks versions {min} to {max} of the protocol, this side {PROTOCOL}")]
+    Protocol {
+        /// Lowest that the agent speaks.
+        min: u32,
+        /// Highest.
+        max: u32,
+    },
+}
+
+/// Opens a stream.
+///
+/// # Errors
+/// [`Refusal::Protocol`] when there is no common version.
+pub fn open(
+    facts: StreamFacts,
+    hello: &Hello,
+    pace: Pace,
+    now_ms: i64,
+) -> Result<Opening, Refusal> {
+    if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL) {
+        return Err(Refusal::Protocol {
+            min: hello.protocol_min,
+            max: hello.protocol_max,
+        });
+    }
+    let mut node = facts.node;
+    node.generation = node.generation.next();
+    remember_boot(&mut node, hello);
+    if node.quarantined.is_none() {
+        node.quarantined = if node.boot_strikes >= BOOT_STRIKES {
+            Some("two agents with this node's identity alternate".to_owned())
+        } else {
+            ahead_of_cursor(&facts.cursors, hello)
+        };
+    }
+    let strand_leases = node.spool.is_some_and(|spool| spool != hello.spool);
+    node.spool = Some(hello.spool);
+    let mut cursors: Vec<_> = hello
+        .epochs
+        .iter()
+        .filter_map(|summary| {
+            let cursor = facts.cursors.get(&summary.epoch)?;
+            Some(crate::BatchRef {
+                epoch: summary.epoch,
+                seq: cursor.seq,
+                digest: cursor.digest,
+            })
+        })
+        .collect();
+    cursors.dedup();
+    let grants = if node.quarantined.is_some() || strand_leases {
+        Vec::new()
+    } else {
+        facts.unanswered
+    };
+    let welcome = Welcome {
+        protocol: PROTOCOL,
+        generation: node.generation,
+        state_epoch: facts.state_epoch,
+        server_time_ms: now_ms,
+        pace,
+        cursors,
+        marks: known_marks(facts.marks, &hello.unknown_baselines),
+        quarantined: node.quarantined.clone(),
+    };
+    let ack = UsageAck {
+        missing_segments: facts.awaited,
+        grants,
+        ..UsageAck::default()
+    };
+    Ok(Opening {
+        node,
+        strand_leases,
+        welcome,
+        ack,
+    })
+}
+
+/// A start that comes back after a later one was seen is a strike.
+fn remember_boot(node: &mut NodeFacts, hello: &Hello) {
+    if node.boots.last() == Some(&hello.boot) {
+        return;
+    }
+    if let Some(place) = node.boots.iter().position(|boot| *boot == hello.boot) {
+        node.boots.remove(place);
+        node.boot_strikes = node.boot_strikes.saturating_add(1);
+    }
+    node.boots.push(hello.boot);
+    let excess = node.boots.len().saturating_sub(BOOTS_KEPT);
+    node.boots.drain(..excess);
+}
+
+/// What is committed must be on the agent's disk: a cursor beyond its last batch, or another
+/// digest there, was written by somebody else.
+fn ahead_of_cursor(cursors: &HashMap<Epoch, Cursor>, hello: &Hello) -> Option<String> {
+    hello.epochs.iter().find_map(|summary| {
+        let cursor = cursors.get(&summary.epoch)?;
+        if cursor.seq > summary.last {
+            return Some(format!(
+                "batch {} of epoch {} is committed, the agent wrote up to {}",
+                cursor.seq, summary.epoch, summary.last
+            ));
+        }
+        (cursor.seq == summary.last && cursor.digest != summary.tail).then(|| {
+            format!(
+                "batch {} of epoch {} differs from the one committed",
+                cursor.seq, summary.epoch
+            )
+        })
+    })
+}
+
+/// Marks are told only where they were asked for.
+fn known_marks(marks: Vec<CounterMark>, asked: &[CounterKey]) -> Vec<CounterMark> {
+    let asked: std::collections::HashSet<_> = asked.iter().collect();
+    marks
+        .into_iter()
+        .filter(|mark| asked.contains(&mark.counter))
+        .collect()
+}

@@ -1,0 +1,146 @@
+//! What a node should do: inbounds to open, users that may use them and within what. Whole
+//! snapshots; the digest is over the encoded bytes, which the agent keeps as they came.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use vpnpanel_domain::{InboundId, Multiplier, PeerId, PeriodId, UserId};
+
+/// Most bytes of an encoded desired state: about 500,000 users.
+pub const MAX_STATE_BYTES: usize = 128 * 1024 * 1024;
+
+/// Most bytes of one piece of it.
+pub const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Everything that a node should do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DesiredState {
+    /// Billed bytes for each raw byte on this node.
+    pub multiplier: Multiplier,
+    /// In the order of their ids.
+    pub inbounds: Vec<DesiredInbound>,
+    /// In the order of their ids.
+    pub users: Vec<DesiredUser>,
+}
+
+/// An inbound to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredInbound {
+    /// Its id.
+    pub id: InboundId,
+    /// What is opened.
+    pub settings: InboundSettings,
+}
+
+/// What an inbound opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InboundSettings {
+    /// A WireGuard interface.
+    WireGuard(WireGuardInbound),
+}
+
+/// A WireGuard interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireGuardInbound {
+    /// Of this node for this inbound.
+    pub private_key: Secret,
+    /// UDP.
+    pub port: u16,
+    /// Addresses of the interface with their networks.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Bytes.
+    pub mtu: u16,
+}
+
+/// An address and the length of its network's prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits.
+    pub prefix: u8,
+}
+
+/// A user and its peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredUser {
+    /// Its id.
+    pub id: UserId,
+    /// What its traffic belongs to now.
+    pub period: DesiredPeriod,
+    /// What its traffic belongs to once the current period has ended.
+    pub next_period: Option<DesiredPeriod>,
+    /// Its traffic is dropped; counters and sessions stay.
+    pub blocked: bool,
+    /// Its traffic passes only within its grants.
+    pub limited: bool,
+    /// It ends then, control plane or not, milliseconds of the Unix epoch.
+    pub not_after_ms: Option<i64>,
+    /// In the order of their ids.
+    pub peers: Vec<DesiredPeer>,
+}
+
+/// A period and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DesiredPeriod {
+    /// Its id.
+    pub id: PeriodId,
+    /// Its end, milliseconds of the Unix epoch; `None` is never.
+    pub ends_ms: Option<i64>,
+}
+
+/// A WireGuard peer: one device on one inbound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredPeer {
+    /// Its id, and the key of its counters; never used again.
+    pub id: PeerId,
+    /// The inbound.
+    pub inbound: InboundId,
+    /// Of the device.
+    pub public_key: [u8; 32],
+    /// Preshared key.
+    pub preshared_key: Option<Secret>,
+    /// Address of the device.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Address of the device.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// 32 bytes of key material that never reach a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+impl fmt::Display for InterfaceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl DesiredState {
+    /// Puts inbounds, users and peers into the order that makes equal states encode equally.
+    pub fn sort(&mut self) {
+        self.inbounds.sort_by_key(|inbound| inbound.id);
+        self.users.sort_by_key(|user| user.id);
+        for user in &mut self.users {
+            user.peers.sort_by_key(|peer| peer.id);
+        }
+    }
+}
+
+impl DesiredUser {
+    /// The period in force at an instant of the server's time: where the next one is not known
+    /// yet, traffic stays with the current.
+    pub fn period_at(&self, at_ms: i64) -> PeriodId {
+        match (self.period.ends_ms, self.next_period) {
+            (Some(end), Some(next)) if at_ms >= end => next.id,
+            _ => self.period.id,
+        }
+    }
+}
