@@ -1,0 +1,152 @@
+//! Bounds on calls: how many are under way, and how long each may take before it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::HeaderMap;
+use tokio::sync::Semaphore;
+
+use super::client_address;
+use crate::settings::CidrList;
+use crate::status::{ErrorCode, Failure};
+
+/// The bounds of one router.
+#[derive(Debug, Clone)]
+pub struct RpcLimits {
+    /// Calls under way that have not begun to answer; more are refused with UNAVAILABLE.
+    pub max_in_flight: usize,
+    /// The longest time until a call begins to answer. A client's `grpc-timeout` shortens it.
+    pub deadline: Duration,
+    /// Proxies whose `x-forwarded-for` is believed.
+    pub trusted_proxies: CidrList,
+}
+
+impl Default for RpcLimits {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 1024,
+            deadline: Duration::from_secs(30),
+            trusted_proxies: CidrList::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Admission(Arc<Bounds>);
+
+#[derive(Debug)]
+struct Bounds {
+    free: Semaphore,
+    deadline: Duration,
+    trusted_proxies: CidrList,
+}
+
+impl Admission {
+    pub(super) fn new(limits: &RpcLimits) -> Self {
+        Self(Arc::new(Bounds {
+            free: Semaphore::new(limits.max_in_flight.min(Semaphore::MAX_PERMITS)),
+            deadline: limits.deadline,
+            trusted_proxies: limits.trusted_proxies.clone(),
+        }))
+    }
+}
+
+pub(super) async fn admit(
+    State(Admission(bounds)): State<Admission>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Ok(_permit) = bounds.free.try_acquire() else {
+        return Failure::new(
+            ErrorCode::Unavailable,
+            "OVERLOADED",
+            "too many calls under way",
+        )
+        .retry_after(Duration::from_secs(1))
+        .into_status()
+        .into_http();
+    };
+    let deadline = match client_deadline(request.headers()) {
+        Ok(client) => client.map_or(bounds.deadline, |client| client.min(bounds.deadline)),
+        Err(Malformed) => {
+            return Failure::new(
+                ErrorCode::InvalidArgument,
+                "INVALID_TIMEOUT",
+                "grpc-timeout: expected up to 8 digits and one of H M S m u n",
+            )
+            .into_status()
+            .into_http();
+        }
+    };
+    let (mut parts, body) = request.into_parts();
+    if let Some(address) = client_address(&parts, &bounds.trusted_proxies) {
+        parts.extensions.insert(address);
+    }
+    let request = Request::from_parts(parts, body);
+    match tokio::time::timeout(deadline, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => Failure::new(
+            ErrorCode::DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+            "the deadline passed before the call was answered",
+        )
+        .into_status()
+        .into_http(),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Malformed;
+
+/// `grpc-timeout`: at most 8 digits and a unit (gRPC over HTTP/2, "Requests").
+fn client_deadline(headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
+    let Some(value) = headers.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    let Some((unit, digits)) = value.as_bytes().split_last() else {
+        return Err(Malformed);
+    };
+    let fits = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    if !fits {
+        return Err(Malformed);
+    }
+    let amount = digits
+        .iter()
+        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Ok(Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return Err(Malformed),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Option<Duration>, Malformed> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().unwrap());
+        client_deadline(&headers)
+    }
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(client_deadline(&HeaderMap::new()), Ok(None));
+        assert_eq!(parsed("250m"), Ok(Some(Duration::from_millis(250))));
+        assert_eq!(
+            parsed("99999999H"),
+            Ok(Some(Duration::from_secs(99_999_999 * 3600)))
+        );
+        for text in ["", "S", "100000000S", "1.5S", "-1S", "10", "1x"] {
+            assert_eq!(parsed(text), Err(Malformed), "{text}");
+        }
+    }
+}

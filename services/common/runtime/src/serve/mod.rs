@@ -1,0 +1,157 @@
+//! Listeners: accepts connections within bounds, finds out who is calling, serves a router, and ends
+//! in order. Owned here because tonic's own server cannot reload TLS, bound handshakes, or turn off
+//! Nagle's algorithm on accepted sockets.
+
+mod connection;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::settings::ListenAddr;
+use crate::tls::ServerTls;
+
+/// Where a request's connection comes from; in the extensions of each request over a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// The other end of the socket.
+    pub remote: SocketAddr,
+}
+
+/// The bounds of one listener.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    /// Open connections; further ones wait in the kernel's queue.
+    pub max_connections: usize,
+    /// TLS handshakes under way: they are the expensive part of a storm.
+    pub max_handshakes: usize,
+    /// How long a handshake may take, waiting for its turn included.
+    pub handshake_deadline: Duration,
+    /// How long a client may take to send the headers of an HTTP/1 request.
+    pub header_deadline: Duration,
+    /// Streams under way per HTTP/2 connection.
+    pub max_concurrent_streams: u32,
+    /// An HTTP/2 ping is sent this often…
+    pub keepalive_interval: Duration,
+    /// …and the connection is closed when none comes back for so long.
+    pub keepalive_timeout: Duration,
+    /// The size of a request's headers, in bytes.
+    pub max_header_bytes: u32,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 16_384,
+            max_handshakes: 128,
+            handshake_deadline: Duration::from_secs(10),
+            header_deadline: Duration::from_secs(10),
+            max_concurrent_streams: 256,
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
+            max_header_bytes: 16 << 10,
+        }
+    }
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/2 alone.
+    Grpc,
+    /// HTTP/1.1 and HTTP/2.
+    Http,
+}
+
+/// Ends a listener: first gently, then for good.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ending {
+    /// No new connections or requests; those under way go on.
+    pub(crate) drain: CancellationToken,
+    /// Connections are cut.
+    pub(crate) cut: CancellationToken,
+}
+
+/// A bound address, not yet served.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    listener: TcpListener,
+    protocol: Protocol,
+    tls: Option<ServerTls>,
+    limits: ConnectionLimits,
+}
+
+impl Listener {
+    pub(crate) async fn bind(
+        address: ListenAddr,
+        protocol: Protocol,
+        tls: Option<ServerTls>,
+        limits: ConnectionLimits,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address.0).await?;
+        Ok(Self {
+            listener,
+            protocol,
+            tls,
+            limits,
+        })
+    }
+
+    pub(crate) fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `ending` says so, and returns when the last connection is gone.
+    pub(crate) async fn serve(self, router: Router, ending: Ending) {
+        let connections = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(self.limits.max_connections));
+        let shared = Arc::new(connection::Shared::new(
+            router,
+            self.protocol,
+            self.tls,
+            self.limits,
+            ending.clone(),
+        ));
+        while let Some(slot) = unless(&ending.drain, slots.clone().acquire_owned()).await {
+            let Some(accepted) = unless(&ending.drain, accept(&self.listener)).await else {
+                break;
+            };
+            let shared = Arc::clone(&shared);
+            connections.spawn(async move {
+                connection::run(shared, accepted.0, accepted.1).await;
+                drop(slot);
+            });
+        }
+        drop(self.listener);
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+/// The next connection. An accept that fails (a peer gone already, no descriptor left) is no end of
+/// the listener: it waits a little and goes on.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// `future`'s output, or `None` once `token` is cancelled.
+async fn unless<F: Future>(token: &CancellationToken, future: F) -> Option<F::Output> {
+    token.run_until_cancelled(future).await
+}
+
+#[cfg(test)]
+mod tests;
