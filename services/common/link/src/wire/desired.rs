@@ -1,0 +1,296 @@
+//! Desired state on the wire: encoded whole, hashed, then cut into pieces that fit a frame. The
+//! receiver puts the pieces together again within a bound, and believes only the digest.
+
+use std::net::IpAddr;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use vpnpanel_domain::{Multiplier, PeriodId};
+
+use super::{decode, pb};
+use crate::{
+    AppliedState, CHUNK_BYTES, ConfigChunk, DesiredInbound, DesiredPeer, DesiredPeriod,
+    DesiredState, DesiredUser, Digest, Error, InboundSettings, InterfaceAddress, MAX_STATE_BYTES,
+    Revision, Secret, WireGuardInbound,
+};
+
+/// Encodes a state; equal states give equal bytes once they are sorted.
+pub fn encode_state(state: &DesiredState) -> Bytes {
+    pb::DesiredState {
+        inbounds: state.inbounds.iter().map(inbound_to_wire).collect(),
+        users: state.users.iter().map(user_to_wire).collect(),
+        multiplier_ppm: state.multiplier.ppm(),
+    }
+    .encode_to_vec()
+    .into()
+}
+
+/// Decodes a state.
+///
+/// # Errors
+/// For anything that no correct control plane writes.
+pub fn decode_state(bytes: &[u8]) -> Result<DesiredState, Error> {
+    let state: pb::DesiredState = decode("desired state", bytes)?;
+    Ok(DesiredState {
+        multiplier: Multiplier::from_ppm(state.multiplier_ppm)?,
+        inbounds: state
+            .inbounds
+            .into_iter()
+            .map(inbound_from_wire)
+            .collect::<Result<_, _>>()?,
+        users: state
+            .users
+            .into_iter()
+            .map(user_from_wire)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Cuts an encoded state into pieces, at least one.
+pub fn chunks(revision: Revision, data: &Bytes) -> impl Iterator<Item = ConfigChunk> {
+    let digest = Digest::of(data);
+    let data = data.clone();
+    // Bounded by `MAX_STATE_BYTES` / `CHUNK_BYTES`.
+    let count = data.len().div_ceil(CHUNK_BYTES).max(1) as u32;
+    (0..count).map(move |chunk| {
+        let start = chunk as usize * CHUNK_BYTES;
+        let end = (start + CHUNK_BYTES).min(data.len());
+        ConfigChunk {
+            revision,
+            chunk,
+            chunks: count,
+            digest,
+            data: data.slice(start..end),
+        }
+    })
+}
+
+/// Puts pieces together.
+#[derive(Debug, Clone, Default)]
+pub struct Assembly {
+    of: Option<AppliedState>,
+    next: u32,
+    data: BytesMut,
+}
+
+impl Assembly {
+    /// Takes a piece; gives the state's name and bytes with the last one. Pieces of another
+    /// revision start over.
+    ///
+    /// # Errors
+    /// When a piece is missing, the whole is too large, or the digest does not match; what was
+    /// collected is thrown away.
+    pub fn push(&mut self, piece: ConfigChunk) -> Result<Option<(AppliedState, Bytes)>, Error> {
+        let state = AppliedState {
+            revision: piece.revision,
+            digest: piece.digest,
+        };
+        if piece.chunk == 0 {
+            *self = Self {
+                of: Some(state),
+                ..Self::default()
+            };
+        }
+        if self.of != Some(state) || self.next != piece.chunk || piece.chunk >= piece.chunks {
+            *self = Self::default();
+            return Err(Error::Invalid {
+                what: "config update",
+                reason: "piece out of order",
+            });
+        }
+        let size = self.data.len().saturating_add(piece.data.len());
+        if size > MAX_STATE_BYTES {
+            *self = Self::default();
+            return Err(Error::TooMany {
+                what: "desired state",
+                found: size,
+                most: MAX_STATE_BYTES,
+            });
+        }
+        self.data.extend_from_slice(&piece.data);
+        self.next += 1;
+        if self.next < piece.chunks {
+            return Ok(None);
+        }
+        let data = std::mem::take(self).data.freeze();
+        if Digest::of(&data) == state.digest {
+            Ok(Some((state, data)))
+        } else {
+            Err(Error::DigestMismatch("desired state"))
+        }
+    }
+}
+
+fn inbound_to_wire(inbound: &DesiredInbound) -> pb::DesiredInbound {
+    let settings = match &inbound.settings {
+        InboundSettings::WireGuard(wireguard) => {
+            pb::desired_inbound::Settings::Wireguard(pb::DesiredWireGuard {
+                private_key: wireguard.private_key.0.to_vec(),
+                port: u32::from(wireguard.port),
+                addresses: wireguard
+                    .addresses
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                mtu: u32::from(wireguard.mtu),
+            })
+        }
+    };
+    pb::DesiredInbound {
+        id: inbound.id.into_bytes().to_vec(),
+        settings: Some(settings),
+    }
+}
+
+fn inbound_from_wire(inbound: pb::DesiredInbound) -> Result<DesiredInbound, Error> {
+    let settings = match inbound.settings.ok_or(Error::Missing("inbound.settings"))? {
+        pb::desired_inbound::Settings::Wireguard(wireguard) => {
+            InboundSettings::WireGuard(WireGuardInbound {
+                private_key: Secret(key("wireguard.private_key", &wireguard.private_key)?),
+                port: small("wireguard.port", wireguard.port)?,
+                addresses: wireguard
+                    .addresses
+                    .iter()
+                    .map(|text| interface_address(text))
+                    .collect::<Result<_, _>>()?,
+                mtu: small("wireguard.mtu", wireguard.mtu)?,
+            })
+        }
+    };
+    Ok(DesiredInbound {
+        id: inbound.id.as_slice().try_into()?,
+        settings,
+    })
+}
+
+fn user_to_wire(user: &DesiredUser) -> pb::DesiredUser {
+    let next = user.next_period;
+    pb::DesiredUser {
+        id: user.id.into_bytes().to_vec(),
+        period_id: user.period.id.into_bytes().to_vec(),
+        blocked: user.blocked,
+        limited: user.limited,
+        not_after_ms: user.not_after_ms.unwrap_or(0),
+        peers: user.peers.iter().map(peer_to_wire).collect(),
+        period_ends_ms: user.period.ends_ms.unwrap_or(0),
+        next_period_id: next
+            .map(|next| next.id.into_bytes().to_vec())
+            .unwrap_or_default(),
+        next_period_ends_ms: next.and_then(|next| next.ends_ms).unwrap_or(0),
+    }
+}
+
+fn user_from_wire(user: pb::DesiredUser) -> Result<DesiredUser, Error> {
+    let next_period = if user.next_period_id.is_empty() {
+        None
+    } else {
+        Some(period(&user.next_period_id, user.next_period_ends_ms)?)
+    };
+    Ok(DesiredUser {
+        id: user.id.as_slice().try_into()?,
+        period: period(&user.period_id, user.period_ends_ms)?,
+        next_period,
+        blocked: user.blocked,
+        limited: user.limited,
+        not_after_ms: instant(user.not_after_ms),
+        peers: user
+            .peers
+            .into_iter()
+            .map(peer_from_wire)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn peer_to_wire(peer: &DesiredPeer) -> pb::DesiredPeer {
+    pb::DesiredPeer {
+        id: peer.id.into_bytes().to_vec(),
+        inbound_id: peer.inbound.into_bytes().to_vec(),
+        public_key: peer.public_key.to_vec(),
+        preshared_key: peer
+            .preshared_key
+            .as_ref()
+            .map(|key| key.0.to_vec())
+            .unwrap_or_default(),
+        ipv4: peer
+            .ipv4
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
+        ipv6: peer
+            .ipv6
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
+    }
+}
+
+fn peer_from_wire(peer: pb::DesiredPeer) -> Result<DesiredPeer, Error> {
+    let preshared_key = if peer.preshared_key.is_empty() {
+        None
+    } else {
+        Some(Secret(key("peer.preshared_key", &peer.preshared_key)?))
+    };
+    Ok(DesiredPeer {
+        id: peer.id.as_slice().try_into()?,
+        inbound: peer.inbound_id.as_slice().try_into()?,
+        public_key: key("peer.public_key", &peer.public_key)?,
+        preshared_key,
+        ipv4: address("peer.ipv4", &peer.ipv4)?,
+        ipv6: address("peer.ipv6", &peer.ipv6)?,
+    })
+}
+
+fn period(id: &[u8], ends_ms: i64) -> Result<DesiredPeriod, Error> {
+    Ok(DesiredPeriod {
+        id: PeriodId::try_from(id)?,
+        ends_ms: instant(ends_ms),
+    })
+}
+
+/// On the wire 0 is never.
+fn instant(unix_ms: i64) -> Option<i64> {
+    (unix_ms != 0).then_some(unix_ms)
+}
+
+fn key(what: &'static str, bytes: &[u8]) -> Result<[u8; 32], Error> {
+    bytes.try_into().map_err(|_| Error::WrongLength {
+        what,
+        expected: 32,
+        found: bytes.len(),
+    })
+}
+
+fn small(what: &'static str, number: u32) -> Result<u16, Error> {
+    number.try_into().map_err(|_| Error::Invalid {
+        what,
+        reason: "is above 65535",
+    })
+}
+
+fn address<A: std::str::FromStr>(what: &'static str, text: &str) -> Result<Option<A>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |_| Error::Invalid {
+        what,
+        reason: "is no address of its family",
+    };
+    text.parse().map(Some).map_err(invalid)
+}
+
+fn interface_address(text: &str) -> Result<InterfaceAddress, Error> {
+    let invalid = Error::Invalid {
+        what: "wireguard.addresses",
+        reason: "is not address/prefix",
+    };
+    let Some((address, prefix)) = text.split_once('/') else {
+        return Err(invalid);
+    };
+    let (Ok(address), Ok(prefix)) = (address.parse::<IpAddr>(), prefix.parse::<u8>()) else {
+        return Err(invalid);
+    };
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    if prefix > most {
+        Err(invalid)
+    } else {
+        Ok(InterfaceAddress { address, prefix })
+    }
+}
