@@ -1,5 +1,7 @@
 //! Windows of every strategy, at the places where calendars are awkward.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use jiff::civil::DateTime;
 use jiff::tz::TimeZoneDatabase;
 use proptest::prelude::*;
