@@ -1,1 +1,91 @@
-//! Schema migrations, Postgres and SQLite
+//! The schema, for Postgres 15+ and SQLite. A migration that has been published never changes:
+//! what it got wrong is put right by the next one. Each is one text with tokens for what the
+//! two databases name differently (see `dialect`), so that their schemas cannot drift apart.
+
+mod dialect;
+mod m20261123_000001_identity;
+mod m20261123_000002_access;
+mod m20261123_000003_nodes;
+mod m20261123_000004_ledger;
+mod m20261123_000005_operations;
+
+pub use sea_orm_migration::sea_orm::DbErr;
+
+use async_trait::async_trait;
+use sea_orm_migration::sea_orm::{
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait,
+};
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+/// Key of the Postgres advisory lock that migrations hold: "vpnpanel" in ASCII.
+const ADVISORY_LOCK: i64 = 0x7670_6e70_616e_656c;
+
+/// The migrations, oldest first.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261123_000001_identity::Migration),
+            Box::new(m20261123_000002_access::Migration),
+            Box::new(m20261123_000003_nodes::Migration),
+            Box::new(m20261123_000004_ledger::Migration),
+            Box::new(m20261123_000005_operations::Migration),
+        ]
+    }
+}
+
+/// Brings the schema up to date. Any number of processes may call it at once: one migrates, the
+/// others wait for it. All pending migrations commit together or not at all.
+///
+/// # Errors
+/// Whatever the database answers; nothing was changed then.
+pub async fn up(db: &DatabaseConnection) -> Result<(), DbErr> {
+    let transaction = locked(db).await?;
+    Migrator::up(&transaction, None).await?;
+    transaction.commit().await
+}
+
+/// Takes the last `steps` migrations back, with the data in their tables.
+///
+/// # Errors
+/// Whatever the database answers; nothing was changed then.
+pub async fn down(db: &DatabaseConnection, steps: u32) -> Result<(), DbErr> {
+    let transaction = locked(db).await?;
+    Migrator::down(&transaction, Some(steps)).await?;
+    transaction.commit().await
+}
+
+/// Names of the migrations that the database lacks, oldest first.
+///
+/// # Errors
+/// Whatever the database answers.
+pub async fn pending(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let pending = Migrator::get_pending_migrations_read_only(db).await?;
+    Ok(pending.iter().map(|one| one.name().to_owned()).collect())
+}
+
+/// A transaction that excludes every other migrating process until it ends.
+async fn locked(
+    db: &DatabaseConnection,
+) -> Result<sea_orm_migration::sea_orm::DatabaseTransaction, DbErr> {
+    let transaction = db
+        .begin_with_options(TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        })
+        .await?;
+    if transaction.get_database_backend() == DatabaseBackend::Postgres {
+        transaction
+            .execute_raw(Statement::from_sql_and_values(
+                DatabaseBackend::Postgres,
+                "SELECT pg_advisory_xact_lock($1)",
+                [ADVISORY_LOCK.into()],
+            ))
+            .await?;
+    }
+    Ok(transaction)
+}
