@@ -158,7 +158,6 @@ CREATE TABLE peers (
     device_id {uuid} NOT NULL,
     inbound_id {uuid} NOT NULL REFERENCES inbounds (id) ON DELETE CASCADE,
     ipv4 {big} NOT NULL,
-    ipv6 {bytes},
     created_at {big} NOT NULL,
     FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id),
     FOREIGN KEY (tenant_id, device_id) REFERENCES devices (tenant_id, id) ON DELETE CASCADE

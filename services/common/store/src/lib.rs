@@ -1,1 +1,55 @@
-//! Entities, queries, ledger, change log: the only crate that knows SQL
+//! Everything the control plane keeps, in PostgreSQL or SQLite: the only crate that knows SQL.
+//!
+//! - Domain structs go in and come out; no database type and no message of the contract.
+//! - Every mutation appends what it changed to the change log in its own transaction.
+//! - A tenant is part of every key and every query; another tenant's resource is not found.
+//! - Secrets arrive sealed: the store sees opaque bytes.
+//! - Locks are taken in one order, so that no two transactions wait for each other: node →
+//!   cursor → owner → group → user → address pool → period → lease and usage (sorted) → change log.
+
+mod accounts;
+mod addresses;
+mod authorities;
+mod bindings;
+mod certificates;
+mod changes;
+mod connect;
+mod doorbell;
+mod entity;
+mod error;
+mod groups;
+mod idempotency;
+mod inbounds;
+mod join_tokens;
+mod nodes;
+mod page;
+mod peers;
+mod row_set;
+mod sessions;
+mod signing_keys;
+mod sql;
+mod tenants;
+mod transaction;
+
+pub use accounts::{Account, Membership, NewAccount, Role};
+pub use authorities::{Authority, AuthorityState, NewAuthority};
+pub use bindings::{Binding, MakeNodeKey, NodeKey};
+pub use certificates::{CertificateState, NewNodeCertificate, NodeCertificate, NodeIdentity};
+pub use changes::{Change, ChangeKind, Changes, LogPosition};
+pub use connect::{Backend, Options, Store};
+pub use error::{Result, StoreError};
+pub use groups::{Group, GroupPatch, NewGroup};
+pub use idempotency::RequestKey;
+pub use inbounds::{Inbound, InboundPatch, NewInbound, NodeSelector, WireGuard};
+pub use join_tokens::{JoinToken, NewJoinToken};
+pub use nodes::{Labels, NewNode, Node, NodePatch};
+pub use page::Page;
+pub use sessions::{NewSession, Rotation, Session};
+pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
+pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
+
+/// A fresh id: UUIDv7 with random bits, so that none comes twice, not even after the database
+/// was restored from an older backup.
+pub fn fresh_id<T: From<uuid::Uuid>>() -> T {
+    uuid::Uuid::now_v7().into()
+}

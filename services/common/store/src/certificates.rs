@@ -1,0 +1,222 @@
+//! Certificates of nodes: the allow-list. A node's certificate is good while its serial is the
+//! node's current or next one here, whatever its signature says.
+
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use uuid::Uuid;
+use vpnpanel_domain::{NodeId, TenantId};
+
+use crate::connect::Store;
+use crate::entity::node_certificate::{ActiveModel, Column, Entity, Model};
+use crate::error::{Result, StoreError};
+use crate::sql;
+use crate::transaction::Write;
+
+/// Where a certificate is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateState {
+    /// In use.
+    Current,
+    /// Issued, takes over at its first use.
+    Next,
+    /// Replaced.
+    Retired,
+    /// Revoked.
+    Revoked,
+}
+
+impl CertificateState {
+    const ALL: [Self; 4] = [Self::Current, Self::Next, Self::Retired, Self::Revoked];
+
+    /// The name in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Next => "next",
+            Self::Retired => "retired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Whether a stream with such a certificate is let in.
+    pub const fn is_good(self) -> bool {
+        matches!(self, Self::Current | Self::Next)
+    }
+}
+
+/// A certificate that was issued to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeCertificate {
+    /// Its serial number, big endian.
+    pub serial: Vec<u8>,
+    /// The node.
+    pub node_id: NodeId,
+    /// Which authority signed it.
+    pub authority_id: Uuid,
+    /// SHA-256 of its public key (SPKI).
+    pub spki_sha256: Vec<u8>,
+    /// Where it is in its life.
+    pub state: CertificateState,
+    /// When it begins.
+    pub not_before_ms: i64,
+    /// When it ends.
+    pub not_after_ms: i64,
+}
+
+/// A certificate to note, before it is handed out.
+#[derive(Debug, Clone)]
+pub struct NewNodeCertificate {
+    /// Its serial number, big endian.
+    pub serial: Vec<u8>,
+    /// The node.
+    pub node_id: NodeId,
+    /// Which authority signed it.
+    pub authority_id: Uuid,
+    /// SHA-256 of its public key (SPKI).
+    pub spki_sha256: Vec<u8>,
+    /// When it begins.
+    pub not_before_ms: i64,
+    /// When it ends.
+    pub not_after_ms: i64,
+}
+
+/// What a collector needs to know of a node that shows a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// The node.
+    pub node_id: NodeId,
+    /// The tenant it is dedicated to.
+    pub tenant_id: Option<TenantId>,
+    /// The node is disabled: its agent is refused.
+    pub disabled: bool,
+    /// State of the certificate.
+    pub state: CertificateState,
+}
+
+impl Store {
+    /// Notes a certificate of an enrolment: it is the node's current one, and every other stops
+    /// working.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for the node.
+    pub async fn enrol_certificate(&self, new: NewNodeCertificate) -> Result<()> {
+        let tx = self.begin().await?;
+        enrol(&tx, new).await?;
+        tx.commit().await
+    }
+
+    /// Certificates of a node, the newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn node_certificates(&self, node: NodeId) -> Result<Vec<NodeCertificate>> {
+        Entity::find()
+            .filter(Column::NodeId.eq(node.uuid()))
+            .order_by_desc(Column::CreatedAt)
+            .all(self.read())
+            .await?
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect()
+    }
+
+    /// Who shows the certificate with this serial; `None` for an unknown serial or a node that
+    /// was deleted.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn identity_of(&self, serial: &[u8]) -> Result<Option<NodeIdentity>> {
+        let row = sql::one(
+            self.read(),
+            "SELECT n.id, n.tenant_id, n.disabled, c.state
+             FROM node_certificates c JOIN nodes n ON n.id = c.node_id
+             WHERE c.serial = $1 AND n.deleted_at IS NULL",
+            vec![serial.into()],
+        )
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(NodeIdentity {
+            node_id: NodeId::new(sql::get(&row, 0)?),
+            tenant_id: sql::get::<Option<Uuid>>(&row, 1)?.map(TenantId::new),
+            disabled: sql::get(&row, 2)?,
+            state: state(&sql::get::<String>(&row, 3)?)?,
+        }))
+    }
+
+    /// Revokes every certificate of a node.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn revoke_node_certificates(&self, node: NodeId) -> Result<u64> {
+        let tx = self.begin().await?;
+        let revoked = revoke_all(&tx, node).await?;
+        tx.commit().await?;
+        Ok(revoked)
+    }
+}
+
+/// Makes a certificate the current one of its node.
+pub(crate) async fn enrol(tx: &Write, new: NewNodeCertificate) -> Result<()> {
+    sql::one(
+        &**tx,
+        "SELECT id FROM nodes WHERE id = $1 AND deleted_at IS NULL {for_update}",
+        vec![new.node_id.uuid().into()],
+    )
+    .await?
+    .ok_or(StoreError::NotFound("node"))?;
+    sql::run(
+        &**tx,
+        "UPDATE node_certificates SET state = 'retired'
+         WHERE node_id = $1 AND state IN ('current', 'next')",
+        vec![new.node_id.uuid().into()],
+    )
+    .await?;
+    let row = Model {
+        serial: new.serial,
+        node_id: new.node_id.uuid(),
+        authority_id: new.authority_id,
+        spki_sha256: new.spki_sha256,
+        state: CertificateState::Current.as_str().to_owned(),
+        not_before: new.not_before_ms,
+        not_after: new.not_after_ms,
+        created_at: tx.now,
+        revoked_at: None,
+    };
+    Entity::insert(ActiveModel::from(row))
+        .exec_without_returning(&**tx)
+        .await
+        .map_err(StoreError::unique("serial"))?;
+    Ok(())
+}
+
+pub(crate) async fn revoke_all(tx: &Write, node: NodeId) -> Result<u64> {
+    Ok(sql::run(
+        &**tx,
+        "UPDATE node_certificates SET state = 'revoked', revoked_at = $2
+         WHERE node_id = $1 AND state <> 'revoked'",
+        vec![node.uuid().into(), tx.now.into()],
+    )
+    .await?)
+}
+
+fn state(name: &str) -> Result<CertificateState> {
+    CertificateState::ALL
+        .into_iter()
+        .find(|one| one.as_str() == name)
+        .ok_or_else(|| StoreError::corrupt("node_certificates.state", name))
+}
+
+impl TryFrom<Model> for NodeCertificate {
+    type Error = StoreError;
+
+    fn try_from(row: Model) -> Result<Self> {
+        Ok(Self {
+            state: state(&row.state)?,
+            serial: row.serial,
+            node_id: NodeId::new(row.node_id),
+            authority_id: row.authority_id,
+            spki_sha256: row.spki_sha256,
+            not_before_ms: row.not_before,
+            not_after_ms: row.not_after,
+        })
+    }
+}

@@ -1,0 +1,171 @@
+//! What can go wrong in the store, in terms that a service can answer with.
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+
+/// What a call of the store answers.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Why a call of the store failed. Unless said otherwise nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The resource does not exist, was deleted, or belongs to another tenant.
+    #[error("{0} not found")]
+    NotFound(&'static str),
+    /// Another live resource has the name.
+    #[error("{what} already exists")]
+    AlreadyExists {
+        /// The field that has to be unique, for example `username`.
+        what: &'static str,
+    },
+    /// The resource was changed since the caller read it.
+    #[error("the resource was changed since it was read")]
+    StaleVersion,
+    /// The request id was used before, for a different request.
+    #[error("the request id was used before for a different request")]
+    RequestIdReused,
+    /// A resource that the request refers to does not exist or may not be used here.
+    #[error("{what} refers to something that does not exist here: {id}")]
+    InvalidReference {
+        /// The field, for example `group_ids`.
+        what: &'static str,
+        /// The id that was given.
+        id: String,
+    },
+    /// A value that no request can have validated before.
+    #[error("{what} {reason}")]
+    InvalidArgument {
+        /// The field.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another inbound of a selected node listens on the port.
+    #[error("port {port} is in use on a selected node")]
+    PortInUse {
+        /// The UDP port.
+        port: u16,
+    },
+    /// No address is free in an inbound's pool.
+    #[error("no address is free in the pool of inbound {inbound}")]
+    PoolExhausted {
+        /// The inbound.
+        inbound: String,
+    },
+    /// The new pool lacks addresses that devices have.
+    #[error("the pool no longer holds addresses that are in use")]
+    PoolInUse,
+    /// The tenant has as many as its limits permit.
+    #[error("the tenant's limit of {what} is reached")]
+    LimitReached {
+        /// What is limited, for example `users`.
+        what: &'static str,
+    },
+    /// A newer stream of the node has taken over: nothing of this one is written any more.
+    #[error("a newer stream of the node has taken over")]
+    StreamSuperseded,
+    /// Another replica holds the job now: nothing of this run is written any more.
+    #[error("the job's lease was lost")]
+    LeaseLost,
+    /// The last administrator or owner may not go.
+    #[error("the last {role} may not be removed")]
+    LastOfRole {
+        /// The role.
+        role: String,
+    },
+    /// Another transaction was in the way: the same call may succeed at once.
+    #[error("the database is busy; try again")]
+    Contention(#[source] DbErr),
+    /// The database cannot be reached, or no connection became free in time.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] DbErr),
+    /// What the database holds does not make sense.
+    #[error("the database holds {what} that cannot be read: {reason}")]
+    Corrupt {
+        /// The column or value.
+        what: &'static str,
+        /// Why it cannot be read.
+        reason: String,
+    },
+    /// The caller's key maker failed.
+    #[error("a key could not be made")]
+    Key(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The URL or an option makes no sense.
+    #[error("{0}")]
+    Configuration(String),
+    /// The database refused a statement: a bug here, or a damaged database.
+    #[error("the database refused a statement")]
+    Database(#[source] DbErr),
+}
+
+impl StoreError {
+    /// Takes the violation of a unique index as "already exists"; anything else stays as it is.
+    pub(crate) fn unique(what: &'static str) -> impl Fn(DbErr) -> Self {
+        move |error| match error.sql_err() {
+            Some(SqlErr::UniqueConstraintViolation(_)) => Self::AlreadyExists { what },
+            _ => error.into(),
+        }
+    }
+
+    /// What the database holds does not make sense.
+    pub(crate) fn corrupt(what: &'static str, reason: impl ToString) -> Self {
+        Self::Corrupt {
+            what,
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Whether the same call may succeed when it is made again.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Contention(_) | Self::Unavailable(_))
+    }
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        match &error {
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => Self::Unavailable(error),
+            DbErr::Exec(RuntimeErr::SqlxError(cause))
+            | DbErr::Query(RuntimeErr::SqlxError(cause)) => match class(cause) {
+                Class::Contention => Self::Contention(error),
+                Class::Unavailable => Self::Unavailable(error),
+                Class::Other => Self::Database(error),
+            },
+            _ => Self::Database(error),
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        DbErr::Exec(RuntimeErr::SqlxError(std::sync::Arc::new(error))).into()
+    }
+}
+
+enum Class {
+    Contention,
+    Unavailable,
+    Other,
+}
+
+/// By SQLSTATE (PostgreSQL manual, appendix A) and SQLite result code (sqlite.org/rescode.html).
+fn class(error: &sqlx::Error) -> Class {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => Class::Unavailable,
+        sqlx::Error::Database(cause) => match cause.code().as_deref() {
+            // serialization_failure, deadlock_detected, lock_not_available; SQLITE_BUSY, _LOCKED
+            // and their extended codes.
+            Some("40001" | "40P01" | "55P03" | "5" | "6" | "261" | "262" | "517") => {
+                Class::Contention
+            }
+            // admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections,
+            // query_canceled (statement timeout).
+            Some("57P01" | "57P02" | "57P03" | "53300" | "57014") => Class::Unavailable,
+            _ => Class::Other,
+        },
+        _ => Class::Other,
+    }
+}

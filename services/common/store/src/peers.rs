@@ -1,0 +1,175 @@
+//! Peers: each device of a user on each inbound of the user's groups. They are derived; this
+//! brings them in line for one user or for all members of a group, set by set. The id of a peer is
+//! the key of its counters and is never used again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sea_orm::Value;
+use uuid::Uuid;
+use vpnpanel_domain::{DeviceId, GroupId, InboundId, PeerId, TenantId, UserId};
+
+use crate::changes::{ChangeKind, Entry};
+use crate::error::Result;
+use crate::row_set::{Cell, Column, RowSet};
+use crate::transaction::Write;
+use crate::{addresses, fresh_id, sql};
+
+/// Peers inserted by one statement.
+const CHUNK: usize = 2_000;
+
+/// Whose peers.
+#[derive(Debug, Clone)]
+pub(crate) enum Scope {
+    /// Of these users.
+    Users(Vec<UserId>),
+    /// Of every member of a group.
+    Group(GroupId),
+}
+
+struct Missing {
+    inbound: InboundId,
+    user: UserId,
+    device: DeviceId,
+}
+
+/// Adds the peers that are missing and removes those that nothing grants any more.
+pub(crate) async fn sync(tx: &mut Write, tenant: TenantId, scope: Scope) -> Result<()> {
+    let (condition, parameter) = scope.condition(tx);
+    let resource = scope.resource();
+    let gone = remove_ungranted(tx, tenant, &condition, parameter.clone()).await?;
+    let added = add_missing(tx, tenant, &condition, parameter).await?;
+    for inbound in gone.union(&added) {
+        tx.changed(Entry::new(ChangeKind::Peers, Some(tenant), resource).on_inbound(*inbound));
+    }
+    Ok(())
+}
+
+/// Removes every peer of a user.
+pub(crate) async fn remove_all(tx: &mut Write, tenant: TenantId, user: UserId) -> Result<()> {
+    let rows = sql::all(
+        &**tx,
+        "DELETE FROM peers WHERE tenant_id = $1 AND user_id = $2 RETURNING inbound_id, ipv4",
+        vec![tenant.uuid().into(), user.uuid().into()],
+    )
+    .await?;
+    for inbound in released(tx, &rows).await? {
+        tx.changed(Entry::new(ChangeKind::Peers, Some(tenant), user).on_inbound(inbound));
+    }
+    Ok(())
+}
+
+async fn remove_ungranted(
+    tx: &Write,
+    tenant: TenantId,
+    condition: &str,
+    parameter: Value,
+) -> Result<BTreeSet<InboundId>> {
+    let text = format!(
+        "DELETE FROM peers WHERE tenant_id = $1 AND user_id {condition}
+           AND NOT EXISTS (
+             SELECT 1 FROM user_groups ug
+             JOIN group_inbounds gi ON gi.tenant_id = ug.tenant_id AND gi.group_id = ug.group_id
+             WHERE ug.tenant_id = peers.tenant_id AND ug.user_id = peers.user_id
+               AND gi.inbound_id = peers.inbound_id)
+         RETURNING inbound_id, ipv4"
+    );
+    let rows = sql::all(&**tx, text, vec![tenant.uuid().into(), parameter]).await?;
+    released(tx, &rows).await
+}
+
+async fn released(tx: &Write, rows: &[sea_orm::QueryResult]) -> Result<BTreeSet<InboundId>> {
+    let went = rows
+        .iter()
+        .map(|row| Ok((InboundId::new(sql::get(row, 0)?), sql::get(row, 1)?)))
+        .collect::<Result<Vec<(InboundId, i64)>>>()?;
+    addresses::release(tx, &went).await?;
+    Ok(went.into_iter().map(|(inbound, _)| inbound).collect())
+}
+
+async fn add_missing(
+    tx: &Write,
+    tenant: TenantId,
+    condition: &str,
+    parameter: Value,
+) -> Result<BTreeSet<InboundId>> {
+    let text = format!(
+        "SELECT DISTINCT gi.inbound_id, d.user_id, d.id
+         FROM user_groups ug
+         JOIN group_inbounds gi ON gi.tenant_id = ug.tenant_id AND gi.group_id = ug.group_id
+         JOIN users u ON u.tenant_id = ug.tenant_id AND u.id = ug.user_id
+         JOIN devices d ON d.tenant_id = ug.tenant_id AND d.user_id = ug.user_id
+         LEFT JOIN peers p ON p.device_id = d.id AND p.inbound_id = gi.inbound_id
+         WHERE ug.tenant_id = $1 AND ug.user_id {condition}
+           AND u.deleted_at IS NULL AND p.id IS NULL
+         ORDER BY 1, 2, 3"
+    );
+    let rows = sql::all(&**tx, text, vec![tenant.uuid().into(), parameter]).await?;
+    let mut by_inbound: BTreeMap<InboundId, Vec<Missing>> = BTreeMap::new();
+    for row in &rows {
+        let missing = Missing {
+            inbound: InboundId::new(sql::get(row, 0)?),
+            user: UserId::new(sql::get(row, 1)?),
+            device: DeviceId::new(sql::get(row, 2)?),
+        };
+        by_inbound.entry(missing.inbound).or_default().push(missing);
+    }
+    let inbounds = by_inbound.keys().copied().collect();
+    // In the order of inbounds, so that two transactions never wait for each other's pools.
+    for (inbound, missing) in by_inbound {
+        let free = addresses::allocate(tx, inbound, missing.len()).await?;
+        let numbered: Vec<_> = missing.iter().zip(free).collect();
+        for chunk in numbered.chunks(CHUNK) {
+            let mut rows = RowSet::new(
+                &**tx,
+                &[
+                    ("id", Column::Id),
+                    ("user_id", Column::Id),
+                    ("device_id", Column::Id),
+                    ("ipv4", Column::Big),
+                ],
+            );
+            for (missing, address) in chunk {
+                rows.push([
+                    Cell::Id(fresh_id::<PeerId>().uuid()),
+                    Cell::Id(missing.user.uuid()),
+                    Cell::Id(missing.device.uuid()),
+                    Cell::Big(i64::from(u32::from(*address))),
+                ]);
+            }
+            let text = format!(
+                "INSERT INTO peers (id, tenant_id, user_id, device_id, inbound_id, ipv4, created_at)
+                 SELECT id, $1, user_id, device_id, $2, ipv4, $3 FROM {} WHERE TRUE",
+                rows.source(4)
+            );
+            let mut values = vec![tenant.uuid().into(), inbound.uuid().into(), tx.now.into()];
+            values.extend(rows.into_values());
+            sql::run(&**tx, text, values).await?;
+        }
+    }
+    Ok(inbounds)
+}
+
+impl Scope {
+    /// A condition on `user_id` whose parameter is `$2`.
+    fn condition(&self, tx: &Write) -> (String, Value) {
+        match self {
+            Self::Users(users) => (
+                sql::in_ids(&**tx, 2),
+                sql::ids(&**tx, users.iter().copied()),
+            ),
+            Self::Group(group) => (
+                "IN (SELECT user_id FROM user_groups WHERE tenant_id = $1 AND group_id = $2)"
+                    .to_owned(),
+                group.uuid().into(),
+            ),
+        }
+    }
+
+    /// What the change log names.
+    fn resource(&self) -> Uuid {
+        match self {
+            Self::Users(users) => users.first().map_or(Uuid::nil(), |user| user.uuid()),
+            Self::Group(group) => group.uuid(),
+        }
+    }
+}

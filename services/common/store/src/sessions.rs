@@ -1,0 +1,277 @@
+//! Sign-in sessions. A session is a family of refresh tokens of which one at a time is good: each
+//! use spends it for the next, and using a spent one ends the session, because then two hold it.
+
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use vpnpanel_domain::{AccountId, SessionId};
+
+use crate::connect::Store;
+use crate::entity::session::{ActiveModel, Column, Entity, Model};
+use crate::error::{Result, StoreError};
+use crate::sql;
+use crate::transaction::Write;
+
+/// A sign-in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Its id, in the access tokens of the session.
+    pub id: SessionId,
+    /// Whose it is.
+    pub account_id: AccountId,
+    /// What signed in.
+    pub user_agent: String,
+    /// From where.
+    pub address: String,
+    /// When.
+    pub created_at_ms: i64,
+    /// When it was last refreshed.
+    pub used_at_ms: i64,
+    /// When it ends by itself.
+    pub expires_at_ms: i64,
+    /// When it was ended before that.
+    pub revoked_at_ms: Option<i64>,
+}
+
+/// A session to begin.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// Its id.
+    pub id: SessionId,
+    /// Whose it is.
+    pub account_id: AccountId,
+    /// What signs in.
+    pub user_agent: String,
+    /// From where.
+    pub address: String,
+    /// When it ends by itself.
+    pub expires_at_ms: i64,
+}
+
+/// What became of a refresh token that was presented.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rotation {
+    /// It was good and is spent; the next one is in force.
+    Rotated(Session),
+    /// It had been spent before: the session is over now.
+    Reused(Session),
+    /// Unknown, or of a session that is over.
+    Refused,
+}
+
+impl Store {
+    /// Begins a session with its first refresh token, given as its hash.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn create_session(&self, new: NewSession, token_hash: &[u8]) -> Result<Session> {
+        let tx = self.begin().await?;
+        let row = Model {
+            id: new.id.uuid(),
+            account_id: new.account_id.uuid(),
+            user_agent: new.user_agent,
+            address: new.address,
+            created_at: tx.now,
+            used_at: tx.now,
+            expires_at: new.expires_at_ms,
+            revoked_at: None,
+            revoked_reason: None,
+        };
+        Entity::insert(ActiveModel::from(row.clone()))
+            .exec_without_returning(&*tx)
+            .await?;
+        add_token(&tx, new.id, token_hash).await?;
+        tx.commit().await?;
+        Ok(row.into())
+    }
+
+    /// Spends a refresh token for the next one; both are given as their hashes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rotate_refresh_token(&self, spent: &[u8], next: &[u8]) -> Result<Rotation> {
+        let tx = self.begin().await?;
+        let found = sql::one(
+            &*tx,
+            "SELECT session_id, spent_at FROM refresh_tokens WHERE hash = $1 {for_update}",
+            vec![spent.into()],
+        )
+        .await?;
+        let Some(found) = found else {
+            return Ok(Rotation::Refused);
+        };
+        let session: uuid::Uuid = sql::get(&found, 0)?;
+        let row = Entity::find_by_id(session)
+            .one(&*tx)
+            .await?
+            .ok_or(StoreError::NotFound("session"))?;
+        if row.revoked_at.is_some() || row.expires_at <= tx.now {
+            return Ok(Rotation::Refused);
+        }
+        if sql::get::<Option<i64>>(&found, 1)?.is_some() {
+            let now = tx.now;
+            sql::run(
+                &*tx,
+                "UPDATE sessions SET revoked_at = $2, revoked_reason = 'reuse' WHERE id = $1",
+                vec![session.into(), now.into()],
+            )
+            .await?;
+            tx.commit().await?;
+            return Ok(Rotation::Reused(
+                Model {
+                    revoked_at: Some(now),
+                    ..row
+                }
+                .into(),
+            ));
+        }
+        let now = tx.now;
+        sql::run(
+            &*tx,
+            "UPDATE refresh_tokens SET spent_at = $2 WHERE hash = $1",
+            vec![spent.into(), now.into()],
+        )
+        .await?;
+        sql::run(
+            &*tx,
+            "UPDATE sessions SET used_at = $2 WHERE id = $1",
+            vec![session.into(), now.into()],
+        )
+        .await?;
+        add_token(&tx, SessionId::new(session), next).await?;
+        tx.commit().await?;
+        Ok(Rotation::Rotated(
+            Model {
+                used_at: now,
+                ..row
+            }
+            .into(),
+        ))
+    }
+
+    /// One session, whether or not it is over.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn session(&self, id: SessionId) -> Result<Session> {
+        Entity::find_by_id(id.uuid())
+            .one(self.read())
+            .await?
+            .map(Into::into)
+            .ok_or(StoreError::NotFound("session"))
+    }
+
+    /// Sessions of an account that are not over, the oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn sessions(&self, account: AccountId) -> Result<Vec<Session>> {
+        Ok(Entity::find()
+            .filter(Column::AccountId.eq(account.uuid()))
+            .filter(Column::RevokedAt.is_null())
+            .filter(Column::ExpiresAt.gt(self.now_ms()))
+            .order_by_asc(Column::Id)
+            .all(self.read())
+            .await?
+            .into_iter()
+            .map(Into::into)
+            .collect())
+    }
+
+    /// Ends a session of an account.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the account has no such session that is not over.
+    pub async fn revoke_session(
+        &self,
+        account: AccountId,
+        id: SessionId,
+        reason: &str,
+    ) -> Result<()> {
+        let tx = self.begin().await?;
+        let ended = sql::run(
+            &*tx,
+            "UPDATE sessions SET revoked_at = $3, revoked_reason = $4
+             WHERE id = $1 AND account_id = $2 AND revoked_at IS NULL",
+            vec![
+                id.uuid().into(),
+                account.uuid().into(),
+                tx.now.into(),
+                reason.into(),
+            ],
+        )
+        .await?;
+        if ended == 0 {
+            return Err(StoreError::NotFound("session"));
+        }
+        tx.commit().await
+    }
+
+    /// Ends all sessions of an account but one; returns those that it ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn revoke_other_sessions(
+        &self,
+        account: AccountId,
+        keep: Option<SessionId>,
+        reason: &str,
+    ) -> Result<Vec<SessionId>> {
+        let tx = self.begin().await?;
+        let keep = keep.map_or(uuid::Uuid::nil(), SessionId::uuid);
+        let rows = sql::all(
+            &*tx,
+            "UPDATE sessions SET revoked_at = $3, revoked_reason = $4
+             WHERE account_id = $1 AND id <> $2 AND revoked_at IS NULL RETURNING id",
+            vec![
+                account.uuid().into(),
+                keep.into(),
+                tx.now.into(),
+                reason.into(),
+            ],
+        )
+        .await?;
+        let ended = rows
+            .iter()
+            .map(|row| sql::get(row, 0).map(SessionId::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        tx.commit().await?;
+        Ok(ended)
+    }
+
+    /// Deletes sessions that ended before `before_ms`; returns how many.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn forget_sessions(&self, before_ms: i64) -> Result<u64> {
+        Ok(sql::run(
+            &self.inner.write,
+            "DELETE FROM sessions WHERE expires_at < $1",
+            vec![before_ms.into()],
+        )
+        .await?)
+    }
+}
+
+async fn add_token(tx: &Write, session: SessionId, hash: &[u8]) -> Result<()> {
+    sql::run(
+        &**tx,
+        "INSERT INTO refresh_tokens (hash, session_id, issued_at) VALUES ($1, $2, $3)",
+        vec![hash.into(), session.uuid().into(), tx.now.into()],
+    )
+    .await?;
+    Ok(())
+}
+
+impl From<Model> for Session {
+    fn from(row: Model) -> Self {
+        Self {
+            id: SessionId::new(row.id),
+            account_id: AccountId::new(row.account_id),
+            user_agent: row.user_agent,
+            address: row.address,
+            created_at_ms: row.created_at,
+            used_at_ms: row.used_at,
+            expires_at_ms: row.expires_at,
+            revoked_at_ms: row.revoked_at,
+        }
+    }
+}
