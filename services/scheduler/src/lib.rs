@@ -1,1 +1,59 @@
-//! Periodic jobs
+//! The scheduler: periodic jobs on leased rows of the store, run by any number of replicas with
+//! effects that commit once (docs/adr/0005), and the API that shows and starts them.
+
+mod error;
+pub mod jobs;
+mod metrics;
+mod runner;
+mod service;
+mod settings;
+
+use tonic::service::Routes;
+use vpnpanel_api::{
+    Guard, Guarded, scheduler::v1::scheduler_service_server::SchedulerServiceServer,
+};
+use vpnpanel_runtime::{Grpc, Service};
+use vpnpanel_store::Store;
+
+pub use error::Error;
+pub use metrics::Metrics;
+pub use runner::Runner;
+pub use service::Scheduler;
+pub use settings::Settings;
+
+/// The service, and its gRPC router for callers in the same process.
+#[derive(Debug)]
+pub struct Built {
+    /// To be started by a supervisor.
+    pub service: Service,
+    /// The same API as on the listener, with every layer.
+    pub router: axum::Router,
+}
+
+/// Builds the scheduler over `store`; `guard` decides who may call its API.
+///
+/// # Errors
+/// When the rows of new jobs cannot be written.
+pub async fn build<G: Guard>(settings: Settings, store: Store, guard: G) -> Result<Built, Error> {
+    let mut service = Service::new("scheduler");
+    service.admin(settings.admin_listen);
+    service.check("database", {
+        let store = store.clone();
+        move || {
+            let store = store.clone();
+            async move { store.ping().await }
+        }
+    });
+    let metrics = Metrics::register(service.metrics());
+    let listen = settings.listen;
+    let runner = Runner::new(store.clone(), jobs::all(&settings), settings, metrics);
+    runner.register().await?;
+    let handlers = Scheduler::new(store, runner.bell());
+    service.task("jobs", move |stop| async move {
+        runner.run(stop).await;
+        Ok::<(), Error>(())
+    });
+    let routes = Routes::new(SchedulerServiceServer::new(Guarded::new(handlers, guard)));
+    let router = service.grpc("api", Grpc::new(routes).listen(listen));
+    Ok(Built { service, router })
+}

@@ -1,0 +1,86 @@
+//! What an operator may set on the scheduler. Every default suits one replica on SQLite and ten on
+//! Postgres alike.
+
+use clap::{Args, value_parser};
+use vpnpanel_runtime::settings::{HumanDuration, ListenAddr};
+
+/// Settings of the scheduler: its listeners, its loop and its jobs.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct Settings {
+    /// Where the scheduler's gRPC server listens.
+    #[arg(
+        id = "scheduler_listen",
+        long = "scheduler-listen",
+        env = "VPNPANEL_SCHEDULER_LISTEN",
+        default_value = "127.0.0.1:50054"
+    )]
+    pub listen: ListenAddr,
+
+    /// Where the scheduler answers `/health` and `/metrics`.
+    #[arg(
+        id = "scheduler_admin_listen",
+        long = "scheduler-admin-listen",
+        env = "VPNPANEL_SCHEDULER_ADMIN_LISTEN",
+        default_value = "127.0.0.1:9103"
+    )]
+    pub admin_listen: ListenAddr,
+
+    /// How often the loop looks for a due job; each wait is jittered by ± 20 %.
+    #[arg(
+        id = "scheduler_poll_interval",
+        long = "scheduler-poll-interval",
+        env = "VPNPANEL_SCHEDULER_POLL_INTERVAL",
+        default_value = "1s"
+    )]
+    pub poll_interval: HumanDuration,
+
+    /// How long a lease on a job lasts without renewal. A replica that dies holding one delays that
+    /// job by at most this long.
+    #[arg(
+        id = "scheduler_lease",
+        long = "scheduler-lease",
+        env = "VPNPANEL_SCHEDULER_LEASE",
+        default_value = "30s"
+    )]
+    pub lease: HumanDuration,
+
+    /// The longest a run may take; it is then cancelled at its next batch.
+    #[arg(
+        id = "scheduler_run_timeout",
+        long = "scheduler-run-timeout",
+        env = "VPNPANEL_SCHEDULER_RUN_TIMEOUT",
+        default_value = "10m"
+    )]
+    pub run_timeout: HumanDuration,
+
+    /// How many jobs this replica runs at the same time.
+    #[arg(
+        id = "scheduler_concurrency",
+        long = "scheduler-concurrency",
+        env = "VPNPANEL_SCHEDULER_CONCURRENCY",
+        default_value_t = 2,
+        value_parser = value_parser!(u16).range(1..=64)
+    )]
+    pub concurrency: u16,
+
+    /// How often users whose time has ended are expired. Nodes end them by themselves at the very
+    /// moment; this makes it visible, and frees their places on the nodes.
+    #[arg(
+        id = "scheduler_expiry_interval",
+        long = "scheduler-expiry-interval",
+        env = "VPNPANEL_SCHEDULER_EXPIRY_INTERVAL",
+        default_value = "5s"
+    )]
+    pub expiry_interval: HumanDuration,
+
+    /// How many users one transaction expires.
+    #[arg(
+        id = "scheduler_expiry_batch",
+        long = "scheduler-expiry-batch",
+        env = "VPNPANEL_SCHEDULER_EXPIRY_BATCH",
+        default_value_t = 500,
+        value_parser = value_parser!(u32).range(1..=10_000)
+    )]
+    pub expiry_batch: u32,
+}
