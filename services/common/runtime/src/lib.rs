@@ -45,8 +45,8 @@
 //! across services (prefix them with the service's name, `#[group(skip)]` on the struct), and
 //! nothing global is touched outside [`process`].
 //!
-//! [`Service::grpc`] returns the assembled router with every layer on it: calling it directly is
-//! the same as calling the service over a socket, without HTTP/2 in between.
+//! [`Service::router`] is an added gRPC router with every layer on it: calling it directly is the
+//! same as calling the service over a socket, without HTTP/2 in between.
 
 pub mod admin;
 pub mod clock;

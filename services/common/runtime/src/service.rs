@@ -153,6 +153,7 @@ pub struct Service {
     pub(crate) draining: CancellationToken,
     pub(crate) health: tonic_health::server::HealthReporter,
     pub(crate) admin: Option<ListenAddr>,
+    routers: Vec<(&'static str, Router)>,
     pub(crate) servers: Vec<Server>,
     pub(crate) tasks: Vec<Task>,
 }
@@ -167,6 +168,7 @@ impl Service {
             draining: CancellationToken::new(),
             health: tonic_health::server::HealthReporter::new(),
             admin: None,
+            routers: Vec::new(),
             servers: Vec::new(),
             tasks: Vec::new(),
         }
@@ -236,9 +238,8 @@ impl Service {
         self.push(name, run, true)
     }
 
-    /// Adds a gRPC router with all layers and grpc.health.v1, and gives it back assembled: calling
-    /// it in process is the same as calling it over its listener.
-    pub fn grpc(&mut self, name: &'static str, grpc: Grpc) -> Router {
+    /// Adds a gRPC router, with all layers and grpc.health.v1 around it.
+    pub fn grpc(&mut self, name: &'static str, grpc: Grpc) -> &mut Self {
         let health = tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(self.health.clone()),
         );
@@ -246,17 +247,27 @@ impl Service {
             .router
             .route_service("/grpc.health.v1.Health/{*rest}", health);
         let router = rpc::assemble(router, self.name, &grpc.rpc, &self.metrics).with_state(());
+        self.routers.push((name, router.clone()));
         if let Some(listen) = grpc.listen {
             self.servers.push(Server {
                 name,
-                router: router.clone(),
+                router,
                 listen,
                 protocol: Protocol::Grpc,
                 tls: grpc.tls,
                 connections: grpc.connections,
             });
         }
-        router
+        self
+    }
+
+    /// The gRPC router `name`, assembled: calling it in process is the same as calling it over its
+    /// listener, layers included.
+    pub fn router(&self, name: &str) -> Option<Router> {
+        self.routers
+            .iter()
+            .find(|(added, _)| *added == name)
+            .map(|(_, router)| router.clone())
     }
 
     /// Adds an HTTP listener.

@@ -11,8 +11,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tracing::Instrument as _;
 
+use crate::readiness::Readiness;
 use crate::serve::{ConnectionLimits, Ending, Listener, Protocol};
 use crate::service::{Server, Service, Task};
 use crate::{admin, logs};
@@ -71,7 +73,9 @@ struct Ended {
 
 #[derive(Debug)]
 struct Running {
-    service: Service,
+    service: &'static str,
+    readiness: Readiness,
+    health: HealthReporter,
     ending: Ending,
     /// Cancelled when the listeners are done.
     stop: CancellationToken,
@@ -138,12 +142,15 @@ impl Supervisor {
             None => None,
         };
         let tasks = std::mem::take(&mut service.tasks);
+        let health = report_health(&service);
         let running = Running {
+            service: name,
             ending: Ending {
-                drain: service.draining.clone(),
+                drain: service.draining,
                 cut: CancellationToken::new(),
             },
-            service,
+            readiness: service.readiness,
+            health: service.health,
             stop: CancellationToken::new(),
             listeners: TaskTracker::new(),
             tasks: TaskTracker::new(),
@@ -165,7 +172,7 @@ impl Supervisor {
         for task in tasks {
             self.spawn(&running, task);
         }
-        self.spawn(&running, report_health(&running.service));
+        self.spawn(&running, health);
         for (listener, address) in &addresses.0 {
             tracing::info!(service = name, listener, %address, "listening");
         }
@@ -192,9 +199,8 @@ impl Supervisor {
     /// When the deadline passed, and what was left was cut.
     pub async fn stop(self) -> Result<(), RunError> {
         for running in &self.running {
-            running.service.readiness.stop();
+            running.readiness.stop();
             running
-                .service
                 .health
                 .set_service_status("", ServingStatus::NotServing)
                 .await;
@@ -243,7 +249,7 @@ impl Supervisor {
     }
 
     fn spawn(&self, running: &Running, task: Task) {
-        let (service, report) = (running.service.name, self.report.clone());
+        let (service, report) = (running.service, self.report.clone());
         let stop = running.stop.clone();
         let name = task.name;
         let work = (task.run)(stop.clone());
@@ -271,7 +277,7 @@ impl Supervisor {
 impl Running {
     /// Listeners first, then tasks; false when the deadline passed.
     async fn stop(&self, until: Instant) -> bool {
-        let service = self.service.name;
+        let service = self.service;
         self.ending.drain.cancel();
         self.listeners.close();
         let drained = tokio::time::timeout_at(until, self.listeners.wait())
@@ -359,6 +365,3 @@ fn report_health(service: &Service) -> Task {
         finite: false,
     }
 }
-
-#[cfg(test)]
-mod tests;

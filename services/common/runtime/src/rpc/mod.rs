@@ -59,6 +59,3 @@ pub fn assemble(
 fn answer_panic(_panic: Box<dyn Any + Send>) -> axum::response::Response {
     Failure::internal().into_status().into_http()
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::future::RouteFuture;
@@ -22,7 +23,7 @@ use crate::tls::{Peer, ServerTls};
 pub(super) struct Shared {
     router: Router,
     tls: Option<ServerTls>,
-    limits: ConnectionLimits,
+    handshake_deadline: Duration,
     http: Builder<TokioExecutor>,
     handshakes: Semaphore,
     ending: Ending,
@@ -33,7 +34,7 @@ impl Shared {
         router: Router,
         protocol: Protocol,
         tls: Option<ServerTls>,
-        limits: ConnectionLimits,
+        limits: &ConnectionLimits,
         ending: Ending,
     ) -> Self {
         let mut http = Builder::new(TokioExecutor::new());
@@ -72,16 +73,16 @@ pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAd
     let Some(tls) = &shared.tls else {
         return serve(&shared, stream, remote, None).await;
     };
-    let deadline = shared.limits.handshake_deadline;
     let handshake = async {
-        let turn = tokio::time::timeout(deadline, shared.handshakes.acquire()).await;
-        let accepted = tls.accept(stream, deadline).await;
-        drop(turn);
-        accepted
+        // Closed never: the semaphore lives as long as the listener.
+        let _turn = shared.handshakes.acquire().await;
+        tls.accept(stream).await
     };
+    let handshake = tokio::time::timeout(shared.handshake_deadline, handshake);
     match unless(&shared.ending.drain, handshake).await {
-        Some(Ok((stream, peer))) => serve(&shared, stream, remote, peer).await,
-        Some(Err(error)) => tracing::info!(%remote, %error, "connection refused"),
+        Some(Ok(Ok((stream, peer)))) => serve(&shared, stream, remote, peer).await,
+        Some(Ok(Err(error))) => tracing::info!(%remote, %error, "connection refused"),
+        Some(Err(_elapsed)) => tracing::info!(%remote, "connection refused: no handshake in time"),
         None => {}
     }
 }

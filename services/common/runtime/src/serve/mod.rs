@@ -115,7 +115,7 @@ impl Listener {
             router,
             self.protocol,
             self.tls,
-            self.limits,
+            &self.limits,
             ending.clone(),
         ));
         while let Some(slot) = unless(&ending.drain, slots.clone().acquire_owned()).await {
@@ -152,6 +152,3 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 async fn unless<F: Future>(token: &CancellationToken, future: F) -> Option<F::Output> {
     token.run_until_cancelled(future).await
 }
-
-#[cfg(test)]
-mod tests;

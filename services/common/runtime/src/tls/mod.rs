@@ -139,6 +139,3 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
         source,
     })
 }
-
-#[cfg(test)]
-mod tests;

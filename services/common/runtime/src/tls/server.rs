@@ -1,7 +1,6 @@
 //! The server's side: a configuration that is replaced in place, and who may connect.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -25,8 +24,6 @@ pub struct ServerTls {
 /// Why a connection did not come about.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    #[error("no handshake within {0:?}")]
-    Deadline(Duration),
     #[error("handshake: {0}")]
     Tls(#[from] std::io::Error),
     #[error("client certificate: {0}")]
@@ -87,12 +84,9 @@ impl ServerTls {
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
-        deadline: Duration,
     ) -> Result<(TlsStream<TcpStream>, Option<Peer>), HandshakeError> {
         let acceptor = TlsAcceptor::from(self.config.load_full());
-        let stream = tokio::time::timeout(deadline, acceptor.accept(stream))
-            .await
-            .map_err(|_elapsed| HandshakeError::Deadline(deadline))??;
+        let stream = acceptor.accept(stream).await?;
         let peer = match &self.clients {
             Some(trust_domain) => {
                 let (_, connection) = stream.get_ref();
