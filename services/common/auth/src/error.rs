@@ -1,0 +1,148 @@
+//! What can go wrong here, and the one place that turns it into a `tonic::Status`.
+
+use std::time::Duration;
+
+use tonic::Status;
+use vpnpanel_runtime::status::{ErrorCode, Failure};
+
+use crate::SourceError;
+
+/// Why a caller is refused, or could not be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// No credentials came with the call.
+    #[error("this method needs an access token: send it as `authorization: Bearer …`")]
+    NoCredentials,
+    /// The access token is malformed, of an unknown key, of another audience, or altered.
+    #[error("the access token is not valid")]
+    TokenInvalid,
+    /// The access token ran out.
+    #[error("the access token has expired")]
+    TokenExpired,
+    /// The session of the access token was ended, or its account disabled or deleted.
+    #[error("the session has ended: sign in again")]
+    SessionEnded,
+    /// The password was given out by somebody else and has not been changed yet.
+    #[error("the password must be changed first")]
+    PasswordChangeRequired,
+    /// Wrong password or unknown account: the same on purpose.
+    #[error("e-mail address or password is wrong")]
+    SignInRefused,
+    /// The caller does not hold the permission.
+    #[error("this needs the permission {permission}")]
+    PermissionDenied {
+        /// `resource.verb`.
+        permission: &'static str,
+    },
+    /// The tenant does not exist, or is none of the caller's: the same on purpose.
+    #[error("tenant not found")]
+    TenantNotFound,
+    /// The text that names the tenant is no id.
+    #[error("{field} must be a UUID")]
+    TenantMalformed {
+        /// The field of the request.
+        field: &'static str,
+    },
+    /// The method is for callers with a client certificate of this installation.
+    #[error("this method is for {expected} only, by client certificate")]
+    CertificateRequired {
+        /// Who may call.
+        expected: String,
+    },
+    /// Too many passwords are being checked.
+    #[error("too many sign-ins at once")]
+    Saturated {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A password hash is not in the form that this crate writes.
+    #[error("stored password hash is malformed: {0}")]
+    MalformedHash(&'static str),
+    /// Parameters of the password hash are out of their range.
+    #[error("password hash parameters: {0}")]
+    HashParameters(String),
+    /// A signing key cannot be read or used.
+    #[error("signing key: {0}")]
+    Key(String),
+    /// The operating system gave no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(String),
+    /// What has to be looked up could not be.
+    #[error("account data is not available: {0}")]
+    Source(#[source] SourceError),
+    /// A task of the runtime ended early.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl AuthError {
+    /// Stable code for programs, UPPER_SNAKE_CASE.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCredentials => "NO_CREDENTIALS",
+            Self::TokenInvalid => "TOKEN_INVALID",
+            Self::TokenExpired => "TOKEN_EXPIRED",
+            Self::SessionEnded => "SESSION_ENDED",
+            Self::PasswordChangeRequired => "PASSWORD_CHANGE_REQUIRED",
+            Self::SignInRefused => "SIGN_IN_REFUSED",
+            Self::PermissionDenied { .. } => "PERMISSION_DENIED",
+            Self::TenantNotFound => "TENANT_NOT_FOUND",
+            Self::TenantMalformed { .. } => "INVALID_FIELDS",
+            Self::CertificateRequired { .. } => "CERTIFICATE_REQUIRED",
+            Self::Saturated { .. } => "SIGN_INS_SATURATED",
+            Self::Source(_) => "ACCOUNTS_UNAVAILABLE",
+            Self::MalformedHash(_)
+            | Self::HashParameters(_)
+            | Self::Key(_)
+            | Self::Random(_)
+            | Self::Interrupted => "INTERNAL",
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoCredentials
+            | Self::TokenInvalid
+            | Self::TokenExpired
+            | Self::SessionEnded
+            | Self::SignInRefused => ErrorCode::Unauthenticated,
+            Self::PasswordChangeRequired
+            | Self::PermissionDenied { .. }
+            | Self::CertificateRequired { .. } => ErrorCode::PermissionDenied,
+            Self::TenantNotFound => ErrorCode::NotFound,
+            Self::TenantMalformed { .. } => ErrorCode::InvalidArgument,
+            Self::Saturated { .. } => ErrorCode::ResourceExhausted,
+            Self::Source(_) => ErrorCode::Unavailable,
+            Self::MalformedHash(_)
+            | Self::HashParameters(_)
+            | Self::Key(_)
+            | Self::Random(_)
+            | Self::Interrupted => ErrorCode::Internal,
+        }
+    }
+}
+
+impl From<AuthError> for Status {
+    fn from(error: AuthError) -> Self {
+        let (code, reason) = (error.code(), error.reason());
+        let failure = match &error {
+            AuthError::Saturated { retry_after } => {
+                Failure::new(code, reason, error.to_string()).retry_after(*retry_after)
+            }
+            AuthError::TenantMalformed { field } => {
+                Failure::new(code, reason, error.to_string()).field(*field, "must be a UUID")
+            }
+            // Ours to repair: told to the log, where the error ends, and not to the caller.
+            AuthError::Source(_) => {
+                tracing::error!(event = "account_lookup_failed", error = %error);
+                Failure::new(code, reason, "account data is not available, try again")
+            }
+            _ if code == ErrorCode::Internal => {
+                tracing::error!(event = "auth_failed", error = %error);
+                Failure::internal()
+            }
+            _ => Failure::new(code, reason, error.to_string()),
+        };
+        failure.into_status()
+    }
+}

@@ -1,0 +1,308 @@
+//! Authorization: decides each call from what its method declares, the tenant that the request
+//! names, and what the layer and the TLS listener found out about the caller. What no arm
+//! permits is refused.
+
+use std::{future::Future, sync::Arc};
+
+use tonic::{Extensions, Status};
+use vpnpanel_api::{Access, Call, Guard};
+use vpnpanel_domain::TenantId;
+use vpnpanel_runtime::{PeerIdentity, tls::Peer};
+
+use crate::{AuthError, Authentication, Principal};
+
+/// What an account may still do while its password must be changed.
+const BEFORE_PASSWORD_CHANGE: [&str; 3] = [
+    "/vpnpanel.auth.v1.AuthService/GetMe",
+    "/vpnpanel.auth.v1.AuthService/ChangePassword",
+    "/vpnpanel.auth.v1.AuthService/Logout",
+];
+
+/// The guard of every service that accounts, nodes or the control plane call.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AuthGuard;
+
+impl Guard for AuthGuard {
+    fn check(&self, call: Call<'_>) -> impl Future<Output = Result<(), Status>> + Send {
+        let decision = decide(&call);
+        if let Err(refused) = &decision {
+            tracing::info!(
+                event = "call_refused",
+                method = call.method.path,
+                reason = refused.reason(),
+                account_id = principal(call.extensions)
+                    .ok()
+                    .map(|p| p.account.to_string()),
+            );
+        }
+        std::future::ready(decision.map_err(Status::from))
+    }
+}
+
+/// The caller, for handlers of methods that need one.
+///
+/// # Errors
+/// What a caller without a right access token is told.
+pub fn principal(extensions: &Extensions) -> Result<&Arc<Principal>, AuthError> {
+    match extensions.get::<Authentication>() {
+        Some(Authentication::Verified(principal)) => Ok(principal),
+        Some(Authentication::Refused(refusal)) => Err((*refusal).into()),
+        Some(Authentication::Anonymous) | None => Err(AuthError::NoCredentials),
+    }
+}
+
+fn decide(call: &Call<'_>) -> Result<(), AuthError> {
+    match call.method.access {
+        // A join token is inside the message: its handler checks it.
+        Access::Public | Access::JoinToken => Ok(()),
+        Access::Authenticated => admitted(call).map(|_| ()),
+        Access::Permission { name, tenant_field } => permitted(call, name, tenant_field),
+        Access::NodeCertificate => match peer(call.extensions) {
+            Some(PeerIdentity::Node { .. }) => Ok(()),
+            _ => Err(AuthError::CertificateRequired {
+                expected: "nodes".to_owned(),
+            }),
+        },
+        Access::ControlPlaneCertificate { services } => match peer(call.extensions) {
+            Some(PeerIdentity::ControlPlane { service })
+                if services.contains(&service.as_str()) =>
+            {
+                Ok(())
+            }
+            _ => Err(AuthError::CertificateRequired {
+                expected: services.join(", "),
+            }),
+        },
+    }
+}
+
+/// Who a verified client certificate belongs to. The TLS listener leaves a [`Peer`]; a caller in
+/// the same process, which has no connection, is given a bare identity by whoever built it.
+fn peer(extensions: &Extensions) -> Option<&PeerIdentity> {
+    extensions
+        .get::<Peer>()
+        .map(Peer::identity)
+        .or_else(|| extensions.get::<PeerIdentity>())
+}
+
+/// The caller, unless it has to change its password first.
+fn admitted<'a>(call: &'a Call<'_>) -> Result<&'a Principal, AuthError> {
+    let principal = principal(call.extensions)?;
+    if principal.password_change_required && !BEFORE_PASSWORD_CHANGE.contains(&call.method.path) {
+        return Err(AuthError::PasswordChangeRequired);
+    }
+    Ok(principal)
+}
+
+fn permitted(
+    call: &Call<'_>,
+    permission: &'static str,
+    tenant_field: Option<&'static str>,
+) -> Result<(), AuthError> {
+    let principal = admitted(call)?;
+    let scope = match (tenant_field, call.tenant) {
+        (Some(field), Some(text)) => {
+            let tenant = text.parse::<TenantId>();
+            Some(tenant.map_err(|_| AuthError::TenantMalformed { field })?)
+        }
+        _ => None,
+    };
+    if principal.permits(permission, scope) {
+        Ok(())
+    } else if scope.is_some() && !principal.belongs_to(scope) {
+        // The tenants of others must not be told from tenants that do not exist.
+        Err(AuthError::TenantNotFound)
+    } else {
+        Err(AuthError::PermissionDenied { permission })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, metadata::MetadataMap};
+    use uuid::Uuid;
+    use vpnpanel_api::{METHODS, Method, method};
+    use vpnpanel_domain::{AccountId, SessionId};
+
+    use super::*;
+    use crate::{BuiltinPolicy, Held, Policy, Role};
+
+    fn tenant(n: u8) -> TenantId {
+        TenantId::from_parts(1, [n; 10])
+    }
+
+    async fn caller(roles: &[(Role, Option<TenantId>)]) -> Principal {
+        let policy = BuiltinPolicy::default();
+        let mut held = Vec::new();
+        for &(role, tenant) in roles {
+            let permissions = policy.permissions(role.as_str()).await.unwrap().unwrap();
+            held.push(Held {
+                tenant,
+                role: role.as_str().to_owned(),
+                permissions,
+            });
+        }
+        Principal {
+            account: AccountId::from_parts(1, [0; 10]),
+            session: SessionId::from_parts(1, [0; 10]),
+            password_change_required: false,
+            held,
+        }
+    }
+
+    async fn check(
+        method: &'static Method,
+        tenant: Option<&str>,
+        extensions: &mut Extensions,
+    ) -> Code {
+        let call = Call {
+            method,
+            tenant,
+            metadata: &MetadataMap::new(),
+            extensions,
+        };
+        AuthGuard
+            .check(call)
+            .await
+            .map_or_else(|s| s.code(), |()| Code::Ok)
+    }
+
+    async fn check_as(caller: Principal, method: &'static Method, tenant: Option<&str>) -> Code {
+        let mut extensions = Extensions::new();
+        extensions.insert(Authentication::Verified(Arc::new(caller)));
+        check(method, tenant, &mut extensions).await
+    }
+
+    fn needs_account(method: &Method) -> bool {
+        matches!(
+            method.access,
+            Access::Authenticated | Access::Permission { .. }
+        )
+    }
+
+    #[tokio::test]
+    async fn without_credentials_only_public_methods_and_join_tokens_pass() {
+        for method in METHODS {
+            let expected = match method.access {
+                Access::Public | Access::JoinToken => Code::Ok,
+                Access::Authenticated | Access::Permission { .. } => Code::Unauthenticated,
+                _ => Code::PermissionDenied,
+            };
+            let id = tenant(1).to_string();
+            for named in [None, Some(id.as_str())] {
+                let code = check(method, named, &mut Extensions::new()).await;
+                assert_eq!(code, expected, "{}", method.path);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_helps_nobody_and_hinders_no_public_method() {
+        for method in METHODS.iter().filter(|m| needs_account(m)) {
+            let mut extensions = Extensions::new();
+            extensions.insert(Authentication::Refused(crate::layer::Refusal::Expired));
+            let code = check(method, None, &mut extensions).await;
+            assert_eq!(code, Code::Unauthenticated, "{}", method.path);
+        }
+        let login = method("/vpnpanel.auth.v1.AuthService/Login").unwrap();
+        let mut extensions = Extensions::new();
+        extensions.insert(Authentication::Refused(crate::layer::Refusal::Invalid));
+        assert_eq!(check(login, None, &mut extensions).await, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn every_role_is_let_into_exactly_what_its_permissions_name() {
+        let policy = BuiltinPolicy::default();
+        let ours = tenant(1).to_string();
+        let theirs = tenant(2).to_string();
+        for role in Role::ALL {
+            let set = policy.permissions(role.as_str()).await.unwrap().unwrap();
+            for method in METHODS {
+                let Access::Permission { name, tenant_field } = method.access else {
+                    continue;
+                };
+                let holds = set.contains(name);
+                let in_tenant = caller(&[(role, Some(tenant(1)))]).await;
+                let on_platform = caller(&[(role, None)]).await;
+                let allowed = if holds {
+                    Code::Ok
+                } else {
+                    Code::PermissionDenied
+                };
+                assert_eq!(check_as(on_platform.clone(), method, None).await, allowed);
+                assert_eq!(
+                    check_as(in_tenant.clone(), method, None).await,
+                    Code::PermissionDenied,
+                    "{role:?} of a tenant on the platform: {}",
+                    method.path
+                );
+                if tenant_field.is_some() {
+                    assert_eq!(check_as(on_platform, method, Some(&theirs)).await, allowed);
+                    assert_eq!(
+                        check_as(in_tenant.clone(), method, Some(&ours)).await,
+                        allowed
+                    );
+                    assert_eq!(
+                        check_as(in_tenant, method, Some(&theirs)).await,
+                        Code::NotFound,
+                        "{role:?}: {}",
+                        method.path
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn until_the_password_is_changed_nothing_else_is_permitted() {
+        for method in METHODS.iter().filter(|m| needs_account(m)) {
+            let mut admin = caller(&[(Role::Admin, None)]).await;
+            admin.password_change_required = true;
+            let expected = if BEFORE_PASSWORD_CHANGE.contains(&method.path) {
+                Code::Ok
+            } else {
+                Code::PermissionDenied
+            };
+            assert_eq!(
+                check_as(admin, method, None).await,
+                expected,
+                "{}",
+                method.path
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_is_no_id_is_an_invalid_argument() {
+        let method = method("/vpnpanel.user.v1.UserService/GetUser").unwrap();
+        let admin = caller(&[(Role::Admin, None)]).await;
+        assert_eq!(
+            check_as(admin, method, Some("x")).await,
+            Code::InvalidArgument
+        );
+    }
+
+    #[tokio::test]
+    async fn certificates_open_only_what_is_declared_for_them() {
+        let signer = method("/vpnpanel.pki.v1.SignerService/SignJoiningNode").unwrap();
+        let link = method("/vpnpanel.agent.v1.NodeLinkService/Connect").unwrap();
+        let node = PeerIdentity::Node {
+            tenant: None,
+            node: Uuid::nil(),
+        };
+        let service = |name| PeerIdentity::control_plane(name).unwrap();
+        for (identity, method, expected) in [
+            (service("collector"), signer, Code::Ok),
+            (service("scheduler"), signer, Code::PermissionDenied),
+            (node.clone(), signer, Code::PermissionDenied),
+            (node, link, Code::Ok),
+            (service("collector"), link, Code::PermissionDenied),
+        ] {
+            let mut extensions = Extensions::new();
+            extensions.insert(identity);
+            assert_eq!(check(method, None, &mut extensions).await, expected);
+        }
+        let admin = caller(&[(Role::Admin, None)]).await;
+        assert_eq!(check_as(admin, signer, None).await, Code::PermissionDenied);
+    }
+}

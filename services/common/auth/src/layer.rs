@@ -1,0 +1,301 @@
+//! Authentication, in front of every service: a tower layer reads the bearer token, and leaves
+//! what it found in the request's extensions. It refuses nobody by itself, because methods that
+//! need no credentials must not fail for a stale token; the guard decides.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use tonic::Status;
+use tower::{Layer, Service};
+use vpnpanel_runtime::clock::Clock;
+
+use crate::{AuthError, Held, Policy, Principal, StandingCache, TokenIssuer};
+
+/// No token that is issued here is longer.
+const MAX_TOKEN_BYTES: usize = 4096;
+
+/// What the layer found out about the caller.
+#[derive(Debug, Clone)]
+pub enum Authentication {
+    /// No credentials came.
+    Anonymous,
+    /// The access token is right.
+    Verified(Arc<Principal>),
+    /// Credentials came and are not right.
+    Refused(Refusal),
+}
+
+/// Why credentials are not right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not a token of ours.
+    Invalid,
+    /// It ran out.
+    Expired,
+    /// Its session was ended.
+    SessionEnded,
+    /// Could not be told: accounts cannot be looked up.
+    Unknown,
+}
+
+impl From<Refusal> for AuthError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid => Self::TokenInvalid,
+            Refusal::Expired => Self::TokenExpired,
+            Refusal::SessionEnded => Self::SessionEnded,
+            Refusal::Unknown => Self::Source("see the log of the first failure".into()),
+        }
+    }
+}
+
+/// Turns a request's headers into a caller.
+pub struct Authenticator {
+    tokens: Arc<TokenIssuer>,
+    standings: StandingCache,
+    policy: Arc<dyn Policy>,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").finish_non_exhaustive()
+    }
+}
+
+impl Authenticator {
+    /// Puts the parts together.
+    pub fn new(
+        tokens: Arc<TokenIssuer>,
+        standings: StandingCache,
+        policy: Arc<dyn Policy>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            tokens,
+            standings,
+            policy,
+            clock,
+        }
+    }
+
+    /// The caller of a request with these headers.
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Authentication {
+        let Some(header) = headers.get(AUTHORIZATION) else {
+            return Authentication::Anonymous;
+        };
+        let token = header.to_str().ok().and_then(bearer);
+        let Some(token) = token else {
+            return Authentication::Refused(Refusal::Invalid);
+        };
+        match self.verify(token).await {
+            Ok(principal) => Authentication::Verified(Arc::new(principal)),
+            Err(refusal) => Authentication::Refused(refusal),
+        }
+    }
+
+    async fn verify(&self, token: &str) -> Result<Principal, Refusal> {
+        let claims = self
+            .tokens
+            .verify(token, self.clock.unix_millis())
+            .map_err(|error| match error {
+                AuthError::TokenExpired => Refusal::Expired,
+                _ => Refusal::Invalid,
+            })?;
+        let standing = self
+            .standings
+            .standing(claims.sub, claims.sid)
+            .await
+            .map_err(|error| {
+                tracing::error!(event = "account_lookup_failed", account_id = %claims.sub, error = %error);
+                Refusal::Unknown
+            })?
+            .ok_or(Refusal::SessionEnded)?;
+        let mut held = Vec::with_capacity(standing.memberships.len());
+        for membership in &standing.memberships {
+            let permissions = self.policy.permissions(&membership.role).await;
+            let permissions = permissions.map_err(|error| {
+                tracing::error!(event = "policy_lookup_failed", role = membership.role, error = %error);
+                Refusal::Unknown
+            })?;
+            if let Some(permissions) = permissions {
+                held.push(Held {
+                    tenant: membership.tenant,
+                    role: membership.role.clone(),
+                    permissions,
+                });
+            }
+        }
+        Ok(Principal {
+            account: claims.sub,
+            session: claims.sid,
+            password_change_required: standing.password_change_required,
+            held,
+        })
+    }
+}
+
+/// The token of `Bearer <token>` (RFC 6750, section 2.1); the scheme's case does not matter.
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && token.len() <= MAX_TOKEN_BYTES).then_some(token)
+}
+
+/// Puts [`Authentication`] into the extensions of every request.
+#[derive(Debug, Clone)]
+pub struct AuthLayer {
+    authenticator: Arc<Authenticator>,
+    gate: Option<Gate>,
+}
+
+/// Paths outside of the contract, which no guard stands before.
+#[derive(Debug, Clone, Copy)]
+struct Gate {
+    prefix: &'static str,
+    permission: &'static str,
+}
+
+impl AuthLayer {
+    /// A layer that asks `authenticator`.
+    pub fn new(authenticator: Arc<Authenticator>) -> Self {
+        Self {
+            authenticator,
+            gate: None,
+        }
+    }
+
+    /// Refuses paths that begin with `prefix` to callers without `permission` on the platform:
+    /// for services outside of the contract, such as reflection.
+    #[must_use]
+    pub fn gate(mut self, prefix: &'static str, permission: &'static str) -> Self {
+        self.gate = Some(Gate { prefix, permission });
+        self
+    }
+}
+
+impl Gate {
+    fn check(self, path: &str, found: &Authentication) -> Result<(), AuthError> {
+        if !path.starts_with(self.prefix) {
+            return Ok(());
+        }
+        let Self { permission, .. } = self;
+        match found {
+            Authentication::Verified(principal)
+                if !principal.password_change_required && principal.permits(permission, None) =>
+            {
+                Ok(())
+            }
+            Authentication::Verified(_) => Err(AuthError::PermissionDenied { permission }),
+            Authentication::Refused(refusal) => Err((*refusal).into()),
+            Authentication::Anonymous => Err(AuthError::NoCredentials),
+        }
+    }
+}
+
+impl<S> Layer<S> for AuthLayer {
+    type Service = AuthService<S>;
+
+    fn layer(&self, inner: S) -> AuthService<S> {
+        AuthService {
+            inner,
+            authenticator: Arc::clone(&self.authenticator),
+            gate: self.gate,
+        }
+    }
+}
+
+/// A service behind an [`AuthLayer`].
+#[derive(Debug, Clone)]
+pub struct AuthService<S> {
+    inner: S,
+    authenticator: Arc<Authenticator>,
+    gate: Option<Gate>,
+}
+
+impl<S, B, R> Service<Request<B>> for AuthService<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+    R: Default + Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<R>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // The instance that was polled ready goes with the call, its clone stays.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let authenticator = Arc::clone(&self.authenticator);
+        let gate = self.gate;
+        Box::pin(async move {
+            let found = authenticator.authenticate(request.headers()).await;
+            if let Some(Err(refused)) = gate.map(|gate| gate.check(request.uri().path(), &found)) {
+                return Ok(Status::from(refused).into_http());
+            }
+            request.extensions_mut().insert(found);
+            inner.call(request).await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use vpnpanel_domain::{AccountId, SessionId};
+
+    use super::*;
+
+    #[test]
+    fn a_gate_opens_to_the_permission_on_the_platform_only() {
+        let gate = Gate {
+            prefix: "/grpc.reflection.",
+            permission: "system.reflect",
+        };
+        let holder = |tenant| {
+            Authentication::Verified(Arc::new(Principal {
+                account: AccountId::from_parts(1, [0; 10]),
+                session: SessionId::from_parts(1, [0; 10]),
+                password_change_required: false,
+                held: vec![Held {
+                    tenant,
+                    role: "admin".to_owned(),
+                    permissions: Arc::new(["system.reflect".to_owned()].into()),
+                }],
+            }))
+        };
+        let code = |path, found: &Authentication| {
+            gate.check(path, found)
+                .map_or_else(|e| Status::from(e).code(), |()| Code::Ok)
+        };
+        let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        let tenant = vpnpanel_domain::TenantId::from_parts(1, [0; 10]);
+        assert_eq!(code(path, &holder(None)), Code::Ok);
+        assert_eq!(code(path, &holder(Some(tenant))), Code::PermissionDenied);
+        assert_eq!(
+            code(path, &Authentication::Anonymous),
+            Code::Unauthenticated
+        );
+        assert_eq!(code("/other", &Authentication::Anonymous), Code::Ok);
+    }
+
+    #[test]
+    fn only_bearer_credentials_are_read() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc "), Some("abc"));
+        assert_eq!(bearer("Basic abc"), None);
+        assert_eq!(bearer("abc"), None);
+        assert_eq!(bearer(&format!("Bearer {}", "a".repeat(5000))), None);
+    }
+}
