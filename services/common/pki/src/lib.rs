@@ -9,6 +9,7 @@
 //! request gives a public key only ([`csr::public_key`]); a service's key pair is made here.
 
 mod authority;
+pub mod context;
 pub mod csr;
 mod error;
 mod join_token;

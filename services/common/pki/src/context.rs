@@ -1,0 +1,19 @@
+//! What each sealed secret is bound to. The service that seals and the one that opens are two
+//! processes: both take the context from here. Ids are given in their text form.
+
+use std::fmt::Display;
+
+/// The private key of an inbound on a node.
+pub fn inbound_key(inbound: impl Display, node: impl Display) -> String {
+    format!("inbound-key/{inbound}/{node}")
+}
+
+/// The private key of a user's device.
+pub fn device_key(device: impl Display) -> String {
+    format!("device-key/{device}")
+}
+
+/// The preshared key of a user's device.
+pub fn preshared_key(device: impl Display) -> String {
+    format!("preshared-key/{device}")
+}
