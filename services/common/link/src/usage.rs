@@ -234,6 +234,11 @@ impl Bucket {
     pub const fn starts_ms(self) -> i64 {
         self.0 as i64 * BUCKET_SECONDS * 1_000
     }
+
+    /// When the next one begins, milliseconds of the Unix epoch.
+    pub const fn ends_ms(self) -> i64 {
+        self.starts_ms() + BUCKET_SECONDS * 1_000
+    }
 }
 
 impl Batch {

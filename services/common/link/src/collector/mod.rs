@@ -6,6 +6,7 @@ mod facts;
 pub mod ingest;
 pub mod lease;
 pub mod open;
+pub mod session;
 
 pub use facts::{Cursor, LeaseFacts, Loaded, Mark, NodeFacts, PeriodFacts};
 pub use lease::Policy;

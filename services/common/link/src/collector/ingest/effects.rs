@@ -180,6 +180,9 @@ pub enum OrphanReason {
     OtherUser,
     /// The node belongs to another tenant than the user.
     OtherTenant,
+    /// Rows began beyond the mark, and the agent no longer knows what lay between: from the
+    /// mark up to the highest of them.
+    SegmentsLost,
 }
 
 /// Usage beyond what the node's line can carry.

@@ -2,11 +2,14 @@
 //! to load, loads it locked, calls [`decide`], and writes the effects, all in one transaction;
 //! it replies to the streams after the commit, never before.
 
+mod allowance;
+mod credit;
 mod effects;
+mod order;
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
-use vpnpanel_domain::{NodeId, PeriodId};
+use vpnpanel_domain::{MicroBytes, NodeId, PeriodId};
 
 pub use effects::{
     BatchDigest, BucketCredit, Crossing, CursorAdvance, DeadLetter, Effects, HeldUsage, Orphan,
@@ -61,13 +64,47 @@ pub struct Needs {
 
 /// What a transaction has to load.
 pub fn needs(submissions: &[Submission]) -> Needs {
-    let _ = submissions;
-    let _: BTreeSet<u8> = BTreeSet::new();
-    Needs::default()
+    let mut needs = Needs::default();
+    for Submission {
+        node,
+        batches,
+        segments,
+        leases,
+        ..
+    } in submissions
+    {
+        needs.nodes.push(*node);
+        for Decoded { batch, payload } in batches {
+            needs.cursors.push((*node, batch.epoch));
+            needs.digests.push((*node, batch.epoch, batch.seq));
+            let Ok(payload) = payload else { continue };
+            needs
+                .cursors
+                .extend(payload.predecessor.map(|before| (*node, before.epoch)));
+            needs.rows(*node, &payload.rows);
+        }
+        for segments in segments {
+            needs.rows(*node, &segments.rows);
+            needs
+                .marks
+                .extend(segments.unknown.iter().map(|counter| (*node, *counter)));
+        }
+        for lease in leases {
+            needs.periods.push(lease.period);
+            needs.leases.push((*node, lease.period));
+        }
+    }
+    unique(&mut needs.nodes);
+    unique(&mut needs.cursors);
+    unique(&mut needs.digests);
+    unique(&mut needs.periods);
+    unique(&mut needs.marks);
+    unique(&mut needs.leases);
+    needs
 }
 
 /// Decides a transaction. Pure: the same input gives the same effects, but for the ids that are
-/// drawn. `now_ms` is the server's time.
+/// drawn. `now_ms` is the server's time. Takes time linear in the rows, up to sorting.
 pub fn decide(
     loaded: Loaded,
     submissions: Vec<Submission>,
@@ -75,6 +112,129 @@ pub fn decide(
     now_ms: i64,
     entropy: &mut dyn Entropy,
 ) -> Effects {
-    let _ = (loaded, submissions, policy, now_ms, entropy);
-    Effects::default()
+    let mut ledger = Ledger::new(loaded, policy, now_ms);
+    for submission in submissions {
+        ledger.submit(submission);
+    }
+    ledger.settle_leases(entropy);
+    ledger.finish()
+}
+
+/// The working state of one transaction: the loaded rows as they become, and what was touched.
+struct Ledger<'a> {
+    loaded: Loaded,
+    policy: &'a Policy,
+    now_ms: i64,
+    effects: Effects,
+    /// Cursors as they were, of those that moved.
+    moved: HashMap<(NodeId, Epoch), (Generation, Option<Seq>)>,
+    /// Marks that changed, with repetition.
+    marked: Vec<(NodeId, CounterKey)>,
+    /// Periods that changed.
+    credits: HashMap<PeriodId, credit::Credit>,
+    /// Billed to each period from each node.
+    flows: HashMap<(NodeId, PeriodId), MicroBytes>,
+    /// What the agents said of their leases, with the place of the reply.
+    reports: Vec<(NodeId, LeaseState)>,
+}
+
+impl<'a> Ledger<'a> {
+    fn new(loaded: Loaded, policy: &'a Policy, now_ms: i64) -> Self {
+        Self {
+            loaded,
+            policy,
+            now_ms,
+            effects: Effects::default(),
+            moved: HashMap::new(),
+            marked: Vec::new(),
+            credits: HashMap::new(),
+            flows: HashMap::new(),
+            reports: Vec::new(),
+        }
+    }
+
+    /// Takes what one stream has. The fence comes first: nothing of a superseded stream, of a
+    /// deleted or of a quarantined node is read any further.
+    fn submit(&mut self, submission: Submission) {
+        let Submission {
+            node,
+            generation,
+            batches,
+            segments,
+            leases,
+        } = submission;
+        let mut reply = Reply {
+            node,
+            generation,
+            committed: Vec::new(),
+            resend_from: None,
+            quarantined: None,
+            missing_segments: Vec::new(),
+            grants: Vec::new(),
+            superseded: false,
+        };
+        match self.loaded.nodes.get(&node) {
+            Some(facts) if facts.generation == generation => {
+                reply.quarantined.clone_from(&facts.quarantined);
+            }
+            _ => reply.superseded = true,
+        }
+        if !reply.superseded && reply.quarantined.is_none() {
+            for batch in batches {
+                self.take_batch(batch, &mut reply);
+                if reply.quarantined.is_some() {
+                    break;
+                }
+            }
+            for segments in segments {
+                self.take_segments(node, segments, &mut reply);
+            }
+            if reply.quarantined.is_none() {
+                self.reports
+                    .extend(leases.into_iter().map(|lease| (node, lease)));
+            }
+        }
+        self.effects.replies.push(reply);
+    }
+
+    /// Turns the working state into lists, each key once and in order.
+    fn finish(mut self) -> Effects {
+        self.finish_cursors();
+        self.finish_credits();
+        let mut effects = self.effects;
+        for reply in &mut effects.replies {
+            reply.missing_segments.sort_by_key(|mark| mark.counter);
+            // The mark as it stood first is the one to send segments from.
+            reply.missing_segments.dedup_by_key(|mark| mark.counter);
+        }
+        effects.digests.sort_unstable();
+        effects.successors.sort_unstable();
+        effects.written.sort_unstable();
+        effects.written.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                kept.1 = kept.1.max(later.1);
+            }
+            same
+        });
+        effects.leases.sort_unstable_by_key(|(key, _)| *key);
+        effects.starved.sort_unstable();
+        effects.starved.dedup();
+        effects
+    }
+}
+
+impl Needs {
+    fn rows(&mut self, node: NodeId, rows: &[crate::Row]) {
+        for row in rows {
+            self.marks.push((node, row.counter));
+            self.periods.push(row.attribution.period);
+            self.leases.push((node, row.attribution.period));
+        }
+    }
+}
+
+fn unique<T: Ord>(keys: &mut Vec<T>) {
+    keys.sort_unstable();
+    keys.dedup();
 }

@@ -1,0 +1,410 @@
+//! One stream, while it lives: what is let in, what waits, what is sent. It holds nothing of
+//! worth: everything durable is in the database, and a stream that breaks is simply replaced.
+//!
+//! The driver reads frames and turns them into events, carries out effects in order, and feeds
+//! back what came of them. Facts about the node come through [`super::open`].
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::ingest::{Decoded, Reply, Submission};
+use super::open::{Opening, Refusal};
+use crate::{
+    AppliedState, Batch, ConfigAck, ConfigError, Digest, Down, Generation, Health, Hello,
+    LeaseState, Pace, Revision, Segments, Up, UsageAck, wire,
+};
+use vpnpanel_domain::NodeId;
+
+/// What a session may take. Times in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From the opened stream to Hello.
+    pub hello_ms: i64,
+    /// From one frame to the next.
+    pub silence_ms: i64,
+    /// From the last piece of a desired state to its answer.
+    pub config_ms: i64,
+    /// Lease reports and segments that wait for a transaction.
+    pub waiting: usize,
+}
+
+/// Something happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A frame came.
+    Frame(Up),
+    /// Answer to [`Effect::Open`].
+    Opened(Result<Box<Opening>, Refusal>),
+    /// Answer to [`Effect::Ingest`], after its transaction has committed.
+    Ingested(Reply),
+    /// The transaction of [`Effect::Ingest`] failed and wrote nothing: the stream ends, the
+    /// agent sends again on the next.
+    IngestFailed,
+    /// The change log has reached this revision.
+    Revision(Revision),
+    /// Answer to [`Effect::LoadState`]: the encoded desired state and where it was read. A read
+    /// that failed is [`Event::LoadFailed`], never an empty state.
+    State {
+        /// Where it was read.
+        revision: Revision,
+        /// `wire::encode_state` of it.
+        data: Bytes,
+    },
+    /// The desired state could not be read.
+    LoadFailed,
+    /// Grants from elsewhere: a limit was raised, a lease was opened or asked back.
+    Grants(Vec<crate::Grant>),
+    /// A newer stream of the node was opened.
+    Superseded,
+    /// The process is about to stop.
+    Drain {
+        /// Within which the agents should come back, milliseconds.
+        spread_ms: u64,
+    },
+    /// Some time has passed.
+    Tick,
+}
+
+/// Something to do.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Load the node's facts, decide by [`super::open::open`], write the node's row; answer with
+    /// `Opened`.
+    Open(Box<Hello>),
+    /// Put this into a transaction with others'; answer with `Ingested` or `IngestFailed`. One
+    /// at a time for each session.
+    Ingest(Submission),
+    /// Read the node's desired state at the newest revision; answer with `State` or
+    /// `LoadFailed`.
+    LoadState,
+    /// Send.
+    Send(Down),
+    /// Record the result of a desired state.
+    Applied {
+        /// Which.
+        state: AppliedState,
+        /// What could not be applied.
+        errors: Vec<ConfigError>,
+    },
+    /// Record that the node is alive and how it is; write in batches.
+    Alive(Health),
+    /// End the stream.
+    Close(Close),
+}
+
+/// Why a stream ends: the gRPC code and reason are the driver's to map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Close {
+    /// The agent said goodbye.
+    Goodbye(String),
+    /// FAILED_PRECONDITION, PROTOCOL_UNSUPPORTED.
+    Refused(Refusal),
+    /// INVALID_ARGUMENT, PROTOCOL_VIOLATION: the agent does what the contract forbids.
+    Violation(&'static str),
+    /// DEADLINE_EXCEEDED, HELLO_TIMEOUT.
+    HelloTimeout,
+    /// DEADLINE_EXCEEDED, STREAM_SILENT.
+    Silent,
+    /// DEADLINE_EXCEEDED, CONFIG_TIMEOUT: a new stream starts from what the agent has.
+    ConfigTimeout,
+    /// ABORTED, STREAM_SUPERSEDED.
+    Superseded,
+    /// UNAVAILABLE, INGEST_FAILED.
+    IngestFailed,
+}
+
+/// A stream of a node.
+#[derive(Debug, Clone)]
+pub struct Session {
+    node: NodeId,
+    pace: Pace,
+    limits: Limits,
+    phase: Phase,
+    generation: Generation,
+    heard_at_ms: i64,
+    quarantined: bool,
+    /// Batches that wait for the transaction under way.
+    batches: VecDeque<Batch>,
+    segments: VecDeque<Segments>,
+    leases: Vec<LeaseState>,
+    ingesting: usize,
+    config: Config,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    AwaitingHello,
+    Opening,
+    Live,
+    Closed,
+}
+
+/// Where desired state stands: one update at a time.
+#[derive(Debug, Clone, Default)]
+struct Config {
+    /// What the agent has in force or has refused, as it says: the same is not sent again.
+    answered: Option<AppliedState>,
+    /// Up to where the change log has been read.
+    read: Revision,
+    /// The state may differ from what was read last.
+    stale: bool,
+    loading: bool,
+    /// A read failed: it is tried again with the next tick.
+    failed: bool,
+    sent: Option<(AppliedState, i64)>,
+}
+
+impl Session {
+    /// A stream that was just opened by a node, whose certificate is verified.
+    pub fn new(node: NodeId, pace: Pace, limits: Limits, now_ms: i64) -> Self {
+        Self {
+            node,
+            pace,
+            limits,
+            phase: Phase::AwaitingHello,
+            generation: Generation(0),
+            heard_at_ms: now_ms,
+            quarantined: false,
+            batches: VecDeque::new(),
+            segments: VecDeque::new(),
+            leases: Vec::new(),
+            ingesting: 0,
+            config: Config::default(),
+        }
+    }
+
+    /// The stream's generation; 0 before it is open.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Whether the stream has ended.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Takes an event.
+    pub fn step(&mut self, event: Event, now_ms: i64) -> Vec<Effect> {
+        if self.phase == Phase::Closed {
+            return Vec::new();
+        }
+        let mut effects = Vec::new();
+        match event {
+            Event::Frame(frame) => {
+                self.heard_at_ms = now_ms;
+                self.take_frame(frame, &mut effects);
+            }
+            Event::Opened(Ok(opening)) => self.opened(*opening, &mut effects),
+            Event::Opened(Err(refusal)) => self.close(Close::Refused(refusal), &mut effects),
+            Event::Ingested(reply) => self.ingested(reply, &mut effects),
+            Event::IngestFailed => self.close(Close::IngestFailed, &mut effects),
+            Event::Revision(revision) => {
+                self.config.stale |= revision > self.config.read;
+            }
+            Event::State { revision, data } => self.push(revision, &data, now_ms, &mut effects),
+            Event::LoadFailed => {
+                self.config.loading = false;
+                self.config.failed = true;
+            }
+            Event::Grants(grants) if self.phase == Phase::Live && !self.quarantined => {
+                effects.push(send_ack(UsageAck {
+                    grants,
+                    ..UsageAck::default()
+                }));
+            }
+            Event::Grants(_) => {}
+            Event::Superseded => self.close(Close::Superseded, &mut effects),
+            Event::Drain { spread_ms } => effects.push(Effect::Send(Down::Drain { spread_ms })),
+            Event::Tick => self.check_deadlines(now_ms, &mut effects),
+        }
+        if self.phase == Phase::Live {
+            self.submit(&mut effects);
+            self.refresh(&mut effects);
+        }
+        effects
+    }
+
+    fn take_frame(&mut self, frame: Up, effects: &mut Vec<Effect>) {
+        match (self.phase, frame) {
+            (Phase::AwaitingHello, Up::Hello(hello)) => {
+                self.phase = Phase::Opening;
+                self.config.answered = hello.applied;
+                self.leases.clone_from(&hello.leases);
+                effects.push(Effect::Open(hello));
+            }
+            (Phase::AwaitingHello, _) => self.violation("the first frame is not Hello", effects),
+            (_, Up::Hello(_)) => self.violation("a second Hello", effects),
+            (_, Up::Goodbye(reason)) => self.close(Close::Goodbye(reason), effects),
+            (Phase::Opening, _) => self.violation("a frame before Welcome", effects),
+            (_, Up::Batch(batch)) => {
+                if self.batches.len() + self.ingesting >= self.pace.window as usize {
+                    return self.violation("more batches in flight than the window", effects);
+                }
+                self.batches.push_back(batch);
+            }
+            (_, Up::Segments(segments)) => {
+                if self.segments.len() >= self.limits.waiting {
+                    return self.violation("more segments than were asked for", effects);
+                }
+                self.segments.push_back(segments);
+            }
+            (_, Up::LeaseReport(leases)) => {
+                // States, not changes: the newest of a lease stands for all before it.
+                self.leases
+                    .retain(|known| !leases.iter().any(|new| new.lease == known.lease));
+                self.leases.extend(leases);
+                if self.leases.len() > self.limits.waiting.saturating_mul(16_384) {
+                    self.violation("more lease reports than can wait", effects);
+                }
+            }
+            (_, Up::Health(health)) => effects.push(Effect::Alive(health)),
+            (_, Up::ConfigAck(ack)) => self.config_answered(ack, effects),
+        }
+    }
+
+    fn opened(&mut self, opening: Opening, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Live;
+        self.generation = opening.welcome.generation;
+        self.quarantined = opening.welcome.quarantined.is_some();
+        if self.quarantined || opening.strand_leases {
+            self.leases.clear();
+        }
+        effects.push(Effect::Send(Down::Welcome(Box::new(opening.welcome))));
+        if opening.ack != UsageAck::default() {
+            effects.push(send_ack(opening.ack));
+        }
+        // Whatever the change log says, a new stream is compared with the desired state once.
+        self.config.stale = true;
+    }
+
+    /// Hands what waits to a transaction, unless one is under way. What a quarantined node
+    /// sends stays in its spool: it is neither billed nor acknowledged.
+    fn submit(&mut self, effects: &mut Vec<Effect>) {
+        let nothing = self.batches.is_empty() && self.segments.is_empty() && self.leases.is_empty();
+        if self.ingesting > 0 || nothing {
+            return;
+        }
+        let batches: Vec<_> = self
+            .batches
+            .drain(..)
+            .map(|batch| {
+                let payload =
+                    wire::decode_payload(&batch.payload).map_err(|error| error.to_string());
+                Decoded { batch, payload }
+            })
+            .collect();
+        // A transaction without batches counts too: one at a time.
+        self.ingesting = batches.len().max(1);
+        effects.push(Effect::Ingest(Submission {
+            node: self.node,
+            generation: self.generation,
+            batches,
+            segments: self.segments.drain(..).collect(),
+            leases: std::mem::take(&mut self.leases),
+        }));
+    }
+
+    fn ingested(&mut self, reply: Reply, effects: &mut Vec<Effect>) {
+        self.ingesting = 0;
+        if reply.superseded {
+            return self.close(Close::Superseded, effects);
+        }
+        self.quarantined |= reply.quarantined.is_some();
+        let ack = UsageAck {
+            committed: reply.committed,
+            resend_from: reply.resend_from,
+            quarantined: reply.quarantined,
+            missing_segments: reply.missing_segments,
+            grants: reply.grants,
+        };
+        if ack != UsageAck::default() {
+            effects.push(send_ack(ack));
+        }
+    }
+
+    /// Asks for the desired state when the change log has moved and nothing is under way.
+    fn refresh(&mut self, effects: &mut Vec<Effect>) {
+        let config = &mut self.config;
+        if config.stale && !config.loading && !config.failed && config.sent.is_none() {
+            config.stale = false;
+            config.loading = true;
+            effects.push(Effect::LoadState);
+        }
+    }
+
+    fn push(&mut self, revision: Revision, data: &Bytes, now_ms: i64, effects: &mut Vec<Effect>) {
+        let config = &mut self.config;
+        config.loading = false;
+        config.read = config.read.max(revision);
+        let state = AppliedState {
+            revision,
+            digest: Digest::of(data),
+        };
+        if config
+            .answered
+            .is_some_and(|answered| answered.digest == state.digest)
+        {
+            // Changes since then did not concern this node.
+            effects.push(Effect::Applied {
+                state,
+                errors: Vec::new(),
+            });
+            return;
+        }
+        config.sent = Some((state, now_ms));
+        effects.extend(
+            wire::chunks(revision, data).map(|piece| Effect::Send(Down::ConfigUpdate(piece))),
+        );
+    }
+
+    fn config_answered(&mut self, ack: ConfigAck, effects: &mut Vec<Effect>) {
+        if self.config.sent.is_some_and(|(sent, _)| sent == ack.state) {
+            self.config.sent = None;
+        }
+        self.config.answered = Some(ack.state);
+        effects.push(Effect::Applied {
+            state: ack.state,
+            errors: ack.errors,
+        });
+    }
+
+    fn check_deadlines(&mut self, now_ms: i64, effects: &mut Vec<Effect>) {
+        self.config.stale |= std::mem::take(&mut self.config.failed);
+        let silent_for = now_ms.saturating_sub(self.heard_at_ms);
+        if self.phase == Phase::AwaitingHello && silent_for >= self.limits.hello_ms {
+            return self.close(Close::HelloTimeout, effects);
+        }
+        if silent_for >= self.limits.silence_ms {
+            return self.close(Close::Silent, effects);
+        }
+        let config_since = self.config.sent.map(|(_, at)| now_ms.saturating_sub(at));
+        if config_since.is_some_and(|waited| waited >= self.limits.config_ms) {
+            self.close(Close::ConfigTimeout, effects);
+        }
+    }
+
+    fn violation(&mut self, what: &'static str, effects: &mut Vec<Effect>) {
+        self.close(Close::Violation(what), effects);
+    }
+
+    fn close(&mut self, why: Close, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Closed;
+        effects.push(Effect::Close(why));
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hello_ms: 10_000,
+            silence_ms: 30_000,
+            config_ms: 120_000,
+            waiting: 64,
+        }
+    }
+}
+
+fn send_ack(ack: UsageAck) -> Effect {
+    Effect::Send(Down::UsageAck(ack))
+}
