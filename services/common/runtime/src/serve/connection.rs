@@ -56,7 +56,7 @@ impl Shared {
         Self {
             router: router.with_state(()),
             tls,
-            limits,
+            handshake_deadline: limits.handshake_deadline,
             http,
             handshakes,
             ending,
