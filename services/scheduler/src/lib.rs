@@ -21,20 +21,11 @@ pub use runner::Runner;
 pub use service::Scheduler;
 pub use settings::Settings;
 
-/// The service, and its gRPC router for callers in the same process.
-#[derive(Debug)]
-pub struct Built {
-    /// To be started by a supervisor.
-    pub service: Service,
-    /// The same API as on the listener, with every layer.
-    pub router: axum::Router,
-}
-
-/// Builds the scheduler over `store`; `guard` decides who may call its API.
+/// Builds the scheduler (its gRPC router is `api`) over `store`; `guard` decides who may call its API.
 ///
 /// # Errors
 /// When the rows of new jobs cannot be written.
-pub async fn build<G: Guard>(settings: Settings, store: Store, guard: G) -> Result<Built, Error> {
+pub async fn build<G: Guard>(settings: Settings, store: Store, guard: G) -> Result<Service, Error> {
     let mut service = Service::new("scheduler");
     service.admin(settings.admin_listen);
     service.check("database", {
@@ -54,6 +45,6 @@ pub async fn build<G: Guard>(settings: Settings, store: Store, guard: G) -> Resu
         Ok::<(), Error>(())
     });
     let routes = Routes::new(SchedulerServiceServer::new(Guarded::new(handlers, guard)));
-    let router = service.grpc("api", Grpc::new(routes).listen(listen));
-    Ok(Built { service, router })
+    service.grpc("api", Grpc::new(routes).listen(listen));
+    Ok(service)
 }
