@@ -42,7 +42,8 @@ CREATE TABLE periods (
     down {big} NOT NULL,
     billed_bytes {big} NOT NULL,
     billed_micro INTEGER NOT NULL,
-    first_used_at {big},
+    reserved_bytes {big} NOT NULL,
+    reserved_micro INTEGER NOT NULL,
     last_used_at {big},
     PRIMARY KEY (id),
     FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id)
@@ -53,11 +54,12 @@ CREATE INDEX periods_user ON periods (tenant_id, user_id, starts_at);
 CREATE TABLE node_links (
     node_id {uuid} PRIMARY KEY NOT NULL,
     generation {big} NOT NULL,
-    state_epoch {big} NOT NULL,
     collector TEXT NOT NULL,
-    boot_id {bytes} NOT NULL,
     opened_at {big} NOT NULL,
-    facts {json} NOT NULL,
+    spool {bytes},
+    boots {json} NOT NULL,
+    boot_strikes INTEGER NOT NULL,
+    last_written_at {big},
     quarantined_at {big},
     quarantine_reason TEXT
 {pg}) WITH (fillfactor = 70);
@@ -68,8 +70,7 @@ CREATE TABLE node_cursors (
     epoch {bytes} NOT NULL,
     seq {big} NOT NULL,
     digest {bytes} NOT NULL,
-    ordinal {big} NOT NULL,
-    updated_at {big} NOT NULL,
+    successor {bytes},
     PRIMARY KEY (node_id, epoch)
 {pg}) WITH (fillfactor = 70);
 {lite}) STRICT, WITHOUT ROWID;
@@ -90,41 +91,38 @@ CREATE TABLE marks (
     peer_id {uuid} NOT NULL,
     up {big} NOT NULL,
     down {big} NOT NULL,
-    PRIMARY KEY (node_id, incarnation, peer_id)
-{pg}) WITH (fillfactor = 70);
-{lite}) STRICT, WITHOUT ROWID;
-
-CREATE TABLE missing_segments (
-    node_id {uuid} NOT NULL,
-    incarnation {bytes} NOT NULL,
-    peer_id {uuid} NOT NULL,
-    up {big} NOT NULL,
-    down {big} NOT NULL,
-    asked_at {big} NOT NULL,
-    PRIMARY KEY (node_id, incarnation, peer_id)
-) {clustered};
-
-CREATE TABLE leases (
-    tenant_id {uuid} NOT NULL,
+    awaited_up {big},
+    awaited_down {big},
     user_id {uuid} NOT NULL,
     period_id {uuid} NOT NULL,
-    node_id {uuid} NOT NULL,
-    id {uuid} NOT NULL,
-    allowance_bytes {big} NOT NULL,
-    allowance_micro INTEGER NOT NULL,
-    asked_bytes {big} NOT NULL,
-    asked_micro INTEGER NOT NULL,
-    reported_bytes {big} NOT NULL,
-    reported_micro INTEGER NOT NULL,
-    version {big} NOT NULL,
-    answered_version {big} NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('open', 'stranded', 'closed', 'written_off')),
-    created_at {big} NOT NULL,
-    updated_at {big} NOT NULL,
-    PRIMARY KEY (period_id, node_id, id)
+    multiplier_ppm {big} NOT NULL,
+    PRIMARY KEY (node_id, incarnation, peer_id)
 {pg}) WITH (fillfactor = 70);
 {lite}) STRICT, WITHOUT ROWID;
-CREATE INDEX leases_node ON leases (node_id, user_id);
+CREATE INDEX marks_awaited ON marks (node_id) WHERE awaited_up IS NOT NULL;
+
+CREATE TABLE leases (
+    node_id {uuid} NOT NULL,
+    period_id {uuid} NOT NULL,
+    id {uuid} NOT NULL,
+    user_id {uuid} NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('current', 'stranded', 'written_off')),
+    version {big} NOT NULL,
+    answered_version {big} NOT NULL,
+    allowance_bytes {big} NOT NULL,
+    allowance_micro INTEGER NOT NULL,
+    asked_bytes {big},
+    asked_micro INTEGER,
+    billed_bytes {big} NOT NULL,
+    billed_micro INTEGER NOT NULL,
+    consumed_bytes {big} NOT NULL,
+    consumed_micro INTEGER NOT NULL,
+    moved_at {big} NOT NULL,
+    PRIMARY KEY (node_id, period_id, id)
+{pg}) WITH (fillfactor = 70);
+{lite}) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX leases_current ON leases (node_id, period_id) WHERE state = 'current';
+CREATE INDEX leases_period ON leases (period_id);
 
 CREATE TABLE usage_buckets (
     tenant_id {uuid} NOT NULL,
@@ -157,27 +155,6 @@ CREATE INDEX node_buckets_node ON node_buckets (node_id, bucket_at);
 CREATE TABLE orphan_usage (
     id {identity},
     node_id {uuid} NOT NULL,
-    epoch {bytes} NOT NULL,
-    seq {big} NOT NULL,
-    incarnation {bytes} NOT NULL,
-    peer_id {uuid} NOT NULL,
-    user_id {uuid} NOT NULL,
-    period_id {uuid} NOT NULL,
-    multiplier_ppm {big} NOT NULL,
-    bucket_at {big} NOT NULL,
-    up_from {big} NOT NULL,
-    up_to {big} NOT NULL,
-    down_from {big} NOT NULL,
-    down_to {big} NOT NULL,
-    recorded_at {big} NOT NULL
-) {table};
-CREATE INDEX orphan_usage_period ON orphan_usage (period_id);
-
-CREATE TABLE quarantine_usage (
-    id {identity},
-    node_id {uuid} NOT NULL,
-    epoch {bytes} NOT NULL,
-    seq {big} NOT NULL,
     incarnation {bytes} NOT NULL,
     peer_id {uuid} NOT NULL,
     user_id {uuid} NOT NULL,
@@ -189,7 +166,25 @@ CREATE TABLE quarantine_usage (
     down_from {big} NOT NULL,
     down_to {big} NOT NULL,
     recorded_at {big} NOT NULL,
-    reason TEXT NOT NULL,
+    reason TEXT NOT NULL
+) {table};
+CREATE INDEX orphan_usage_period ON orphan_usage (period_id);
+
+CREATE TABLE quarantine_usage (
+    id {identity},
+    tenant_id {uuid} NOT NULL,
+    node_id {uuid} NOT NULL,
+    incarnation {bytes} NOT NULL,
+    peer_id {uuid} NOT NULL,
+    user_id {uuid} NOT NULL,
+    period_id {uuid} NOT NULL,
+    multiplier_ppm {big} NOT NULL,
+    bucket_at {big} NOT NULL,
+    up_from {big} NOT NULL,
+    up_to {big} NOT NULL,
+    down_from {big} NOT NULL,
+    down_to {big} NOT NULL,
+    recorded_at {big} NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('waiting', 'released', 'rejected')),
     decided_at {big},
     decided_by {uuid}
@@ -215,7 +210,6 @@ DROP TABLE orphan_usage;
 DROP TABLE node_buckets;
 DROP TABLE usage_buckets;
 DROP TABLE leases;
-DROP TABLE missing_segments;
 DROP TABLE marks;
 DROP TABLE batch_digests;
 DROP TABLE node_cursors;

@@ -5,15 +5,18 @@
 //! - A tenant is part of every key and every query; another tenant's resource is not found.
 //! - Secrets arrive sealed: the store sees opaque bytes.
 //! - Locks are taken in one order, so that no two transactions wait for each other: node →
-//!   cursor → owner → group → user → address pool → period → lease and usage (sorted) → change log.
+//!   cursor → owner → group → period → user → address pool → lease and usage (sorted) → change log.
 
 mod accounts;
 mod addresses;
+mod amount;
 mod authorities;
 mod bindings;
 mod certificates;
 mod changes;
 mod connect;
+mod connections;
+mod desired;
 mod doorbell;
 mod entity;
 mod error;
@@ -22,6 +25,7 @@ mod idempotency;
 mod inbounds;
 mod jobs;
 mod join_tokens;
+mod node_states;
 mod nodes;
 mod page;
 mod peers;
@@ -31,6 +35,10 @@ mod signing_keys;
 mod sql;
 mod tenants;
 mod transaction;
+mod usage;
+mod user_change;
+mod user_create;
+mod users;
 
 pub use accounts::{Account, Membership, NewAccount, Role};
 pub use authorities::{Authority, AuthorityState, NewAuthority};
@@ -38,17 +46,24 @@ pub use bindings::{Binding, MakeNodeKey, NodeKey};
 pub use certificates::{CertificateState, NewNodeCertificate, NodeCertificate, NodeIdentity};
 pub use changes::{Change, ChangeKind, Changes, LogPosition};
 pub use connect::{Backend, Options, Store};
+pub use connections::Connection;
+pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodeUser};
 pub use error::{Result, StoreError};
 pub use groups::{Group, GroupPatch, NewGroup};
 pub use idempotency::RequestKey;
 pub use inbounds::{Inbound, InboundPatch, NewInbound, NodeSelector, WireGuard};
 pub use jobs::{Job, JobEnd, JobLease, JobRun};
 pub use join_tokens::{JoinToken, NewJoinToken};
+pub use node_states::{Engine, Liveness, NodeState, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use page::Page;
 pub use sessions::{NewSession, Rotation, Session};
 pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
 pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
+pub use usage::{Usage, UsageQuery, UsageSeries};
+pub use user_change::UserPatch;
+pub use user_create::{MAX_NEW_USERS, NewDevice, NewUser};
+pub use users::{Period, User, UserFilter};
 
 /// A fresh id: UUIDv7 with random bits, so that none comes twice, not even after the database
 /// was restored from an older backup.

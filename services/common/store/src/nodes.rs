@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use sea_orm::sea_query::LockType;
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect,
+};
 use vpnpanel_domain::{Multiplier, NodeId, TenantId};
 
 use crate::bindings::{self, MakeNodeKey};
@@ -149,12 +152,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn any_node(&self, id: NodeId) -> Result<Node> {
-        Entity::find_by_id(id.uuid())
-            .filter(Column::DeletedAt.is_null())
-            .one(self.read())
-            .await?
-            .ok_or(StoreError::NotFound("node"))?
-            .try_into()
+        load(self.read(), id).await
     }
 
     /// Nodes of a tenant or, with `None`, the shared ones, in the order they were made.
@@ -258,6 +256,16 @@ impl Store {
         tx.changed(Entry::new(ChangeKind::Node, tenant, id).on_node(id));
         tx.commit().await
     }
+}
+
+/// A live node, whoever owns it.
+pub(crate) async fn load(db: &impl ConnectionTrait, id: NodeId) -> Result<Node> {
+    Entity::find_by_id(id.uuid())
+        .filter(Column::DeletedAt.is_null())
+        .one(db)
+        .await?
+        .ok_or(StoreError::NotFound("node"))?
+        .try_into()
 }
 
 /// Locks a live node of an owner.

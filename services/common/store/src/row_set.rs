@@ -14,6 +14,8 @@ pub(crate) enum Column {
     Big,
     Bytes,
     Text,
+    /// A JSON text, for a JSON column.
+    Json,
 }
 
 /// One value of a row.
@@ -106,6 +108,7 @@ impl RowSet {
                         Column::Big => "bigint",
                         Column::Bytes => "bytea",
                         Column::Text => "text",
+                        Column::Json => "text[]::jsonb",
                     };
                     // Writing into a String does not fail.
                     let _ = write!(arrays, "{separator}${}::{kind}[]", first + index);
@@ -121,7 +124,7 @@ impl RowSet {
                         Column::Id | Column::Bytes => {
                             write!(fields, "{separator}unhex(value ->> {index}) AS {name}")
                         }
-                        Column::Big | Column::Text => {
+                        Column::Big | Column::Text | Column::Json => {
                             write!(fields, "{separator}value ->> {index} AS {name}")
                         }
                     };
@@ -142,7 +145,7 @@ impl RowSet {
                         Column::Id => ArrayType::Uuid,
                         Column::Big => ArrayType::BigInt,
                         Column::Bytes => ArrayType::Bytes,
-                        Column::Text => ArrayType::String,
+                        Column::Text | Column::Json => ArrayType::String,
                     };
                     Value::Array(kind, Some(Box::new(array)))
                 })

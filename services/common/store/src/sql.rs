@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 /// A statement out of a text with tokens: `{for_update}` and `{for_share}` lock the rows read on
 /// Postgres (SQLite has one writer, which holds everything). The former is the lock that an
-/// UPDATE takes, so that rows which refer to a locked one can still be inserted.
+/// UPDATE takes, so that rows which refer to a locked one can still be inserted;
+/// `{for_update_free}` leaves out rows that somebody else has locked.
 pub(crate) fn statement(
     db: &impl ConnectionTrait,
     text: impl Into<String>,
@@ -19,6 +20,7 @@ pub(crate) fn statement(
         let lock = |words| if postgres { words } else { "" };
         text = text
             .replace("{for_update}", lock("FOR NO KEY UPDATE"))
+            .replace("{for_update_free}", lock("FOR NO KEY UPDATE SKIP LOCKED"))
             .replace("{for_share}", lock("FOR SHARE"));
     }
     Statement::from_sql_and_values(backend, text, values)

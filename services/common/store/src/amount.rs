@@ -1,0 +1,43 @@
+//! Billed amounts in two columns: whole bytes, and the millionths of a byte. Exact on both
+//! databases, and what a limit is compared with is a plain integer.
+
+use sea_orm::{DbErr, QueryResult};
+use vpnpanel_domain::MicroBytes;
+use vpnpanel_domain::bytes::MICRO;
+
+use crate::sql;
+
+/// The two columns of an amount.
+pub(crate) fn split(amount: MicroBytes) -> (i64, i64) {
+    let bytes = i64::try_from(amount.get() / MICRO).unwrap_or(i64::MAX);
+    let micro = i64::try_from(amount.get() % MICRO).unwrap_or(0);
+    (bytes, micro)
+}
+
+/// An amount out of its two columns. `micro` may be a sum of many.
+pub(crate) fn join(bytes: i64, micro: i64) -> MicroBytes {
+    let micro = u128::from(sql::unsigned(micro));
+    MicroBytes::new(u128::from(sql::unsigned(bytes)) * MICRO + micro)
+}
+
+/// Reads an amount at `index` and `index + 1`.
+pub(crate) fn get(row: &QueryResult, index: usize) -> Result<MicroBytes, DbErr> {
+    let bytes: i64 = sql::get(row, index)?;
+    let micro: i32 = sql::get(row, index + 1)?;
+    Ok(join(bytes, i64::from(micro)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_survives_its_columns() {
+        for micro in [0, 1, 999_999, 1_000_000, 123_456_789_012_345_678_901] {
+            let amount = MicroBytes::new(micro);
+            let (bytes, rest) = split(amount);
+            assert_eq!(join(bytes, rest), amount);
+        }
+        assert_eq!(join(1, 2_500_000), MicroBytes::new(3_500_000));
+    }
+}

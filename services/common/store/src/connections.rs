@@ -1,0 +1,118 @@
+//! The ways in which a user's devices connect: each device, on each inbound of its groups, to each
+//! node that opens it.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use vpnpanel_domain::{DeviceId, InboundId, NodeId, PeerId, TenantId, UserId};
+
+use crate::connect::Store;
+use crate::error::{Result, StoreError};
+use crate::inbounds::WireGuard;
+use crate::sql;
+
+/// One way for one device to connect.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// The peer.
+    pub peer_id: PeerId,
+    /// The device.
+    pub device_id: DeviceId,
+    /// Its name.
+    pub device_name: String,
+    /// Its private key, sealed; `None` when the user keeps it.
+    pub sealed_private_key: Option<Vec<u8>>,
+    /// Its preshared key, sealed.
+    pub sealed_preshared_key: Option<Vec<u8>>,
+    /// Its address.
+    pub ipv4: Ipv4Addr,
+    /// Its address, where the inbound has IPv6.
+    pub ipv6: Option<Ipv6Addr>,
+    /// The inbound.
+    pub inbound_id: InboundId,
+    /// Its name.
+    pub inbound_name: String,
+    /// What the inbound opens.
+    pub wireguard: WireGuard,
+    /// The node.
+    pub node_id: NodeId,
+    /// Its name.
+    pub node_name: String,
+    /// Host name or IP address at which devices reach it.
+    pub node_address: String,
+    /// The node's public key for the inbound.
+    pub node_public_key: Vec<u8>,
+}
+
+impl Store {
+    /// A user's connections by inbound and node name, nodes that are disabled left out.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for the user.
+    pub async fn connections(&self, tenant: TenantId, user: UserId) -> Result<Vec<Connection>> {
+        let db = self.snapshot().await?;
+        sql::one(
+            &db,
+            "SELECT 1 FROM users WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",
+            vec![tenant.uuid().into(), user.uuid().into()],
+        )
+        .await?
+        .ok_or(StoreError::NotFound("user"))?;
+        let rows = sql::all(
+            &db,
+            "SELECT p.id, d.id, d.name, d.sealed_private_key, d.sealed_preshared_key, p.ipv4,
+                    i.id, i.name, i.settings, n.id, n.name, n.address, b.public_key
+             FROM peers p
+             JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
+             JOIN inbounds i ON i.id = p.inbound_id
+             JOIN inbound_nodes b ON b.inbound_id = p.inbound_id
+             JOIN nodes n ON n.id = b.node_id
+             WHERE p.tenant_id = $1 AND p.user_id = $2
+               AND n.deleted_at IS NULL AND NOT n.disabled
+             ORDER BY i.name_key, n.name_key, d.id",
+            vec![tenant.uuid().into(), user.uuid().into()],
+        )
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let wireguard: WireGuard = serde_json::from_value(sql::get(row, 8)?)
+                    .map_err(|error| StoreError::corrupt("inbounds.settings", error))?;
+                let ipv4 = address(sql::get(row, 5)?)?;
+                Ok(Connection {
+                    peer_id: PeerId::new(sql::get(row, 0)?),
+                    device_id: DeviceId::new(sql::get(row, 1)?),
+                    device_name: sql::get(row, 2)?,
+                    sealed_private_key: sql::get(row, 3)?,
+                    sealed_preshared_key: sql::get(row, 4)?,
+                    ipv4,
+                    ipv6: wireguard.ipv6_of(ipv4),
+                    inbound_id: InboundId::new(sql::get(row, 6)?),
+                    inbound_name: sql::get(row, 7)?,
+                    wireguard,
+                    node_id: NodeId::new(sql::get(row, 9)?),
+                    node_name: sql::get(row, 10)?,
+                    node_address: sql::get(row, 11)?,
+                    node_public_key: sql::get(row, 12)?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// An address out of its column.
+pub(crate) fn address(value: i64) -> Result<Ipv4Addr> {
+    u32::try_from(value)
+        .map(Ipv4Addr::from)
+        .map_err(|error| StoreError::corrupt("peers.ipv4", error))
+}
+
+/// Without the sealed keys.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer_id", &self.peer_id)
+            .field("inbound_name", &self.inbound_name)
+            .field("node_name", &self.node_name)
+            .finish_non_exhaustive()
+    }
+}

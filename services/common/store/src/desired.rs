@@ -1,0 +1,205 @@
+//! What a node should do, read at one moment by a handful of set queries: its inbounds, the peers
+//! on them, and what bounds each user. Keys are sealed still; the caller opens them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use vpnpanel_domain::{
+    InboundId, Limit, NodeId, PeerId, PeriodId, TenantId, UserFacts, UserId, UserStatus,
+};
+
+use crate::changes::{self, LogPosition};
+use crate::connect::Store;
+use crate::connections::address;
+use crate::error::{Result, StoreError};
+use crate::inbounds::WireGuard;
+use crate::nodes::{self, Node};
+use crate::{amount, sql};
+
+/// Everything that a node should do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredFacts {
+    /// Where in the change log this was read: it holds every change up to there.
+    pub position: LogPosition,
+    /// The node's settings.
+    pub node: Node,
+    /// Inbounds to open, by id.
+    pub inbounds: Vec<NodeInbound>,
+    /// Users that have peers on them, by id. Empty while the node is disabled.
+    pub users: Vec<NodeUser>,
+}
+
+/// An inbound to open on the node.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NodeInbound {
+    /// Its id.
+    pub id: InboundId,
+    /// The private key of this node for it, sealed.
+    pub sealed_private_key: Vec<u8>,
+    /// What is opened.
+    pub wireguard: WireGuard,
+}
+
+/// A user with peers on the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeUser {
+    /// Its id.
+    pub id: UserId,
+    /// Its tenant.
+    pub tenant_id: TenantId,
+    /// What it may do now.
+    pub status: UserStatus,
+    /// When it ends.
+    pub expires_at_ms: Option<i64>,
+    /// The period that its traffic belongs to.
+    pub period_id: PeriodId,
+    /// When that ends.
+    pub period_ends_at_ms: Option<i64>,
+    /// What it may use in it.
+    pub limit: Limit,
+    /// Its peers, by id.
+    pub peers: Vec<NodePeer>,
+}
+
+/// A device of a user on an inbound.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NodePeer {
+    /// Its id, the key of its counters.
+    pub id: PeerId,
+    /// The inbound.
+    pub inbound_id: InboundId,
+    /// Public key of the device.
+    pub public_key: Vec<u8>,
+    /// Preshared key, sealed.
+    pub sealed_preshared_key: Option<Vec<u8>>,
+    /// Address of the device.
+    pub ipv4: Ipv4Addr,
+    /// Address of the device, where the inbound has IPv6.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Store {
+    /// What a node should do.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn desired_state(&self, node: NodeId) -> Result<DesiredFacts> {
+        let now = self.now_ms();
+        let db = self.snapshot().await?;
+        let position = changes::tail(&db).await?;
+        let node = nodes::load(&db, node).await?;
+        let rows = sql::all(
+            &db,
+            "SELECT i.id, b.sealed_private_key, i.settings
+             FROM inbound_nodes b JOIN inbounds i ON i.id = b.inbound_id
+             WHERE b.node_id = $1 ORDER BY i.id",
+            vec![node.id.uuid().into()],
+        )
+        .await?;
+        let mut inbounds = Vec::with_capacity(rows.len());
+        for row in &rows {
+            inbounds.push(NodeInbound {
+                id: InboundId::new(sql::get(row, 0)?),
+                sealed_private_key: sql::get(row, 1)?,
+                wireguard: serde_json::from_value(sql::get(row, 2)?)
+                    .map_err(|error| StoreError::corrupt("inbounds.settings", error))?,
+            });
+        }
+        let users = if node.disabled || inbounds.is_empty() {
+            Vec::new()
+        } else {
+            users(&db, &inbounds, now).await?
+        };
+        db.commit().await?;
+        Ok(DesiredFacts {
+            position,
+            node,
+            inbounds,
+            users,
+        })
+    }
+}
+
+async fn users(
+    db: &sea_orm::DatabaseTransaction,
+    inbounds: &[NodeInbound],
+    now: i64,
+) -> Result<Vec<NodeUser>> {
+    let pools: BTreeMap<InboundId, &WireGuard> = inbounds
+        .iter()
+        .map(|inbound| (inbound.id, &inbound.wireguard))
+        .collect();
+    let text = format!(
+        "SELECT u.id, u.tenant_id, u.disabled, u.expires_at, u.on_hold, q.id, q.ends_at,
+                q.limit_bytes, q.billed_bytes, q.billed_micro,
+                p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key
+         FROM peers p
+         JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
+         JOIN periods q ON q.id = u.period_id
+         JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
+         WHERE p.inbound_id {} AND u.deleted_at IS NULL
+         ORDER BY u.id, p.id",
+        sql::in_ids(db, 1)
+    );
+    let ids = sql::ids(db, pools.keys().copied());
+    let mut users: Vec<NodeUser> = Vec::new();
+    for row in &sql::all(db, text, vec![ids]).await? {
+        let id = UserId::new(sql::get(row, 0)?);
+        if users.last().is_none_or(|user| user.id != id) {
+            let facts = UserFacts {
+                deleted: false,
+                disabled: sql::get(row, 2)?,
+                expires_at_ms: sql::get(row, 3)?,
+                limit: Limit::from_wire(sql::unsigned(sql::get(row, 7)?)),
+                used: amount::get(row, 8)?,
+                on_hold: sql::get(row, 4)?,
+            };
+            users.push(NodeUser {
+                id,
+                tenant_id: TenantId::new(sql::get(row, 1)?),
+                status: facts.status(now),
+                expires_at_ms: facts.expires_at_ms,
+                period_id: PeriodId::new(sql::get(row, 5)?),
+                period_ends_at_ms: sql::get(row, 6)?,
+                limit: facts.limit,
+                peers: Vec::new(),
+            });
+        }
+        let inbound_id = InboundId::new(sql::get(row, 11)?);
+        let ipv4 = address(sql::get(row, 12)?)?;
+        let peer = NodePeer {
+            id: PeerId::new(sql::get(row, 10)?),
+            inbound_id,
+            public_key: sql::get(row, 13)?,
+            sealed_preshared_key: sql::get(row, 14)?,
+            ipv4,
+            ipv6: pools.get(&inbound_id).and_then(|pool| pool.ipv6_of(ipv4)),
+        };
+        if let Some(user) = users.last_mut() {
+            user.peers.push(peer);
+        }
+    }
+    Ok(users)
+}
+
+/// Without the sealed key.
+impl fmt::Debug for NodeInbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeInbound")
+            .field("id", &self.id)
+            .field("wireguard", &self.wireguard)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Without the sealed key.
+impl fmt::Debug for NodePeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodePeer")
+            .field("id", &self.id)
+            .field("inbound_id", &self.inbound_id)
+            .field("ipv4", &self.ipv4)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,309 @@
+//! How nodes are: connected or not, what their engines say, how far they have applied their
+//! desired state. Liveness is written for many nodes at once. Every write of a stream is fenced by
+//! its generation: a stream that was superseded changes nothing here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use vpnpanel_domain::NodeId;
+use vpnpanel_link::{AppliedState, Digest, Generation, Revision};
+
+use crate::connect::Store;
+use crate::error::{Result, StoreError};
+use crate::row_set::{Cell, Column, RowSet};
+use crate::sql;
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeState {
+    /// Its agent has a stream.
+    pub connected: bool,
+    /// When it was last heard of.
+    pub seen_at_ms: Option<i64>,
+    /// Version of its agent.
+    pub agent_version: String,
+    /// Its engines.
+    pub engines: Vec<Engine>,
+    /// Why it is quarantined, where it is.
+    pub quarantined: Option<String>,
+    /// What it was told last.
+    pub desired: Option<AppliedState>,
+    /// When.
+    pub desired_at_ms: Option<i64>,
+    /// What it has applied.
+    pub applied: Option<AppliedState>,
+    /// When.
+    pub applied_at_ms: Option<i64>,
+    /// The last revision of which it could not apply everything; 0 is none.
+    pub refused_revision: u64,
+    /// What of it.
+    pub refused: Vec<ResourceError>,
+    /// Batches that wait for acknowledgement on its disk.
+    pub unacked_batches: u64,
+    /// Their bytes.
+    pub unacked_bytes: u64,
+    /// When its current certificate ends.
+    pub certificate_expires_at_ms: Option<i64>,
+}
+
+/// A data plane on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Engine {
+    /// For example "wireguard".
+    pub kind: String,
+    /// Implementation and version.
+    pub version: String,
+    /// It runs and is configured.
+    pub healthy: bool,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+/// A resource that a node could not apply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceError {
+    /// "inbound" or "peer".
+    pub kind: String,
+    /// Its id.
+    pub id: String,
+    /// What was wrong and what to do.
+    pub message: String,
+}
+
+/// A sign of life.
+#[derive(Debug, Clone)]
+pub struct Liveness {
+    /// The node.
+    pub node_id: NodeId,
+    /// The stream it came on.
+    pub generation: Generation,
+    /// When it came.
+    pub seen_at_ms: i64,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Its engines.
+    pub engines: Vec<Engine>,
+    /// Batches that wait for acknowledgement.
+    pub unacked_batches: u64,
+    /// Their bytes.
+    pub unacked_bytes: u64,
+}
+
+/// Only while the stream is the node's newest.
+const FENCE: &str = "EXISTS (SELECT 1 FROM node_links l
+    WHERE l.node_id = node_states.node_id AND l.generation =";
+
+impl Store {
+    /// Writes signs of life of many nodes; a node comes once.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn record_liveness(&self, signs: &[Liveness]) -> Result<()> {
+        let tx = self.begin().await?;
+        let mut rows = RowSet::new(
+            &*tx,
+            &[
+                ("node_id", Column::Id),
+                ("generation", Column::Big),
+                ("seen_at", Column::Big),
+                ("agent_version", Column::Text),
+                ("engines", Column::Json),
+                ("batches", Column::Big),
+                ("bytes", Column::Big),
+            ],
+        );
+        let mut sorted: Vec<_> = signs.iter().collect();
+        sorted.sort_by_key(|sign| sign.node_id);
+        for sign in sorted {
+            let engines = serde_json::json!(sign.engines).to_string();
+            rows.push([
+                Cell::Id(sign.node_id.uuid()),
+                Cell::Big(sql::signed(sign.generation.get())),
+                Cell::Big(sign.seen_at_ms),
+                Cell::Text(&sign.agent_version),
+                Cell::Text(&engines),
+                Cell::Big(sql::signed(sign.unacked_batches)),
+                Cell::Big(sql::signed(sign.unacked_bytes)),
+            ]);
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "UPDATE node_states SET connected = $1, seen_at = s.seen_at,
+                agent_version = s.agent_version, engines = s.engines,
+                unacked_batches = s.batches, unacked_bytes = s.bytes
+             FROM {} WHERE node_states.node_id = s.node_id AND {FENCE} s.generation)",
+            rows.source(2)
+        );
+        let mut values = vec![true.into()];
+        values.extend(rows.into_values());
+        sql::run(&*tx, text, values).await?;
+        tx.commit().await
+    }
+
+    /// Notes that a node's stream has ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn record_disconnected(&self, node: NodeId, generation: Generation) -> Result<()> {
+        let tx = self.begin().await?;
+        sql::run(
+            &*tx,
+            format!("UPDATE node_states SET connected = $3 WHERE node_id = $1 AND {FENCE} $2)"),
+            vec![
+                node.uuid().into(),
+                sql::signed(generation.get()).into(),
+                false.into(),
+            ],
+        )
+        .await?;
+        tx.commit().await
+    }
+
+    /// Notes what a node was told.
+    ///
+    /// # Errors
+    /// [`StoreError::StreamSuperseded`].
+    pub async fn record_desired(
+        &self,
+        node: NodeId,
+        generation: Generation,
+        state: AppliedState,
+    ) -> Result<()> {
+        let tx = self.begin().await?;
+        let now = tx.now;
+        let told = sql::run(
+            &*tx,
+            format!(
+                "UPDATE node_states SET desired_revision = $3, desired_digest = $4,
+                    desired_at = $5 WHERE node_id = $1 AND {FENCE} $2)"
+            ),
+            vec![
+                node.uuid().into(),
+                sql::signed(generation.get()).into(),
+                sql::signed(state.revision.get()).into(),
+                state.digest.as_bytes().to_vec().into(),
+                now.into(),
+            ],
+        )
+        .await?;
+        fenced(told)?;
+        tx.commit().await
+    }
+
+    /// Notes what a node has applied, and what of it failed.
+    ///
+    /// # Errors
+    /// [`StoreError::StreamSuperseded`].
+    pub async fn record_applied(
+        &self,
+        node: NodeId,
+        generation: Generation,
+        state: AppliedState,
+        errors: &[ResourceError],
+    ) -> Result<()> {
+        let tx = self.begin().await?;
+        let revision = sql::signed(state.revision.get());
+        let refused = if errors.is_empty() { 0 } else { revision };
+        let now = tx.now;
+        let applied = sql::run(
+            &*tx,
+            format!(
+                "UPDATE node_states SET applied_revision = $3, applied_digest = $4,
+                    applied_at = $5, refused_revision = $6, refused_errors = $7
+                 WHERE node_id = $1 AND {FENCE} $2)"
+            ),
+            vec![
+                node.uuid().into(),
+                sql::signed(generation.get()).into(),
+                revision.into(),
+                state.digest.as_bytes().to_vec().into(),
+                now.into(),
+                refused.into(),
+                serde_json::json!(errors).into(),
+            ],
+        )
+        .await?;
+        fenced(applied)?;
+        tx.commit().await
+    }
+
+    /// How nodes are; one that was never heard of is left out.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn node_states(&self, nodes: &[NodeId]) -> Result<BTreeMap<NodeId, NodeState>> {
+        let db = self.read();
+        let text = format!(
+            "SELECT s.node_id, s.connected, s.seen_at, s.agent_version, s.engines,
+                    l.quarantine_reason, s.desired_revision, s.desired_digest, s.desired_at,
+                    s.applied_revision, s.applied_digest, s.applied_at, s.refused_revision,
+                    s.refused_errors, s.unacked_batches, s.unacked_bytes,
+                    (SELECT MAX(c.not_after) FROM node_certificates c
+                     WHERE c.node_id = s.node_id AND c.state = 'current')
+             FROM node_states s LEFT JOIN node_links l ON l.node_id = s.node_id
+             WHERE s.node_id {}",
+            sql::in_ids(db, 1)
+        );
+        let ids = sql::ids(db, nodes.iter().copied());
+        let mut states = BTreeMap::new();
+        for row in &sql::all(db, text, vec![ids]).await? {
+            let state = NodeState {
+                connected: sql::get(row, 1)?,
+                seen_at_ms: sql::get(row, 2)?,
+                agent_version: sql::get(row, 3)?,
+                engines: serde_json::from_value(sql::get(row, 4)?)
+                    .map_err(|error| StoreError::corrupt("node_states.engines", error))?,
+                quarantined: sql::get(row, 5)?,
+                desired: named(sql::get(row, 6)?, &sql::get::<Vec<u8>>(row, 7)?)?,
+                desired_at_ms: sql::get(row, 8)?,
+                applied: named(sql::get(row, 9)?, &sql::get::<Vec<u8>>(row, 10)?)?,
+                applied_at_ms: sql::get(row, 11)?,
+                refused_revision: sql::unsigned(sql::get(row, 12)?),
+                refused: serde_json::from_value(sql::get(row, 13)?)
+                    .map_err(|error| StoreError::corrupt("node_states.refused_errors", error))?,
+                unacked_batches: sql::unsigned(sql::get(row, 14)?),
+                unacked_bytes: sql::unsigned(sql::get(row, 15)?),
+                certificate_expires_at_ms: sql::get(row, 16)?,
+            };
+            states.insert(NodeId::new(sql::get(row, 0)?), state);
+        }
+        Ok(states)
+    }
+
+    /// Takes a collector's nodes for disconnected: it has just started, or is gone.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn disconnect_all(&self, collector: &str) -> Result<u64> {
+        let tx = self.begin().await?;
+        let count = sql::run(
+            &*tx,
+            "UPDATE node_states SET connected = $2 WHERE collector = $1 AND connected",
+            vec![collector.into(), false.into()],
+        )
+        .await?;
+        tx.commit().await?;
+        Ok(count)
+    }
+}
+
+fn fenced(rows: u64) -> Result<()> {
+    if rows == 0 {
+        Err(StoreError::StreamSuperseded)
+    } else {
+        Ok(())
+    }
+}
+
+fn named(revision: i64, digest: &[u8]) -> Result<Option<AppliedState>> {
+    if digest.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(AppliedState {
+        revision: Revision(sql::unsigned(revision)),
+        digest: Digest::try_from(digest)
+            .map_err(|error| StoreError::corrupt("node_states digest", error))?,
+    }))
+}

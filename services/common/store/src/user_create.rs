@@ -1,0 +1,299 @@
+//! Making users: each with its first period, its devices, and a peer with an address on every
+//! inbound of its groups, in one transaction; one user or a thousand at once.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use sea_orm::{ActiveValue, EntityTrait};
+use vpnpanel_domain::{
+    DeviceId, GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Schedule, TenantId, UserFacts,
+    UserId, Zone,
+};
+
+use crate::changes::Entry;
+use crate::connect::Store;
+use crate::entity::{device, user};
+use crate::error::{Result, StoreError};
+use crate::idempotency::{self, RequestKey};
+use crate::peers::{self, Scope};
+use crate::row_set::{Cell, Column, RowSet};
+use crate::tenants::name_key;
+use crate::transaction::Write;
+use crate::users::{self, User};
+use crate::{fresh_id, groups, sql};
+
+/// Most users that one call makes.
+pub const MAX_NEW_USERS: usize = 1_000;
+
+/// A user to make.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    /// Its id.
+    pub id: UserId,
+    /// Its name.
+    pub username: String,
+    /// Free text.
+    pub note: String,
+    /// Groups whose inbounds it may use.
+    pub group_ids: BTreeSet<GroupId>,
+    /// What it may use in a period.
+    pub limit: Limit,
+    /// When a new period begins.
+    pub reset_strategy: ResetStrategy,
+    /// When it ends.
+    pub expires_at_ms: Option<i64>,
+    /// Its clock starts at the first traffic and lasts this long.
+    pub on_hold_ms: Option<i64>,
+    /// Disabled from the start.
+    pub disabled: bool,
+    /// Its devices.
+    pub devices: Vec<NewDevice>,
+}
+
+/// A device to make.
+#[derive(Clone)]
+pub struct NewDevice {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its name.
+    pub name: String,
+    /// The public key.
+    pub public_key: [u8; 32],
+    /// The private key, sealed; `None` when the user keeps it.
+    pub sealed_private_key: Option<Vec<u8>>,
+    /// The preshared key, sealed.
+    pub sealed_preshared_key: Option<Vec<u8>>,
+}
+
+impl Store {
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`] for the name, [`StoreError::InvalidReference`] for a group,
+    /// [`StoreError::PoolExhausted`], [`StoreError::LimitReached`], [`StoreError::NotFound`] for
+    /// the tenant.
+    pub async fn create_user(
+        &self,
+        tenant: TenantId,
+        new: NewUser,
+        request: Option<&RequestKey>,
+    ) -> Result<User> {
+        let id = new.id;
+        let mut tx = self.begin().await?;
+        if let Some(existing) = idempotency::claim(&tx, request, id).await? {
+            drop(tx);
+            return self.user(tenant, UserId::new(existing)).await;
+        }
+        create(&mut tx, tenant, vec![new]).await?;
+        let user = users::load(&*tx, tenant, id, tx.now).await?;
+        tx.commit().await?;
+        Ok(user)
+    }
+
+    /// Makes up to [`MAX_NEW_USERS`] users, all or none.
+    ///
+    /// # Errors
+    /// As [`Store::create_user`].
+    pub async fn create_users(&self, tenant: TenantId, new: Vec<NewUser>) -> Result<()> {
+        if new.len() > MAX_NEW_USERS {
+            return Err(StoreError::InvalidArgument {
+                what: "users",
+                reason: format!("are at most {MAX_NEW_USERS} at once"),
+            });
+        }
+        let mut tx = self.begin().await?;
+        create(&mut tx, tenant, new).await?;
+        tx.commit().await
+    }
+}
+
+async fn create(tx: &mut Write, tenant: TenantId, new: Vec<NewUser>) -> Result<()> {
+    let zone = admit(tx, tenant, new.len()).await?;
+    let wanted: BTreeSet<GroupId> = new.iter().flat_map(|user| user.group_ids.clone()).collect();
+    groups::hold(tx, tenant, &wanted).await?;
+
+    let now = tx.now;
+    let ids: Vec<UserId> = new.iter().map(|user| user.id).collect();
+    let periods: Vec<PeriodId> = new.iter().map(|_| fresh_id()).collect();
+    let rows = new
+        .iter()
+        .zip(&periods)
+        .map(|(new, period)| row(new, *period, tenant, now));
+    user::Entity::insert_many(rows.map(user::ActiveModel::from))
+        .exec_without_returning(&**tx)
+        .await
+        .map_err(StoreError::unique("username"))?;
+    for (user, period) in new.iter().zip(&periods) {
+        let window = Schedule::new(user.reset_strategy, zone.clone(), now)
+            .and_then(|schedule| schedule.window_at(now))
+            .map_err(|error| StoreError::InvalidArgument {
+                what: "reset_strategy",
+                reason: error.to_string(),
+            })?;
+        open_period(tx, tenant, user.id, *period, window, user.limit).await?;
+    }
+    let devices: Vec<_> = new
+        .iter()
+        .flat_map(|user| devices(user, tenant, now))
+        .collect();
+    if !devices.is_empty() {
+        device::Entity::insert_many(devices)
+            .exec_without_returning(&**tx)
+            .await
+            .map_err(StoreError::unique("public_key"))?;
+    }
+    let memberships: Vec<_> = new
+        .iter()
+        .flat_map(|user| user.group_ids.iter().map(|group| (user.id, *group)))
+        .collect();
+    add_to_groups(tx, tenant, &memberships).await?;
+    peers::sync(tx, tenant, Scope::Users(ids.clone())).await?;
+    for id in ids {
+        tx.changed(Entry::user(tenant, id));
+    }
+    Ok(())
+}
+
+/// Opens a period of a user; the caller makes it the current one.
+pub(crate) async fn open_period(
+    tx: &Write,
+    tenant: TenantId,
+    user: UserId,
+    period: PeriodId,
+    window: vpnpanel_domain::Window,
+    limit: Limit,
+) -> Result<()> {
+    sql::run(
+        &**tx,
+        "INSERT INTO periods (tenant_id, id, user_id, starts_at, ends_at, limit_bytes, up, down,
+            billed_bytes, billed_micro, reserved_bytes, reserved_micro)
+         VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, 0, 0, 0)",
+        vec![
+            tenant.uuid().into(),
+            period.uuid().into(),
+            user.uuid().into(),
+            window.starts_ms.into(),
+            window.ends_ms.into(),
+            sql::signed(limit.to_wire()).into(),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Puts users into groups.
+pub(crate) async fn add_to_groups(
+    tx: &Write,
+    tenant: TenantId,
+    memberships: &[(UserId, GroupId)],
+) -> Result<()> {
+    let mut rows = RowSet::new(&**tx, &[("user_id", Column::Id), ("group_id", Column::Id)]);
+    for (user, group) in memberships {
+        rows.push([Cell::Id(user.uuid()), Cell::Id(group.uuid())]);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "INSERT INTO user_groups (tenant_id, user_id, group_id)
+         SELECT $1, user_id, group_id FROM {} WHERE TRUE",
+        rows.source(2)
+    );
+    let mut values = vec![tenant.uuid().into()];
+    values.extend(rows.into_values());
+    sql::run(&**tx, text, values).await?;
+    Ok(())
+}
+
+/// Refuses more users than the tenant's limit permits; answers the tenant's zone. The tenant is
+/// locked only where it has a limit.
+async fn admit(tx: &Write, tenant: TenantId, more: usize) -> Result<Zone> {
+    let row = sql::one(
+        &**tx,
+        "SELECT time_zone, max_users FROM tenants WHERE id = $1 AND deleted_at IS NULL",
+        vec![tenant.uuid().into()],
+    )
+    .await?
+    .ok_or(StoreError::NotFound("tenant"))?;
+    if let Some(most) = sql::get::<Option<i64>>(&row, 1)? {
+        sql::one(
+            &**tx,
+            "SELECT id FROM tenants WHERE id = $1 {for_update}",
+            vec![tenant.uuid().into()],
+        )
+        .await?;
+        let count = sql::one(
+            &**tx,
+            "SELECT COUNT(*) FROM users WHERE tenant_id = $1 AND deleted_at IS NULL",
+            vec![tenant.uuid().into()],
+        )
+        .await?
+        .map_or(Ok(0), |row| sql::get::<i64>(&row, 0))?;
+        if count.saturating_add_unsigned(more as u64) > most {
+            return Err(StoreError::LimitReached { what: "users" });
+        }
+    }
+    let zone: String = sql::get(&row, 0)?;
+    zone.parse()
+        .map_err(|error| StoreError::corrupt("tenants.time_zone", error))
+}
+
+fn row(new: &NewUser, period: PeriodId, tenant: TenantId, now: i64) -> user::Model {
+    let facts = UserFacts {
+        deleted: false,
+        disabled: new.disabled,
+        expires_at_ms: new.expires_at_ms,
+        limit: new.limit,
+        used: MicroBytes::ZERO,
+        on_hold: new.on_hold_ms.is_some(),
+    };
+    user::Model {
+        tenant_id: tenant.uuid(),
+        id: new.id.uuid(),
+        username_key: name_key(&new.username),
+        username: new.username.clone(),
+        note: new.note.clone(),
+        status: facts.status(now).as_str().to_owned(),
+        disabled: new.disabled,
+        expires_at: new.expires_at_ms,
+        on_hold: facts.on_hold,
+        on_hold_ms: new.on_hold_ms,
+        limit_bytes: sql::signed(new.limit.to_wire()),
+        reset_strategy: new.reset_strategy.to_string(),
+        period_id: period.uuid(),
+        credentials_version: 1,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        deleted_at: None,
+    }
+}
+
+fn devices(
+    user: &NewUser,
+    tenant: TenantId,
+    now: i64,
+) -> impl Iterator<Item = device::ActiveModel> {
+    let id = user.id.uuid();
+    user.devices.iter().map(move |new| device::ActiveModel {
+        tenant_id: ActiveValue::Set(tenant.uuid()),
+        id: ActiveValue::Set(new.id.uuid()),
+        user_id: ActiveValue::Set(id),
+        name: ActiveValue::Set(new.name.clone()),
+        public_key: ActiveValue::Set(new.public_key.to_vec()),
+        sealed_private_key: ActiveValue::Set(new.sealed_private_key.clone()),
+        sealed_preshared_key: ActiveValue::Set(new.sealed_preshared_key.clone()),
+        created_at: ActiveValue::Set(now),
+    })
+}
+
+/// Without the sealed keys.
+impl fmt::Debug for NewDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewDevice")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("public_key", &hex::encode(self.public_key))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,263 @@
+//! Users as they are read: with their current period, and with a status that is derived at
+//! that moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sea_orm::{ConnectionTrait, QueryResult};
+use uuid::Uuid;
+use vpnpanel_domain::{
+    GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, TenantId, UserFacts, UserId, UserStatus,
+};
+
+use crate::connect::Store;
+use crate::error::{Result, StoreError};
+use crate::page::Page;
+use crate::tenants::name_key;
+use crate::{amount, sql};
+
+/// A subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// Its tenant.
+    pub tenant_id: TenantId,
+    /// Its name, unique in the tenant without regard to case.
+    pub username: String,
+    /// Free text.
+    pub note: String,
+    /// What it may do now.
+    pub status: UserStatus,
+    /// Disabled by hand.
+    pub disabled: bool,
+    /// Groups whose inbounds it may use.
+    pub group_ids: BTreeSet<GroupId>,
+    /// What it may use in a period.
+    pub limit: Limit,
+    /// When a new period begins.
+    pub reset_strategy: ResetStrategy,
+    /// When it ends.
+    pub expires_at_ms: Option<i64>,
+    /// Its clock starts at the first traffic and lasts this long; `None` once it runs, or when
+    /// it never waited.
+    pub on_hold_ms: Option<i64>,
+    /// The current quota window.
+    pub period: Period,
+    /// Grows with each revocation of its credentials.
+    pub credentials_version: u64,
+    /// Grows with each change, not with usage.
+    pub version: u64,
+    /// When it was made.
+    pub created_at_ms: i64,
+    /// When it was last changed.
+    pub updated_at_ms: i64,
+}
+
+/// A quota window with what was used in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Period {
+    /// Its id, never used again.
+    pub id: PeriodId,
+    /// When it began.
+    pub starts_at_ms: i64,
+    /// When it ends; `None` is never.
+    pub ends_at_ms: Option<i64>,
+    /// Raw bytes from the user.
+    pub up: u64,
+    /// Raw bytes to the user.
+    pub down: u64,
+    /// What they cost.
+    pub used: MicroBytes,
+    /// When traffic was last counted in it.
+    pub last_used_at_ms: Option<i64>,
+}
+
+/// Which users to list; what is `None` does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct UserFilter {
+    /// Of this status, as it is now.
+    pub status: Option<UserStatus>,
+    /// Whose name begins so, without regard to case.
+    pub username_prefix: Option<String>,
+    /// Of this group.
+    pub group_id: Option<GroupId>,
+}
+
+impl Store {
+    /// One user.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also when it was deleted.
+    pub async fn user(&self, tenant: TenantId, id: UserId) -> Result<User> {
+        load(self.read(), tenant, id, self.now_ms()).await
+    }
+
+    /// Users of a tenant that are not deleted, in the order they were made.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn users(
+        &self,
+        tenant: TenantId,
+        filter: &UserFilter,
+        page: Page<UserId>,
+    ) -> Result<Vec<User>> {
+        let db = self.read();
+        let now = self.now_ms();
+        let mut text =
+            format!("{SELECT} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND u.id > $2");
+        let after = page.after.map_or(Uuid::nil(), UserId::uuid);
+        let mut values = vec![tenant.uuid().into(), after.into()];
+        if let Some(status) = filter.status {
+            values.push(status.as_str().into());
+            let stored = values.len();
+            values.push(now.into());
+            let moment = values.len();
+            // What is stored knows nothing of the clock: an end that has passed counts at once,
+            // whether or not the scheduler has been there.
+            text.push_str(&match status {
+                UserStatus::Expired => format!(
+                    " AND (u.status = ${stored} OR (u.status IN ('active', 'on_hold', 'limited')
+                        AND u.expires_at <= ${moment}))"
+                ),
+                UserStatus::Active | UserStatus::OnHold | UserStatus::Limited => format!(
+                    " AND u.status = ${stored} AND (u.expires_at IS NULL OR u.expires_at > ${moment})"
+                ),
+                UserStatus::Disabled | UserStatus::Deleted => {
+                    values.pop();
+                    format!(" AND u.status = ${stored}")
+                }
+            });
+        }
+        if let Some(prefix) = filter
+            .username_prefix
+            .as_deref()
+            .filter(|it| !it.is_empty())
+        {
+            let low = name_key(prefix);
+            // Everything that begins with the prefix lies between it and it with the largest
+            // character behind: an index can serve that.
+            let high = format!("{low}\u{10FFFF}");
+            values.extend([low.into(), high.into()]);
+            text.push_str(&format!(
+                " AND u.username_key >= ${} AND u.username_key < ${}",
+                values.len() - 1,
+                values.len()
+            ));
+        }
+        if let Some(group) = filter.group_id {
+            values.push(group.uuid().into());
+            text.push_str(&format!(
+                " AND EXISTS (SELECT 1 FROM user_groups g WHERE g.tenant_id = u.tenant_id
+                    AND g.user_id = u.id AND g.group_id = ${})",
+                values.len()
+            ));
+        }
+        values.push(i64::from(page.size).into());
+        text.push_str(&format!(" ORDER BY u.id LIMIT ${}", values.len()));
+        let rows = sql::all(db, text, values).await?;
+        with_groups(db, tenant, &rows, now).await
+    }
+}
+
+/// A user that is not deleted, as it is at `now`.
+pub(crate) async fn load(
+    db: &impl ConnectionTrait,
+    tenant: TenantId,
+    id: UserId,
+    now: i64,
+) -> Result<User> {
+    let rows = sql::all(
+        db,
+        format!("{SELECT} WHERE u.tenant_id = $1 AND u.id = $2 AND u.deleted_at IS NULL"),
+        vec![tenant.uuid().into(), id.uuid().into()],
+    )
+    .await?;
+    with_groups(db, tenant, &rows, now)
+        .await?
+        .pop()
+        .ok_or(StoreError::NotFound("user"))
+}
+
+const SELECT: &str = "
+    SELECT u.id, u.username, u.note, u.disabled, u.expires_at, u.on_hold, u.on_hold_ms,
+           u.limit_bytes, u.reset_strategy, u.credentials_version, u.version, u.created_at,
+           u.updated_at, p.id, p.starts_at, p.ends_at, p.up, p.down, p.billed_bytes,
+           p.billed_micro, p.last_used_at, p.limit_bytes
+    FROM users u JOIN periods p ON p.id = u.period_id";
+
+async fn with_groups(
+    db: &impl ConnectionTrait,
+    tenant: TenantId,
+    rows: &[QueryResult],
+    now: i64,
+) -> Result<Vec<User>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut users = rows
+        .iter()
+        .map(|row| user(row, tenant, now))
+        .collect::<Result<Vec<_>>>()?;
+    let text = format!(
+        "SELECT user_id, group_id FROM user_groups WHERE tenant_id = $1 AND user_id {}",
+        sql::in_ids(db, 2)
+    );
+    let values = vec![
+        tenant.uuid().into(),
+        sql::ids(db, users.iter().map(|user| user.id)),
+    ];
+    let mut groups: BTreeMap<UserId, BTreeSet<GroupId>> = BTreeMap::new();
+    for row in sql::all(db, text, values).await? {
+        groups
+            .entry(UserId::new(sql::get(&row, 0)?))
+            .or_default()
+            .insert(GroupId::new(sql::get(&row, 1)?));
+    }
+    for user in &mut users {
+        user.group_ids = groups.remove(&user.id).unwrap_or_default();
+    }
+    Ok(users)
+}
+
+fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
+    let strategy: String = sql::get(row, 8)?;
+    let on_hold: bool = sql::get(row, 5)?;
+    let used = amount::get(row, 18)?;
+    let facts = UserFacts {
+        deleted: false,
+        disabled: sql::get(row, 3)?,
+        expires_at_ms: sql::get(row, 4)?,
+        limit: Limit::from_wire(sql::unsigned(sql::get(row, 21)?)),
+        used,
+        on_hold,
+    };
+    Ok(User {
+        id: UserId::new(sql::get(row, 0)?),
+        tenant_id: tenant,
+        username: sql::get(row, 1)?,
+        note: sql::get(row, 2)?,
+        status: facts.status(now),
+        disabled: facts.disabled,
+        group_ids: BTreeSet::new(),
+        limit: Limit::from_wire(sql::unsigned(sql::get(row, 7)?)),
+        reset_strategy: strategy
+            .parse()
+            .map_err(|error| StoreError::corrupt("users.reset_strategy", error))?,
+        expires_at_ms: facts.expires_at_ms,
+        on_hold_ms: if on_hold { sql::get(row, 6)? } else { None },
+        period: Period {
+            id: PeriodId::new(sql::get(row, 13)?),
+            starts_at_ms: sql::get(row, 14)?,
+            ends_at_ms: sql::get(row, 15)?,
+            up: sql::unsigned(sql::get(row, 16)?),
+            down: sql::unsigned(sql::get(row, 17)?),
+            used,
+            last_used_at_ms: sql::get(row, 20)?,
+        },
+        credentials_version: sql::unsigned(sql::get(row, 9)?),
+        version: sql::unsigned(sql::get(row, 10)?),
+        created_at_ms: sql::get(row, 11)?,
+        updated_at_ms: sql::get(row, 12)?,
+    })
+}
