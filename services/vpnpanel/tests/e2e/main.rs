@@ -1,0 +1,23 @@
+//! The product end to end: its real binaries, real WireGuard clients and real traffic in network
+//! namespaces. Needs root; `VPNPANEL_TEST_NETNS=0` leaves these tests out.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `VPNPANEL_TEST_SEED` | replays the random choices of a run |
+//! | `VPNPANEL_TEST_KILLS` | how many processes are killed under traffic (default 8) |
+//! | `VPNPANEL_TEST_OUTAGE_SECS` | how long the control plane is away (default 15) |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "tests: a failure is a panic, what happened is printed, and threads may sleep"
+)]
+
+mod billing;
+mod crashes;
+mod outage;
+mod quota;
+mod support;

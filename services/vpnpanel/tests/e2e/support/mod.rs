@@ -1,0 +1,17 @@
+//! What the tests stand on: the product's processes, an operator at the REST API, the kernel's
+//! counters of a node, and traffic.
+
+pub(crate) mod chance;
+pub(crate) mod counters;
+pub(crate) mod hosts;
+pub(crate) mod panel;
+pub(crate) mod process;
+pub(crate) mod product;
+pub(crate) mod rest;
+pub(crate) mod traffic;
+
+pub(crate) use chance::{Chance, setting};
+pub(crate) use counters::{Counted, counters};
+pub(crate) use panel::{Panel, Subscriber};
+pub(crate) use product::{ALL_IN_ONE, ControlPlane, FLEET};
+pub(crate) use traffic::Traffic;

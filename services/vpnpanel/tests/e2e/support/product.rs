@@ -1,0 +1,171 @@
+//! The product's own binaries, started as an operator starts them: everything in one process, or
+//! one process for each service.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vpnpanel_node_agent::testing::{Namespace, eventually};
+
+use super::Panel;
+use super::process::Process;
+use super::rest::Rest;
+
+/// How long a start may take on a machine that does other things as well.
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(30);
+/// The one-time password that tests give the first start.
+const ONE_TIME_PASSWORD: &str = "one-time password of a test";
+
+/// A process of the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Role {
+    /// Argument of `vpnpanel`.
+    pub(crate) name: &'static str,
+    /// Port of its `/health`.
+    admin_port: u16,
+}
+
+/// Everything in one process.
+pub(crate) const ALL_IN_ONE: &[Role] = &[Role {
+    name: "up",
+    admin_port: 9101,
+}];
+
+/// One process for each service.
+pub(crate) const FLEET: &[Role] = &[
+    Role {
+        name: "control-api",
+        admin_port: 9101,
+    },
+    Role {
+        name: "collector",
+        admin_port: 9102,
+    },
+    Role {
+        name: "scheduler",
+        admin_port: 9103,
+    },
+    Role {
+        name: "gateway",
+        admin_port: 9104,
+    },
+];
+
+/// A control plane that runs on a host.
+pub(crate) struct ControlPlane<'a> {
+    host: &'a Namespace,
+    data: tempfile::TempDir,
+    settings: Vec<(String, String)>,
+    processes: Vec<(Role, Option<Process>)>,
+}
+
+impl<'a> ControlPlane<'a> {
+    /// Starts it for the first time, on an empty data folder.
+    pub(crate) fn start(host: &'a Namespace, roles: &[Role], settings: &[(&str, &str)]) -> Self {
+        let mut control = Self {
+            host,
+            data: tempfile::tempdir().expect("a temporary folder"),
+            settings: settings
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            processes: roles.iter().map(|role| (*role, None)).collect(),
+        };
+        control.start_all();
+        control
+    }
+
+    /// The host.
+    pub(crate) fn host(&self) -> &'a Namespace {
+        self.host
+    }
+
+    /// Its data folder.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Signs in for the first time.
+    pub(crate) fn first_panel(&self) -> Panel<'a> {
+        Panel::first_sign_in(self.host, "127.0.0.1:8080", ONE_TIME_PASSWORD)
+    }
+
+    /// Starts what does not run and waits until it is ready.
+    pub(crate) fn start_all(&mut self) {
+        for (role, process) in &mut self.processes {
+            if !process.as_mut().is_some_and(Process::runs) {
+                let mut command = self.host.command(env!("CARGO_BIN_EXE_vpnpanel"));
+                command
+                    .arg(role.name)
+                    .env("VPNPANEL_DATA_DIR", self.data.path())
+                    .env("VPNPANEL_BOOTSTRAP_PASSWORD", ONE_TIME_PASSWORD)
+                    .env("VPNPANEL_ARGON2_MEMORY", "8MiB")
+                    .envs(self.settings.iter().map(|(key, value)| (key, value)))
+                    .current_dir(self.data.path());
+                *process = Some(Process::start(role.name, &mut command));
+            }
+        }
+        for (role, process) in &mut self.processes {
+            let process = process.as_mut().expect("started");
+            let health = Rest::new(self.host, &format!("127.0.0.1:{}", role.admin_port));
+            eventually(&format!("{} is ready", role.name), START, || {
+                assert!(
+                    process.runs(),
+                    "{} ended: {:#?}",
+                    role.name,
+                    process.output()
+                );
+                health
+                    .call(hyper::Method::GET, "/health", None)
+                    .is_ok_and(|answer| answer.status == 200)
+            });
+        }
+    }
+
+    /// Kills every process of it at once.
+    pub(crate) fn kill9(&mut self) {
+        for (_, process) in &mut self.processes {
+            process.take().into_iter().for_each(Process::kill9);
+        }
+    }
+
+    /// Kills one process.
+    pub(crate) fn kill9_role(&mut self, name: &str) {
+        let (_, process) = self
+            .processes
+            .iter_mut()
+            .find(|(role, _)| role.name == name)
+            .unwrap_or_else(|| panic!("no {name}"));
+        process.take().into_iter().for_each(Process::kill9);
+    }
+
+    /// Stops every process of it in good order.
+    pub(crate) fn stop(&mut self) {
+        for (role, process) in &mut self.processes {
+            if let Some(process) = process.take() {
+                let status = process.stop(STOP);
+                assert!(status.success(), "{}: {status}", role.name);
+            }
+        }
+    }
+
+    /// Lines that its processes printed last.
+    pub(crate) fn output(&self) -> Vec<String> {
+        let processes = self
+            .processes
+            .iter()
+            .filter_map(|(_, process)| process.as_ref());
+        processes.flat_map(Process::output).collect()
+    }
+}
+
+/// The agent's program, built beside the product's.
+pub(crate) fn agent_binary() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_vpnpanel")).with_file_name("vpnpanel-agent");
+    assert!(
+        path.exists(),
+        "{} is not built: cargo build --workspace",
+        path.display()
+    );
+    path
+}
