@@ -97,14 +97,19 @@ impl Topology {
         &self.subscribers[index]
     }
 
-    /// The control plane's host, made at the first call; it reaches the node and nothing else.
-    pub fn control(&mut self) -> &Namespace {
-        let node = &self.node;
-        self.control.get_or_insert_with(|| {
-            let host = Namespace::new("control");
-            link(node, "ctl0", "198.18.0.1/30", &host, "198.18.0.2/30");
-            host
-        })
+    /// Adds the control plane's host; it reaches the node and nothing else.
+    pub fn add_control(&mut self) {
+        let host = Namespace::new("control");
+        link(&self.node, "ctl0", "198.18.0.1/30", &host, "198.18.0.2/30");
+        self.control = Some(host);
+    }
+
+    /// The control plane's host.
+    ///
+    /// # Panics
+    /// When it was not added.
+    pub fn control(&self) -> &Namespace {
+        self.control.as_ref().expect("add_control was called")
     }
 
     /// Cuts or mends the link between the node and the control plane's host. No packet passes a

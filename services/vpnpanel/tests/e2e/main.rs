@@ -17,7 +17,9 @@
 )]
 
 mod billing;
+mod clones;
 mod crashes;
 mod outage;
 mod quota;
+mod readme;
 mod support;

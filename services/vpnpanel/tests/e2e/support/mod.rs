@@ -1,6 +1,7 @@
 //! What the tests stand on: the product's processes, an operator at the REST API, the kernel's
 //! counters of a node, and traffic.
 
+pub(crate) mod agent;
 pub(crate) mod chance;
 pub(crate) mod counters;
 pub(crate) mod hosts;
@@ -10,6 +11,7 @@ pub(crate) mod product;
 pub(crate) mod rest;
 pub(crate) mod traffic;
 
+pub(crate) use agent::AgentFolder;
 pub(crate) use chance::{Chance, setting};
 pub(crate) use counters::{Counted, counters};
 pub(crate) use panel::{Panel, Subscriber};

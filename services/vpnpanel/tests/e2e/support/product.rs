@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vpnpanel_node_agent::testing::{Namespace, eventually};
+use vpnpanel_node_agent::testing::{Namespace, Topology, eventually};
 
 use super::Panel;
 use super::process::Process;
@@ -60,8 +60,34 @@ pub(crate) struct ControlPlane<'a> {
 }
 
 impl<'a> ControlPlane<'a> {
-    /// Starts it for the first time, on an empty data folder.
+    /// Starts it for the first time, on an empty data folder, with a one-time password of the
+    /// tests' choice.
     pub(crate) fn start(host: &'a Namespace, roles: &[Role], settings: &[(&str, &str)]) -> Self {
+        let password = [("VPNPANEL_BOOTSTRAP_PASSWORD", ONE_TIME_PASSWORD)];
+        Self::first_start(host, roles, &[&password, settings].concat())
+    }
+
+    /// The same on a host of its own, to which agents connect; no node runs beside it.
+    pub(crate) fn remote(host: &'a Namespace, roles: &[Role], settings: &[(&str, &str)]) -> Self {
+        let address = Topology::CONTROL_ADDRESS;
+        let (link, enrolment) = (format!("{address}:50052"), format!("{address}:50053"));
+        let (link_url, enrolment_url) = (format!("https://{link}"), format!("https://{enrolment}"));
+        let remote = [
+            ("VPNPANEL_LOCAL_NODE", "false"),
+            ("VPNPANEL_COLLECTOR_LISTEN", link.as_str()),
+            ("VPNPANEL_COLLECTOR_ENROLMENT_LISTEN", &enrolment),
+            ("VPNPANEL_COLLECTOR_LINK_ENDPOINT", &link_url),
+            ("VPNPANEL_ENROLLMENT_URL", &enrolment_url),
+        ];
+        Self::start(host, roles, &[&remote, settings].concat())
+    }
+
+    /// Starts it for the first time, on an empty data folder, with nothing but these settings.
+    pub(crate) fn first_start(
+        host: &'a Namespace,
+        roles: &[Role],
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut control = Self {
             host,
             data: tempfile::tempdir().expect("a temporary folder"),
@@ -90,6 +116,19 @@ impl<'a> ControlPlane<'a> {
         Panel::first_sign_in(self.host, "127.0.0.1:8080", ONE_TIME_PASSWORD)
     }
 
+    /// The one-time password that the first start printed.
+    pub(crate) fn printed_password(&self) -> String {
+        let mut password = None;
+        eventually("the one-time password is printed", START, || {
+            password = self.output().iter().find_map(|line| {
+                let (_, rest) = line.split_once("password")?;
+                rest.split_whitespace().last().map(str::to_owned)
+            });
+            password.is_some()
+        });
+        password.expect("printed")
+    }
+
     /// Starts what does not run and waits until it is ready.
     pub(crate) fn start_all(&mut self) {
         for (role, process) in &mut self.processes {
@@ -98,7 +137,6 @@ impl<'a> ControlPlane<'a> {
                 command
                     .arg(role.name)
                     .env("VPNPANEL_DATA_DIR", self.data.path())
-                    .env("VPNPANEL_BOOTSTRAP_PASSWORD", ONE_TIME_PASSWORD)
                     .env("VPNPANEL_ARGON2_MEMORY", "8MiB")
                     .envs(self.settings.iter().map(|(key, value)| (key, value)))
                     .current_dir(self.data.path());

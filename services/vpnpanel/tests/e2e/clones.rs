@@ -1,0 +1,55 @@
+//! Two agents with one identity: never billed automatically, never silent.
+
+use std::time::Duration;
+
+use serde_json::json;
+use vpnpanel_node_agent::testing::{Topology, WgQuick, eventually, require_root};
+
+use crate::support::{ALL_IN_ONE, AgentFolder, ControlPlane, Traffic};
+
+#[test]
+fn a_cloned_agent_folder_is_found_out_and_its_node_quarantined() {
+    if !require_root() {
+        return;
+    }
+    let mut network = Topology::new("clone");
+    network.add_control();
+    let host = network.add_subscriber();
+    let server = network.start_server();
+    let control = ControlPlane::remote(network.control(), ALL_IN_ONE, &[]);
+    let panel = control.first_panel();
+    let node = panel.create_node("edge", Topology::NODE_ADDRESS);
+    let agent = AgentFolder::new().enrol(network.node(), &panel.join_token(&node));
+    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
+    let inbound = panel.create_inbound("main", json!({}));
+    let group = panel.create_group("everyone", &[&inbound]);
+    let alice = panel.create_user("alice", &group, 0);
+    let _tunnel = WgQuick::up(network.subscriber(host), &alice.configuration);
+    let traffic = Traffic::start(network.subscriber(host), server.address(), 500_000);
+    eventually("usage is billed", Duration::from_secs(30), || {
+        panel.used_bytes(&alice.id).is_some_and(|used| used > 0)
+    });
+
+    // A copy of the folder, as of a virtual machine's snapshot, started elsewhere.
+    let folder = agent.stop();
+    let copy = folder.copy();
+    let agent = folder.run(network.node());
+    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
+    let clone = copy.run(network.control());
+    panel.wait_node(&node, "QUARANTINED", Duration::from_secs(60));
+    let said = control
+        .output()
+        .into_iter()
+        .any(|line| line.contains("quarantine"));
+    assert!(said, "the control plane says so in its log");
+
+    // What follows waits for a person; the tunnel goes on.
+    let billed = panel.used_bytes(&alice.id);
+    let received = traffic.received();
+    eventually("traffic goes on", Duration::from_secs(20), || {
+        traffic.received() > received + 3_000_000
+    });
+    assert_eq!(panel.used_bytes(&alice.id), billed);
+    assert_eq!(traffic.connections(), 1);
+    drop((agent, clone));
+}
