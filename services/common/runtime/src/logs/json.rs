@@ -1,5 +1,6 @@
 //! The JSON line: `timestamp level event service request_id tenant_id node_id target`, then the
-//! event's own fields and those of the spans around it, flat (the innermost wins).
+//! event's own fields and those of the spans around it, flat (the innermost wins). `event` is the
+//! field of that name, else the message.
 
 use std::fmt;
 use std::io::Write;
@@ -88,9 +89,9 @@ impl<W> JsonLayer<W> {
         {
             timestamp.clear();
         }
-        let message = fields
-            .remove("message")
-            .unwrap_or_else(|| metadata.name().into());
+        // What is named by a field keeps its message beside it.
+        let name = fields.remove("event").or_else(|| fields.remove("message"));
+        let name = name.unwrap_or_else(|| metadata.name().into());
         fields
             .entry("service")
             .or_insert_with(|| self.process.into());
@@ -103,7 +104,7 @@ impl<W> JsonLayer<W> {
             "level",
             &metadata.level().as_str().to_ascii_lowercase().into(),
         );
-        member(&mut line, "event", &message);
+        member(&mut line, "event", &name);
         for key in LEADING {
             if let Some(value) = fields.remove(key) {
                 member(&mut line, key, &value);

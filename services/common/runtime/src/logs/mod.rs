@@ -36,7 +36,7 @@ pub fn install(
     settings: &ProcessSettings,
     traces: &Traces,
 ) -> Result<(), LogError> {
-    let terminal = settings.development && std::io::stdout().is_terminal();
+    let terminal = std::io::stdout().is_terminal();
     let text = match settings.logs.format {
         LogFormat::Text => true,
         LogFormat::Json => false,

@@ -76,6 +76,18 @@ fn a_line_has_the_shared_keys_at_the_top_level() {
 }
 
 #[test]
+fn an_event_named_by_a_field_keeps_its_message() {
+    let lines = logged(|| {
+        tracing::info!(event = "node_joined", "welcome");
+        tracing::info!(event = "node_left");
+    });
+    assert_eq!(lines[0]["event"], "node_joined");
+    assert_eq!(lines[0]["message"], "welcome");
+    assert_eq!(lines[1]["event"], "node_left");
+    assert!(lines[1].get("message").is_none());
+}
+
+#[test]
 fn a_line_stays_one_line_whatever_it_says() {
     let lines = logged(|| tracing::info!(path = "a\nb\"c", "two\nlines"));
     assert_eq!(lines.len(), 1);

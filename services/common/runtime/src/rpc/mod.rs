@@ -3,6 +3,7 @@
 
 mod admission;
 mod client_address;
+mod in_process;
 mod observe;
 mod request_id;
 
@@ -16,6 +17,7 @@ use tower_http::trace::TraceLayer;
 
 pub use admission::RpcLimits;
 pub use client_address::{ClientAddress, client_address};
+pub use in_process::InProcess;
 pub use request_id::{REQUEST_ID_HEADER, RequestId, request_id};
 
 use crate::metrics::Metrics;

@@ -20,7 +20,7 @@ pub use error::SettingsError;
 pub use process::{LogFormat, LogSettings, ProcessSettings, TraceSettings};
 pub use values::{ByteSize, CidrList, HttpEndpoint, HumanDuration, ListenAddr, Ratio, Secret};
 
-/// Set to `true` on a developer's machine: `.env` is read, logs are for people, reflection is open.
+/// Set to `true` on a developer's machine: `.env` is read, reflection is open.
 pub const DEVELOPMENT_VARIABLE: &str = "VPNPANEL_DEVELOPMENT";
 
 /// Parses the process's arguments and environment (and `./.env` in development); on failure says

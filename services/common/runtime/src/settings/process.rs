@@ -8,7 +8,7 @@ use super::values::{HttpEndpoint, HumanDuration, Ratio};
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct ProcessSettings {
-    /// This is a developer's machine: read ./.env, log for people, open reflection.
+    /// This is a developer's machine: read ./.env, open reflection.
     #[arg(
         long,
         env = "VPNPANEL_DEVELOPMENT",
@@ -55,7 +55,7 @@ pub struct LogSettings {
           value_name = "FILTER", value_parser = filter)]
     pub filter: String,
 
-    /// The lines' format; auto means text on a terminal in development, JSON elsewhere.
+    /// The lines' format; auto means text on a terminal, JSON elsewhere.
     #[arg(
         id = "log_format",
         long = "log-format",
@@ -69,7 +69,7 @@ pub struct LogSettings {
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Text on a terminal in development, JSON elsewhere.
+    /// Text on a terminal, JSON elsewhere.
     Auto,
     /// One JSON object per line.
     Json,

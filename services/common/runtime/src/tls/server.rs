@@ -17,8 +17,17 @@ use crate::identity::TrustDomain;
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     config: Arc<ArcSwap<ServerConfig>>,
-    /// Set when clients must show a certificate of this trust domain.
-    clients: Option<TrustDomain>,
+    clients: Clients,
+}
+
+/// What clients show.
+#[derive(Debug, Clone)]
+enum Clients {
+    Anonymous,
+    /// A certificate of this trust domain, or none at all.
+    Either(TrustDomain),
+    /// A certificate of this trust domain.
+    Verified(TrustDomain),
 }
 
 /// Why a connection did not come about.
@@ -41,11 +50,20 @@ impl ServerTls {
         bundle: &TrustBundle,
         trust_domain: TrustDomain,
     ) -> Result<Self, TlsError> {
-        let config = mutual_config(credentials, bundle)?;
-        Ok(Self {
-            config: Arc::new(ArcSwap::from_pointee(config)),
-            clients: Some(trust_domain),
-        })
+        Self::new(credentials, bundle, Clients::Verified(trust_domain))
+    }
+
+    /// Clients may show such a certificate, and are anonymous otherwise: for a port that both
+    /// people and services of the control plane call.
+    ///
+    /// # Errors
+    /// When the parts do not fit together.
+    pub fn optional(
+        credentials: Credentials,
+        bundle: &TrustBundle,
+        trust_domain: TrustDomain,
+    ) -> Result<Self, TlsError> {
+        Self::new(credentials, bundle, Clients::Either(trust_domain))
     }
 
     /// Only the server shows a certificate. TLS 1.3 only.
@@ -53,18 +71,14 @@ impl ServerTls {
     /// # Errors
     /// When key and certificate do not fit together.
     pub fn server_only(credentials: Credentials) -> Result<Self, TlsError> {
-        let config = server_only_config(credentials)?;
-        Ok(Self {
-            config: Arc::new(ArcSwap::from_pointee(config)),
-            clients: None,
-        })
+        Ok(Self::from_config(server_only_config(credentials)?))
     }
 
     /// Any rustls configuration that asks clients for nothing.
     pub fn from_config(config: ServerConfig) -> Self {
         Self {
             config: Arc::new(ArcSwap::from_pointee(config)),
-            clients: None,
+            clients: Clients::Anonymous,
         }
     }
 
@@ -73,12 +87,21 @@ impl ServerTls {
     /// # Errors
     /// When the parts do not fit together; the old configuration stays.
     pub fn replace(&self, credentials: Credentials, bundle: &TrustBundle) -> Result<(), TlsError> {
-        let config = match self.clients {
-            Some(_) => mutual_config(credentials, bundle)?,
-            None => server_only_config(credentials)?,
-        };
-        self.config.store(Arc::new(config));
+        self.config
+            .store(Arc::new(self.clients.config(credentials, bundle)?));
         Ok(())
+    }
+
+    fn new(
+        credentials: Credentials,
+        bundle: &TrustBundle,
+        clients: Clients,
+    ) -> Result<Self, TlsError> {
+        let config = clients.config(credentials, bundle)?;
+        Ok(Self {
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            clients,
+        })
     }
 
     pub(crate) async fn accept(
@@ -87,15 +110,11 @@ impl ServerTls {
     ) -> Result<(TlsStream<TcpStream>, Option<Peer>), HandshakeError> {
         let acceptor = TlsAcceptor::from(self.config.load_full());
         let stream = acceptor.accept(stream).await?;
+        let chain = stream.get_ref().1.peer_certificates();
         let peer = match &self.clients {
-            Some(trust_domain) => {
-                let (_, connection) = stream.get_ref();
-                Some(Peer::from_chain(
-                    connection.peer_certificates(),
-                    trust_domain,
-                )?)
-            }
-            None => None,
+            Clients::Verified(domain) => Some(Peer::from_chain(chain, domain)?),
+            Clients::Either(domain) if chain.is_some() => Some(Peer::from_chain(chain, domain)?),
+            Clients::Either(_) | Clients::Anonymous => None,
         };
         Ok((stream, peer))
     }
@@ -115,17 +134,27 @@ pub fn public_server_config(credentials: Credentials) -> Result<ServerConfig, Tl
     Ok(config)
 }
 
-fn mutual_config(credentials: Credentials, bundle: &TrustBundle) -> Result<ServerConfig, TlsError> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(bundle.roots()?, provider()).build()?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(credentials.chain, credentials.key)?;
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
+impl Clients {
+    fn config(
+        &self,
+        credentials: Credentials,
+        bundle: &TrustBundle,
+    ) -> Result<ServerConfig, TlsError> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(bundle.roots()?, provider());
+        let verifier = match self {
+            Self::Anonymous => return server_only_config(credentials),
+            Self::Either(_) => verifier.allow_unauthenticated().build()?,
+            Self::Verified(_) => verifier.build()?,
+        };
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(credentials.chain, credentials.key)?;
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
 }
 
 fn server_only_config(credentials: Credentials) -> Result<ServerConfig, TlsError> {

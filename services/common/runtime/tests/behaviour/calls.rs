@@ -1,5 +1,5 @@
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,9 +10,9 @@ use tonic::codegen::http::HeaderMap;
 use tonic_types::StatusExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use vpnpanel_runtime::logs::JsonLayer;
-use vpnpanel_runtime::rpc::RpcLimits;
+use vpnpanel_runtime::rpc::{InProcess, RpcLimits};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
-use vpnpanel_runtime::{Grpc, Service};
+use vpnpanel_runtime::{Grpc, PeerIdentity, Service};
 
 use crate::wire::{call, status};
 
@@ -60,6 +60,25 @@ async fn a_request_id_is_made_where_none_is_fit() {
     )
     .await;
     assert!(uuid::Uuid::try_parse(two.headers()["x-request-id"].to_str().unwrap()).is_ok());
+}
+
+#[tokio::test]
+async fn a_caller_in_process_has_the_identity_it_was_built_with() {
+    let who = post(|caller: Option<axum::Extension<PeerIdentity>>| async move {
+        let words = caller.map_or("nobody".to_owned(), |caller| caller.to_string());
+        tonic::Status::not_found(words).into_http::<axum::body::Body>()
+    });
+    let (_service, router) = service(who, RpcLimits::default());
+    let ask = async |mut callee: InProcess| {
+        let request = http::Request::post(METHOD)
+            .body(tonic::body::Body::empty())
+            .unwrap();
+        status(tower::Service::call(&mut callee, request).await.unwrap()).await
+    };
+    let collector = PeerIdentity::control_plane("collector").unwrap();
+    let known = ask(InProcess::of(router.clone(), collector)).await;
+    assert_eq!(known.message(), "control-plane/collector");
+    assert_eq!(ask(InProcess::anonymous(router)).await.message(), "nobody");
 }
 
 #[tokio::test]
@@ -173,21 +192,34 @@ impl io::Write for Lines {
     }
 }
 
+/// One subscriber for all threads: scoped ones race with tests that have none about whether a
+/// place in the code is of interest.
+fn lines_of_all_tests() -> &'static Lines {
+    static LINES: OnceLock<Lines> = OnceLock::new();
+    LINES.get_or_init(|| {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::registry()
+            .with(tracing_subscriber::filter::LevelFilter::INFO)
+            .with(JsonLayer::new("vpnpanel", move || writer.clone()));
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+        lines
+    })
+}
+
 #[tokio::test]
 async fn a_call_is_logged_once_with_its_request_id() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::registry()
-        .with(tracing_subscriber::filter::LevelFilter::INFO)
-        .with(JsonLayer::new("vpnpanel", move || writer.clone()));
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let lines = lines_of_all_tests();
     let (_service, router) = service(not_found(), RpcLimits::default());
-    call(&router, METHOD, &[("x-request-id", "r-7")]).await;
+    let id = uuid::Uuid::now_v7().to_string();
+    call(&router, METHOD, &[("x-request-id", &id)]).await;
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+    let found: Vec<&str> = text.lines().filter(|line| line.contains(&id)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let line: serde_json::Value = serde_json::from_str(found[0]).unwrap();
     assert_eq!(line["event"], "rpc handled");
     assert_eq!(line["service"], "probe");
-    assert_eq!(line["request_id"], "r-7");
+    assert_eq!(line["request_id"], id.as_str());
     assert_eq!(line["method"], "vpnpanel.auth.v1.AuthService/GetMe");
     assert_eq!(line["code"], "NOT_FOUND");
 }

@@ -136,6 +136,30 @@ async fn callers_without_an_identity_of_ours_are_refused() {
 }
 
 #[tokio::test]
+async fn where_certificates_are_optional_only_verified_ones_count() {
+    let (authority, foreign) = (Authority::new(), Authority::new());
+    let who_or_nobody = post(|peer: Option<Extension<Peer>>| async move {
+        let words = peer.map_or("nobody".to_owned(), |peer| peer.identity().to_string());
+        tonic::Status::not_found(words).into_http::<axum::body::Body>()
+    });
+    let router = Router::new().route(METHOD, who_or_nobody);
+    let credentials = authority.issue(&collector());
+    let tls =
+        ServerTls::optional(credentials, &authority.bundle(), TrustDomain::default()).unwrap();
+    let server = serve_with(router, tls).await;
+    let ask = async |credentials| {
+        let tls = ClientTls::new(&authority.bundle(), credentials).unwrap();
+        who(dial(tls, collector(), server.address)).await
+    };
+    assert_eq!(ask(None).await.unwrap(), "nobody");
+    let identity = node();
+    let answer = ask(Some(authority.issue(&identity))).await.unwrap();
+    assert_eq!(answer, identity.to_string());
+    assert!(ask(Some(foreign.issue(&identity))).await.is_err());
+    server.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dialer_accepts_only_whom_it_expects() {
     let authority = Authority::new();
     let server = serve(&authority).await;
