@@ -19,6 +19,7 @@
 mod billing;
 mod clones;
 mod crashes;
+mod fleet;
 mod outage;
 mod quota;
 mod readme;

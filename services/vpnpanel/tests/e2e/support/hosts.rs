@@ -39,8 +39,10 @@ pub(crate) fn kill9(host: &Namespace, program: &str) -> usize {
 
 /// How a process was started, so that it can be started again as it was.
 pub(crate) struct Invocation {
-    program: PathBuf,
-    arguments: Vec<String>,
+    /// The program.
+    pub(crate) program: PathBuf,
+    /// Its arguments.
+    pub(crate) arguments: Vec<String>,
     environment: Vec<(String, String)>,
     folder: PathBuf,
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vpnpanel_node_agent::testing::{Namespace, eventually};
 
 use super::Counted;
-use super::rest::{Answer, Rest, integer};
+use super::rest::{Rest, integer};
 
 const EMAIL: &str = "admin@localhost";
 const PASSWORD: &str = "correct horse battery staple";
@@ -185,11 +185,6 @@ impl<'a> Panel<'a> {
         answer["nodes"].as_array().cloned().unwrap_or_default()
     }
 
-    /// A shared node.
-    pub(crate) fn node(&self, id: &str) -> Value {
-        self.rest.get(&format!("/v1/nodes/{id}"))
-    }
-
     /// Makes a shared node that subscribers reach at an address, and returns its id.
     pub(crate) fn create_node(&self, name: &str, address: &str) -> String {
         id_of(
@@ -241,11 +236,6 @@ impl<'a> Panel<'a> {
                 },
             );
         }
-    }
-
-    /// A call that may fail.
-    pub(crate) fn try_get(&self, path: &str) -> Result<Answer, String> {
-        self.rest.call(Method::GET, path, None)
     }
 
     fn user_path(&self, id: &str) -> String {

@@ -74,27 +74,6 @@ impl Process {
             .collect()
     }
 
-    /// The first line printed for which `take` has an answer, waited for.
-    pub(crate) fn line<T>(
-        &mut self,
-        what: &str,
-        limit: Duration,
-        take: impl Fn(&str) -> Option<T>,
-    ) -> T {
-        let mut found = None;
-        eventually(&format!("{} prints {what}", self.name), limit, || {
-            found = self.output().iter().find_map(|line| take(line));
-            assert!(
-                found.is_some() || self.runs(),
-                "{} ended: {:#?}",
-                self.name,
-                self.output()
-            );
-            found.is_some()
-        });
-        found.expect("found")
-    }
-
     /// Kills it, as a crash would.
     pub(crate) fn kill9(mut self) {
         self.signal(Signal::SIGKILL);

@@ -1,0 +1,89 @@
+//! A PostgreSQL server of a test, on a host of the test network, that may crash and come back.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use vpnpanel_node_agent::testing::{Namespace, eventually, run};
+
+use super::hosts::{self, Invocation};
+use super::process::Process;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/postgres");
+
+/// A server; it and its folder go away when this is dropped.
+pub(crate) struct Postgres<'a> {
+    host: &'a Namespace,
+    url: String,
+    folder: PathBuf,
+    invocation: Invocation,
+    process: Option<Process>,
+}
+
+impl<'a> Postgres<'a> {
+    /// Starts one on a free port of the host's loopback.
+    pub(crate) fn start(host: &'a Namespace) -> Self {
+        let printed = run(host.command(SCRIPT).args(["start", "--durable"]));
+        let (url, pid) = printed.trim().split_once(' ').expect("URL and pid");
+        let invocation = Invocation::of(pid.parse().expect("a pid"));
+        let data = PathBuf::from({
+            let at = invocation
+                .arguments
+                .iter()
+                .position(|argument| argument == "-D");
+            &invocation.arguments[at.expect("a data folder") + 1]
+        });
+        Self {
+            host,
+            url: url.to_owned(),
+            folder: data.parent().expect("a folder of its own").to_owned(),
+            invocation,
+            process: None,
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Kills every process of it, as a power loss would.
+    pub(crate) fn kill9(&mut self) {
+        assert!(hosts::kill9(self.host, "postgres") > 0);
+        if let Some(process) = self.process.take() {
+            process.kill9();
+        }
+    }
+
+    /// Starts it again on what it left on the disk.
+    pub(crate) fn start_again(&mut self) {
+        let owner = |format: &str| {
+            let mut command = std::process::Command::new("stat");
+            run(command.args(["-c", format]).arg(&self.folder))
+                .trim()
+                .to_owned()
+        };
+        let mut command = self.host.command("setpriv");
+        command
+            .args([
+                format!("--reuid={}", owner("%u")),
+                format!("--regid={}", owner("%g")),
+            ])
+            .arg("--clear-groups")
+            .arg(&self.invocation.program)
+            .args(&self.invocation.arguments)
+            .current_dir(&self.folder);
+        self.process = Some(Process::start("postgres", &mut command));
+        eventually("postgres answers", Duration::from_secs(60), || {
+            let mut ask = self.host.command("psql");
+            let asked = ask.arg(&self.url).args(["-c", "select 1"]).output();
+            asked.is_ok_and(|output| output.status.success())
+        });
+    }
+}
+
+impl Drop for Postgres<'_> {
+    fn drop(&mut self) {
+        hosts::kill9(self.host, "postgres");
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
