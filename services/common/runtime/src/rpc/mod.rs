@@ -18,7 +18,7 @@ use tower_http::trace::TraceLayer;
 pub use admission::RpcLimits;
 pub use client_address::{ClientAddress, client_address};
 pub use in_process::InProcess;
-pub use request_id::{REQUEST_ID_HEADER, RequestId, request_id};
+pub use request_id::{REQUEST_ID_HEADER, RequestId, accept_request_id, request_id};
 
 use crate::metrics::Metrics;
 use crate::status::Failure;

@@ -3,7 +3,7 @@
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, Request as HttpRequest};
+use http::{HeaderMap, HeaderName, HeaderValue, Request as HttpRequest};
 use tower_http::request_id::MakeRequestId;
 use uuid::Uuid;
 
@@ -33,20 +33,33 @@ impl MakeRequestId for NewRequestId {
     }
 }
 
+/// The id of a request by its headers, for servers that are not gRPC: the caller's where it is fit,
+/// a new one otherwise, which the headers then hold.
+pub fn accept_request_id(headers: &mut HeaderMap) -> HeaderValue {
+    if let Some(id) = fit_id(headers) {
+        return id.clone();
+    }
+    // The text of a UUID is a header value.
+    let id = HeaderValue::try_from(Uuid::now_v7().to_string())
+        .unwrap_or(HeaderValue::from_static("unknown"));
+    headers.insert(REQUEST_ID_HEADER, id.clone());
+    id
+}
+
 /// Removes an id that nobody should have to read, so that one is made.
 pub(super) async fn drop_unfit(mut request: Request, next: Next) -> Response {
-    let fit = request.headers().get(REQUEST_ID_HEADER).is_some_and(is_fit);
-    if !fit
-        || request
-            .headers()
-            .get_all(REQUEST_ID_HEADER)
-            .iter()
-            .nth(1)
-            .is_some()
-    {
+    if fit_id(request.headers()).is_none() {
         request.headers_mut().remove(REQUEST_ID_HEADER);
     }
     next.run(request).await
+}
+
+fn fit_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut ids = headers.get_all(REQUEST_ID_HEADER).iter();
+    match (ids.next(), ids.next()) {
+        (Some(id), None) if is_fit(id) => Some(id),
+        _ => None,
+    }
 }
 
 fn is_fit(value: &HeaderValue) -> bool {
