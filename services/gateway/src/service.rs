@@ -1,0 +1,33 @@
+//! The gateway as a service of the house.
+
+use prost_reflect::DescriptorPool;
+use vpnpanel_runtime::{Http, Service};
+
+use crate::app::App;
+use crate::error::GatewayError;
+use crate::observe::RestMetrics;
+use crate::settings::GatewaySettings;
+use crate::transcoder::Transcoder;
+use crate::upstream::Upstreams;
+use crate::{landing, openapi};
+
+/// The gateway for the contract in `pool`, in front of `upstreams`.
+pub fn build(
+    settings: &GatewaySettings,
+    pool: &DescriptorPool,
+    upstreams: &Upstreams,
+) -> Result<Service, GatewayError> {
+    let mut service = Service::new("gateway");
+    service.admin(settings.admin_listen);
+    let transcoder = Transcoder::new(pool, upstreams, settings.limits(), service.draining())?;
+    let mut documents = landing::documents();
+    documents.push(("/openapi.json", openapi::document(pool)?));
+    let app = App {
+        transcoder,
+        documents,
+        cors_origins: settings.cors_origins.clone(),
+        metrics: RestMetrics::register(service.metrics()),
+    };
+    service.http("rest", Http::new(app.into_router()?, settings.listen));
+    Ok(service)
+}

@@ -1,0 +1,179 @@
+//! The gateway's settings.
+
+use std::path::PathBuf;
+
+use vpnpanel_runtime::TrustDomain;
+use vpnpanel_runtime::settings::{ByteSize, CidrList, HttpEndpoint, HumanDuration, ListenAddr};
+
+use crate::transcoder::Limits;
+
+/// What the gateway listens on and how much it lets through.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct GatewaySettings {
+    /// Where REST and the panel are served.
+    #[arg(
+        id = "gateway_listen",
+        long = "gateway-listen",
+        env = "VPNPANEL_GATEWAY_LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub listen: ListenAddr,
+
+    /// Where the gateway's /health, /health/live and /metrics are served.
+    #[arg(
+        id = "gateway_admin_listen",
+        long = "gateway-admin-listen",
+        env = "VPNPANEL_GATEWAY_ADMIN_LISTEN",
+        default_value = "127.0.0.1:9104"
+    )]
+    pub admin_listen: ListenAddr,
+
+    /// Largest body of a REST request.
+    #[arg(
+        id = "gateway_max_body",
+        long = "gateway-max-body",
+        env = "VPNPANEL_GATEWAY_MAX_BODY",
+        default_value = "1MiB"
+    )]
+    pub max_body: ByteSize,
+
+    /// Time within which the body of a REST request must have arrived.
+    #[arg(
+        id = "gateway_body_timeout",
+        long = "gateway-body-timeout",
+        env = "VPNPANEL_GATEWAY_BODY_TIMEOUT",
+        default_value = "10s"
+    )]
+    pub body_timeout: HumanDuration,
+
+    /// Deadline of a REST call that asks for none by x-request-timeout.
+    #[arg(
+        id = "gateway_default_timeout",
+        long = "gateway-default-timeout",
+        env = "VPNPANEL_GATEWAY_DEFAULT_TIMEOUT",
+        default_value = "15s"
+    )]
+    pub default_timeout: HumanDuration,
+
+    /// Longest deadline that a REST call may ask for; streams are not bounded by it.
+    #[arg(
+        id = "gateway_max_timeout",
+        long = "gateway-max-timeout",
+        env = "VPNPANEL_GATEWAY_MAX_TIMEOUT",
+        default_value = "60s"
+    )]
+    pub max_timeout: HumanDuration,
+
+    /// REST calls under way at once; more are answered with 503.
+    #[arg(
+        id = "gateway_max_calls",
+        long = "gateway-max-calls",
+        env = "VPNPANEL_GATEWAY_MAX_CALLS",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub max_calls: u32,
+
+    /// Streams to REST clients under way at once; more are answered with 503.
+    #[arg(
+        id = "gateway_max_streams",
+        long = "gateway-max-streams",
+        env = "VPNPANEL_GATEWAY_MAX_STREAMS",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub max_streams: u32,
+
+    /// Origins whose pages may call the API from a browser, separated by commas; none by default.
+    #[arg(
+        id = "gateway_cors_origins",
+        long = "gateway-cors-origins",
+        env = "VPNPANEL_GATEWAY_CORS_ORIGINS",
+        value_delimiter = ','
+    )]
+    pub cors_origins: Vec<String>,
+
+    /// Networks of proxies in front of the gateway, whose x-forwarded-for is believed.
+    #[arg(
+        id = "gateway_trusted_proxies",
+        long = "gateway-trusted-proxies",
+        env = "VPNPANEL_GATEWAY_TRUSTED_PROXIES",
+        default_value = ""
+    )]
+    pub trusted_proxies: CidrList,
+}
+
+impl GatewaySettings {
+    /// The bounds these settings ask for.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_body: usize::try_from(self.max_body.0).unwrap_or(usize::MAX),
+            body_timeout: self.body_timeout.0,
+            default_timeout: self.default_timeout.0,
+            max_timeout: self.max_timeout.0,
+            max_calls: self.max_calls as usize,
+            max_streams: self.max_streams as usize,
+            trusted_proxies: self.trusted_proxies.clone(),
+            ..Limits::default()
+        }
+    }
+}
+
+/// Where the services are, for a gateway in a process of its own.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct UpstreamSettings {
+    /// The control-api's gRPC address.
+    #[arg(
+        id = "control_api_endpoint",
+        long = "control-api-endpoint",
+        env = "VPNPANEL_CONTROL_API_ENDPOINT",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub control_api: HttpEndpoint,
+
+    /// The scheduler's gRPC address.
+    #[arg(
+        id = "scheduler_endpoint",
+        long = "scheduler-endpoint",
+        env = "VPNPANEL_SCHEDULER_ENDPOINT",
+        default_value = "http://127.0.0.1:50054"
+    )]
+    pub scheduler: HttpEndpoint,
+
+    /// CA certificates (PEM) that services with an https address are checked against.
+    #[arg(
+        id = "gateway_upstream_ca",
+        long = "gateway-upstream-ca",
+        env = "VPNPANEL_GATEWAY_UPSTREAM_CA"
+    )]
+    pub ca: Option<PathBuf>,
+
+    /// Certificate chain (PEM) that the gateway shows to services with an https address.
+    #[arg(
+        id = "gateway_upstream_certificate",
+        long = "gateway-upstream-certificate",
+        env = "VPNPANEL_GATEWAY_UPSTREAM_CERTIFICATE",
+        requires = "gateway_upstream_key"
+    )]
+    pub certificate: Option<PathBuf>,
+
+    /// Private key (PEM) of that certificate.
+    #[arg(
+        id = "gateway_upstream_key",
+        long = "gateway-upstream-key",
+        env = "VPNPANEL_GATEWAY_UPSTREAM_KEY",
+        requires = "gateway_upstream_certificate"
+    )]
+    pub key: Option<PathBuf>,
+
+    /// Trust domain of the control plane's certificates.
+    #[arg(
+        id = "gateway_trust_domain",
+        long = "gateway-trust-domain",
+        env = "VPNPANEL_TRUST_DOMAIN",
+        default_value = TrustDomain::DEFAULT
+    )]
+    pub trust_domain: TrustDomain,
+}
