@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use vpnpanel_domain::{PeriodId, UserId};
 
 use crate::{
-    AppliedState, Attribution, CounterKey, Digest, Epoch, LeaseState, Segment, Seq, SpoolId, Totals,
+    AppliedState, Attribution, CounterKey, Digest, Epoch, Incarnation, LeaseState, Segment, Seq,
+    SpoolId, Totals,
 };
 
 /// The agent's disk, without payloads.
@@ -17,6 +18,8 @@ use crate::{
 pub struct Durable {
     /// Drawn when the disk was found empty, and written before anything else.
     pub spool: SpoolId,
+    /// The life of the engine's counters as last seen.
+    pub incarnation: Option<Incarnation>,
     /// What is known of each counter.
     pub counters: BTreeMap<CounterKey, CounterRecord>,
     /// Epochs by their order.
@@ -90,6 +93,8 @@ pub struct Transaction {
 /// One record written or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
+    /// The life of the engine's counters.
+    Incarnation(Incarnation),
     /// The books of a counter.
     Counter(CounterKey, CounterRecord),
     /// The counter's incarnation and periods are long gone.
@@ -128,6 +133,7 @@ impl Durable {
     pub fn new(spool: SpoolId) -> Self {
         Self {
             spool,
+            incarnation: None,
             counters: BTreeMap::new(),
             epochs: BTreeMap::new(),
             batches: BTreeMap::new(),
@@ -148,6 +154,7 @@ impl Durable {
 
     pub(super) fn write(&mut self, write: Write) {
         match write {
+            Write::Incarnation(name) => self.incarnation = Some(name),
             Write::Counter(key, record) => {
                 self.counters.insert(key, record);
             }

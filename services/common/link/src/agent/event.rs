@@ -104,11 +104,14 @@ pub enum Effect {
         /// Its number.
         seq: Seq,
     },
+    /// Find out whether the engine runs, its incarnation and peers; answer with `EngineUp` or
+    /// `EngineDown`.
+    Inspect,
     /// Read all counters **now**, after every effect before this one; answer with `Sample` or
     /// `ReadFailed`.
     ReadCounters(Ticket),
-    /// Drop the traffic of these peers from now on; their counters and sessions stay. Done when
-    /// the next effect begins.
+    /// Drop the traffic of these peers until they are upserted or removed; their counters and
+    /// sessions stay. Done when the next effect begins.
     Block(Vec<PeerId>),
     /// Let users' traffic through or not. A gate may name a user whose peers do not exist yet:
     /// remember it and make it hold from the first packet.
@@ -144,7 +147,8 @@ pub struct Change {
     /// The inbounds to have, all of them: open those that are missing, reload those that
     /// differ, close the others. Nothing but a changed inbound may be reloaded.
     pub inbounds: Vec<DesiredInbound>,
-    /// Peers to have, with their users: add those that are missing, modify those that differ.
+    /// Peers to have, with their users: add those that are missing, modify those that differ,
+    /// lift a block.
     /// Their counters start at zero unless they exist in this incarnation; a counter that
     /// exists goes on.
     pub upsert: Vec<(UserId, DesiredPeer)>,

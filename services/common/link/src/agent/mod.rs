@@ -1,15 +1,36 @@
 //! The agent's end of the link: `step(event, now) → effects`. It decides what is written before
 //! what, what is sent, who may pass; sockets, redb and engines are the driver's.
+//!
+//! The driver, in a loop: waits for an event or for [`Agent::deadline`], calls [`Agent::step`],
+//! and carries out the effects in order; a `Commit` is on disk before the next effect begins.
+//! When a commit fails it drops the machine, reads the disk, and starts a new one
+//! ([`Agent::start`]) after a while: the engine goes on by itself meanwhile.
 
+mod allowance;
+mod clock;
 mod durable;
 mod event;
+mod meter;
+mod reconcile;
+mod spool;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vpnpanel_domain::{PeriodId, UserId};
 
 pub use durable::{
     BatchRecord, CounterRecord, Durable, EpochNumber, EpochRecord, TimeAnchor, Transaction, Write,
 };
 pub use event::{Alarm, Change, Effect, Event, Gate, Now, Reading, Ticket};
 
-use crate::Entropy;
+use crate::{BootId, EngineStatus, Entropy, Epoch, Grant, Incarnation};
+
+/// A read that is not answered for this long has failed.
+const READ_MS: i64 = 30_000;
+
+/// How often retention is looked at.
+const SWEEP_MS: i64 = 600_000;
 
 /// What does not change while an agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,31 +55,291 @@ pub struct Settings {
 /// The machine.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    durable: Durable,
     settings: Settings,
+    boot: BootId,
+    durable: Durable,
+    /// Written to `durable` already, to be committed before the next effect that relies on it.
+    tx: Transaction,
+    out: Vec<Effect>,
+    desired: Option<reconcile::Desired>,
+    engine: reconcile::Engine,
+    engines: Vec<EngineStatus>,
+    spool: spool::Spool,
+    stream: stream::Stream,
+    allowances: Allowances,
+    last_ticket: Ticket,
+    /// The read under way, and since when.
+    reading: Option<(Ticket, i64)>,
+    next_poll_ms: i64,
+    next_report_ms: i64,
+    next_sweep_ms: i64,
+    /// When a user's time or period ends next, server time.
+    next_end_ms: Option<i64>,
+    /// When counters were last read, server time.
+    last_read_ms: Option<i64>,
+}
+
+/// What is under way with leases.
+#[derive(Debug, Clone, Default)]
+struct Allowances {
+    /// Gates as last set.
+    gates: BTreeMap<UserId, allowance::Held>,
+    /// Smaller allowances that wait for a read.
+    shrinks: BTreeMap<(UserId, PeriodId), (Grant, Ticket)>,
+    /// Leases to report.
+    reports: BTreeSet<(UserId, PeriodId)>,
+    /// A user or period may have left.
+    departed: bool,
 }
 
 impl Agent {
-    /// A machine at the start of the process, on what was found on disk.
+    /// A machine at the start of the process, on what was found on disk. On an empty disk the
+    /// driver makes [`Durable::new`] durable first.
     pub fn start(
         durable: Durable,
         settings: Settings,
         now: Now,
         entropy: &mut dyn Entropy,
     ) -> (Self, Vec<Effect>) {
-        let _ = (now, entropy);
-        (Self { durable, settings }, Vec::new())
+        let spool = spool::Spool::new(Epoch::draw(entropy), &durable);
+        let mut agent = Self {
+            settings,
+            boot: BootId::draw(entropy),
+            durable,
+            tx: Transaction::default(),
+            out: Vec::new(),
+            desired: None,
+            engine: reconcile::Engine::default(),
+            engines: Vec::new(),
+            spool,
+            stream: stream::Stream::new(now),
+            allowances: Allowances::default(),
+            last_ticket: Ticket(0),
+            reading: None,
+            next_poll_ms: i64::MAX,
+            next_report_ms: now.boottime_ms,
+            next_sweep_ms: now.boottime_ms + SWEEP_MS,
+            next_end_ms: None,
+            last_read_ms: None,
+        };
+        agent.anchor_at_start(now);
+        agent.recall_target();
+        agent.schedule_times(now);
+        agent.commit();
+        agent.out.push(Effect::Inspect);
+        let effects = std::mem::take(&mut agent.out);
+        (agent, effects)
     }
 
     /// Takes an event; the effects are carried out in order.
     pub fn step(&mut self, event: Event, now: Now, entropy: &mut dyn Entropy) -> Vec<Effect> {
-        let _ = (event, now, entropy, &self.settings, &self.durable);
-        Vec::new()
+        match event {
+            Event::Tick => {}
+            Event::EngineUp { incarnation, peers } => {
+                self.engine_up(incarnation, peers, now);
+                self.may_dial(now);
+            }
+            Event::EngineDown => {
+                self.engine_down(now);
+                self.may_dial(now);
+            }
+            Event::EngineStatus(engines) => self.engines = engines,
+            Event::Sample {
+                ticket,
+                before,
+                after,
+                readings,
+            } => {
+                self.sampled(ticket, before, after, &readings, now);
+            }
+            Event::ReadFailed { ticket } => self.read_failed(ticket),
+            Event::Applied { ticket, errors } => self.engine_changed(ticket, errors, now),
+            Event::Connected => self.connected(now),
+            Event::Disconnected => self.disconnected(now, entropy),
+            Event::Message(message) => self.take_message(message, now, entropy),
+        }
+        self.on_time(now);
+        self.commit();
+        std::mem::take(&mut self.out)
     }
 
     /// When to step with [`Event::Tick`], on `CLOCK_BOOTTIME`, milliseconds.
     pub fn deadline(&self) -> i64 {
-        0
+        let read = self
+            .reading
+            .map_or(self.next_poll_ms, |(_, since)| since + READ_MS);
+        let end = self
+            .next_end_ms
+            .zip(self.durable.anchor)
+            .map_or(i64::MAX, |(end, anchor)| {
+                end.saturating_sub(anchor.server_ms)
+                    .saturating_add(anchor.boottime_ms)
+            });
+        read.min(self.stream.deadline())
+            .min(self.next_sweep_ms)
+            .min(end)
+    }
+
+    /// What is on disk once every `Commit` so far is.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// This start of the agent.
+    pub fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// Whether the stream is open and welcomed.
+    pub fn is_connected(&self) -> bool {
+        self.stream.window().is_some()
+    }
+
+    /// Takes a sample onto the books, then whatever waited for it. An incarnation that changed
+    /// while the counters were read makes them worthless: nobody can say which life they are of.
+    fn sampled(
+        &mut self,
+        ticket: Ticket,
+        before: Incarnation,
+        after: Incarnation,
+        readings: &[Reading],
+        now: Now,
+    ) {
+        if self.reading.is_none_or(|(asked, _)| asked != ticket) {
+            return;
+        }
+        self.reading = None;
+        self.next_poll_ms = now.boottime_ms + self.stream.pace().poll_ms as i64;
+        if before != after || self.engine.incarnation != Some(before) {
+            self.out.push(Effect::Inspect);
+            return;
+        }
+        let used = self.meter(before, readings, now);
+        self.last_read_ms = Some(self.server_ms(now));
+        self.adopt(now);
+        self.settle_shrinks(ticket);
+        self.settle_departed();
+        self.set_gates(Some(&used), now);
+        self.drained(ticket, readings, now);
+        self.reconcile(now);
+        let server_ms = self.server_ms(now);
+        if now.boottime_ms >= self.next_report_ms || self.runs_low(&used, server_ms) {
+            self.next_report_ms = now.boottime_ms + self.stream.pace().report_ms as i64;
+            self.release();
+            self.pump();
+            self.report_exhausted(server_ms);
+        }
+        self.send_lease_reports();
+        if self
+            .engine
+            .unknown
+            .keys()
+            .any(|peer| !self.stream.asked.contains(peer))
+        {
+            self.ask_marks();
+        }
+    }
+
+    fn read_failed(&mut self, ticket: Ticket) {
+        if self.reading.is_some_and(|(asked, _)| asked == ticket) {
+            self.reading = None;
+            self.out.push(Effect::Inspect);
+        }
+    }
+
+    /// What is due by the clock.
+    fn on_time(&mut self, now: Now) {
+        if self
+            .reading
+            .is_some_and(|(_, since)| now.boottime_ms >= since + READ_MS)
+        {
+            self.reading = None;
+            self.out.push(Effect::Inspect);
+        }
+        if self.reading.is_none()
+            && self.engine.incarnation.is_some()
+            && now.boottime_ms >= self.next_poll_ms
+        {
+            self.retry_drain();
+            if self.reading.is_none() {
+                self.read_counters();
+            }
+            self.reading_since(now);
+        }
+        self.reading_since(now);
+        if self
+            .next_end_ms
+            .is_some_and(|end| end <= self.server_ms(now))
+        {
+            self.schedule_times(now);
+            self.allowances.departed = true;
+            self.set_gates(None, now);
+        }
+        if now.boottime_ms >= self.next_sweep_ms {
+            self.next_sweep_ms = now.boottime_ms + SWEEP_MS;
+            let server_ms = self.server_ms(now);
+            self.sweep_spool(server_ms);
+            self.sweep_counters(server_ms);
+            self.sweep_leases();
+        }
+        self.tick_stream(now);
+    }
+
+    /// Finds the next instant at which a gate or a period changes by the clock alone.
+    fn schedule_times(&mut self, now: Now) {
+        let server_ms = self.server_ms(now);
+        self.next_end_ms = self.desired.as_ref().and_then(|desired| {
+            desired
+                .users
+                .values()
+                .flat_map(|user| [user.not_after_ms, user.period.ends_ms])
+                .flatten()
+                .filter(|end| *end > server_ms)
+                .min()
+        });
+    }
+
+    /// Asks for a read of the counters that begins after every effect so far.
+    fn read_counters(&mut self) -> Ticket {
+        self.commit();
+        let ticket = self.ticket();
+        // An answer to an earlier request no longer counts: one read at a time.
+        self.reading = Some((ticket, i64::MAX - READ_MS));
+        self.out.push(Effect::ReadCounters(ticket));
+        ticket
+    }
+
+    /// Starts the clock of a read that was just asked for.
+    fn reading_since(&mut self, now: Now) {
+        if let Some((_, since)) = &mut self.reading
+            && *since == i64::MAX - READ_MS
+        {
+            *since = now.boottime_ms;
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.last_ticket.0 += 1;
+        self.last_ticket
+    }
+
+    /// For how long counters may have run unread.
+    fn unread_ms(&self, now: Now) -> i64 {
+        let last = self
+            .last_read_ms
+            .or(self.durable.anchor.map(|anchor| anchor.server_ms));
+        last.map_or(0, |last| self.server_ms(now).saturating_sub(last))
+    }
+
+    fn write(&mut self, write: Write) {
+        self.durable.write(write.clone());
+        self.tx.writes.push(write);
+    }
+
+    fn commit(&mut self) {
+        if !self.tx.is_empty() {
+            self.out.push(Effect::Commit(std::mem::take(&mut self.tx)));
+        }
     }
 }
 

@@ -1,0 +1,263 @@
+//! From counters to rows. What a counter shows beyond its baseline is billed to whom the
+//! baseline was taken for; the new baseline, the rows and what leases it used up become durable
+//! together, or not at all.
+
+use std::collections::BTreeMap;
+
+use vpnpanel_domain::{MicroBytes, Multiplier, PeerId, PeriodId, UserId};
+
+use super::{Agent, Alarm, CounterRecord, Effect, Now, Reading, Write};
+use crate::{
+    Attribution, Bucket, CounterKey, CounterMark, Incarnation, MAX_BATCH_ROWS, Range, Row, Segment,
+    Segments, Totals, Up,
+};
+
+impl Agent {
+    /// Takes a sample of the present incarnation onto the books. Returns the users that used
+    /// something.
+    pub(super) fn meter(
+        &mut self,
+        incarnation: Incarnation,
+        readings: &[Reading],
+        now: Now,
+    ) -> Vec<UserId> {
+        let server_ms = self.server_ms(now);
+        let mut rows = Vec::new();
+        let mut used: BTreeMap<(UserId, PeriodId), MicroBytes> = BTreeMap::new();
+        for reading in readings {
+            let key = CounterKey {
+                incarnation,
+                peer: reading.peer,
+            };
+            let Some(record) = self.durable.counters.get(&key) else {
+                self.engine.unknown.entry(reading.peer).or_insert(None);
+                continue;
+            };
+            let (baseline, attribution) = record.baseline();
+            if !reading.totals.covers(baseline) {
+                let (peer, reading) = (reading.peer, reading.totals);
+                self.out.push(Effect::Alarm(Alarm::CounterWentBack {
+                    peer,
+                    baseline,
+                    reading,
+                }));
+                continue;
+            }
+            let next = self
+                .attribution_of(reading.peer, server_ms)
+                .unwrap_or(attribution);
+            if reading.totals == baseline && next == attribution {
+                continue;
+            }
+            let record = advance(record, reading.totals, next, server_ms, &self.settings);
+            self.write(Write::Counter(key, record));
+            if reading.totals == baseline {
+                continue;
+            }
+            let row = Row {
+                counter: key,
+                attribution,
+                bucket: Bucket::at(server_ms),
+                up: Range {
+                    from: baseline.up,
+                    to: reading.totals.up,
+                },
+                down: Range {
+                    from: baseline.down,
+                    to: reading.totals.down,
+                },
+            };
+            *used
+                .entry((attribution.user, attribution.period))
+                .or_default() += row.billable();
+            rows.push(row);
+        }
+        for (of, billed) in &used {
+            if let Some(lease) = self.durable.leases.get(of) {
+                let consumed = lease.consumed + *billed;
+                self.write(Write::Lease(crate::LeaseState { consumed, ..*lease }));
+            }
+        }
+        self.append(rows, server_ms);
+        if !self.tx.is_empty() {
+            self.refresh_anchor(now);
+        }
+        used.into_keys().map(|(user, _)| user).collect()
+    }
+
+    /// Whom a peer's traffic is billed to from now on; `None` for peers that should not be.
+    pub(super) fn attribution_of(&self, peer: PeerId, server_ms: i64) -> Option<Attribution> {
+        let desired = self.desired.as_ref()?;
+        let user = desired.user_of(peer)?;
+        let period = user.period_at(server_ms);
+        Some(Attribution {
+            user: user.id,
+            period,
+            multiplier: desired.multiplier,
+        })
+    }
+
+    /// Opens the books of counters that this disk does not know with the control plane's marks.
+    /// Without anybody to bill they wait for a desired state; one that does not know the peer
+    /// either leaves the bytes to be found among the orphans.
+    pub(super) fn adopt(&mut self, now: Now) {
+        let Some(incarnation) = self.engine.incarnation else {
+            return;
+        };
+        let server_ms = self.server_ms(now);
+        let told: Vec<_> = self
+            .engine
+            .unknown
+            .iter()
+            .filter_map(|(peer, mark)| mark.map(|mark| (*peer, mark)))
+            .collect();
+        for (peer, mark) in told {
+            let attribution = mark
+                .attribution
+                .or_else(|| self.attribution_of(peer, server_ms))
+                .or_else(|| self.desired.is_some().then(nobody));
+            if let Some(attribution) = attribution {
+                let key = CounterKey { incarnation, peer };
+                let record = CounterRecord::open(attribution, mark.totals, server_ms);
+                self.write(Write::Counter(key, record));
+                self.engine.unknown.remove(&peer);
+                self.engine.dirty = true;
+            }
+        }
+    }
+
+    /// Answers for the marks of counters that this disk does not know: asked for in Hello, told
+    /// in Welcome, where zero is not written out.
+    pub(super) fn marks_told(&mut self, marks: &[CounterMark]) {
+        let Some(incarnation) = self.engine.incarnation else {
+            return;
+        };
+        for (peer, told) in &mut self.engine.unknown {
+            if self.stream.asked.contains(peer) {
+                let key = CounterKey {
+                    incarnation,
+                    peer: *peer,
+                };
+                let mark = marks.iter().find(|mark| mark.counter == key).copied();
+                *told = Some(mark.unwrap_or(CounterMark {
+                    counter: key,
+                    totals: Totals::default(),
+                    attribution: None,
+                }));
+            }
+        }
+    }
+
+    /// Answers what is still known of counters whose rows began beyond the mark.
+    pub(super) fn answer_segments(&mut self, asked: &[CounterMark]) {
+        let mut answer = Segments::default();
+        for mark in asked {
+            let Some(record) = self.durable.counters.get(&mark.counter) else {
+                answer.unknown.push(mark.counter);
+                continue;
+            };
+            let first = record
+                .segments
+                .first()
+                .map_or(Totals::default(), |segment| segment.from);
+            if !mark.totals.covers(first) {
+                // What lay below the first segment is forgotten; the rest follows in order.
+                answer.unknown.push(mark.counter);
+                continue;
+            }
+            let beyond = record
+                .segments
+                .iter()
+                .filter(|segment| !segment.is_empty() && !mark.totals.covers(segment.to));
+            answer
+                .rows
+                .extend(beyond.map(|segment| segment.row(mark.counter)));
+        }
+        if answer == Segments::default() {
+            return;
+        }
+        let unknown = std::mem::take(&mut answer.unknown);
+        self.commit();
+        for rows in answer.rows.chunks(MAX_BATCH_ROWS) {
+            let part = Segments {
+                rows: rows.to_vec(),
+                unknown: Vec::new(),
+            };
+            self.out.push(Effect::Send(Up::Segments(part)));
+        }
+        if !unknown.is_empty() {
+            self.out.push(Effect::Send(Up::Segments(Segments {
+                rows: Vec::new(),
+                unknown,
+            })));
+        }
+    }
+
+    /// Forgets counters of dead incarnations whose periods are long over, and old stretches.
+    pub(super) fn sweep_counters(&mut self, server_ms: i64) {
+        let keep_from = server_ms - self.settings.segment_retention_ms;
+        let live = self.engine.incarnation;
+        let over: Vec<_> = self
+            .durable
+            .counters
+            .iter()
+            .filter(|(key, record)| {
+                live.is_some_and(|live| key.incarnation != live)
+                    && record
+                        .segments
+                        .iter()
+                        .all(|segment| segment.grown_at_ms < keep_from)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in over {
+            self.write(Write::DropCounter(key));
+        }
+    }
+}
+
+/// The books after a reading: the last stretch grows; a new attribution opens the next.
+fn advance(
+    record: &CounterRecord,
+    totals: Totals,
+    next: Attribution,
+    server_ms: i64,
+    settings: &super::Settings,
+) -> CounterRecord {
+    let keep_from = server_ms - settings.segment_retention_ms;
+    let mut segments = record.segments.clone();
+    if let Some(last) = segments.last_mut() {
+        if last.to != totals {
+            last.to = totals;
+            last.grown_at_ms = server_ms;
+        }
+        if last.attribution != next {
+            let opened = Segment {
+                attribution: next,
+                from: totals,
+                to: totals,
+                grown_at_ms: server_ms,
+            };
+            if last.is_empty() {
+                *last = opened;
+            } else {
+                segments.push(opened);
+            }
+        }
+    }
+    let old = segments
+        .iter()
+        .take_while(|segment| segment.grown_at_ms < keep_from)
+        .count();
+    segments.drain(..old.min(segments.len().saturating_sub(1)));
+    CounterRecord { segments }
+}
+
+/// Usage of nobody that is known: billed to no one, and kept among the orphans.
+fn nobody() -> Attribution {
+    Attribution {
+        user: UserId::from_bytes([0; 16]),
+        period: PeriodId::from_bytes([0; 16]),
+        multiplier: Multiplier::ONE,
+    }
+}

@@ -1,0 +1,355 @@
+//! Bringing the engine to the desired state, one change at a time. What goes is blocked, read
+//! onto the books, and only then removed; what comes has its books opened before its counter
+//! exists. A crash at any point starts over from what is on disk and what the engine has.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use vpnpanel_domain::{Multiplier, PeerId, PeriodId, UserId};
+
+use super::{Agent, Alarm, Change, CounterRecord, Effect, Now, Reading, Ticket, Write};
+use crate::{
+    AppliedState, ConfigAck, ConfigChunk, ConfigError, CounterKey, CounterMark, DesiredInbound,
+    DesiredPeer, DesiredState, DesiredUser, Incarnation, Totals, Up, wire,
+};
+
+/// The desired state, indexed.
+#[derive(Debug, Clone)]
+pub(super) struct Desired {
+    pub(super) state: AppliedState,
+    pub(super) multiplier: Multiplier,
+    inbounds: Vec<DesiredInbound>,
+    pub(super) users: BTreeMap<UserId, DesiredUser>,
+    owners: BTreeMap<PeerId, UserId>,
+}
+
+/// The engine, as far as is known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Engine {
+    /// `None` while it does not run.
+    pub(super) incarnation: Option<Incarnation>,
+    /// Peers it has; their settings, where this process has set them.
+    pub(super) installed: BTreeMap<PeerId, Option<DesiredPeer>>,
+    /// Counters without books: this disk is younger than they are. With their marks, once told.
+    pub(super) unknown: BTreeMap<PeerId, Option<CounterMark>>,
+    /// It may differ from the desired state.
+    pub(super) dirty: bool,
+    /// Inbounds as this process has set them.
+    inbounds: Option<Vec<DesiredInbound>>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Phase {
+    #[default]
+    Idle,
+    /// Blocked; waits for the final read.
+    Draining { ticket: Ticket, peers: Vec<PeerId> },
+    /// Waits for the engine.
+    Applying { ticket: Ticket, state: AppliedState },
+}
+
+impl Desired {
+    fn new(state: AppliedState, desired: DesiredState) -> Self {
+        let owners = desired
+            .users
+            .iter()
+            .flat_map(|user| user.peers.iter().map(|peer| (peer.id, user.id)))
+            .collect();
+        Self {
+            state,
+            multiplier: desired.multiplier,
+            inbounds: desired.inbounds,
+            users: desired
+                .users
+                .into_iter()
+                .map(|user| (user.id, user))
+                .collect(),
+            owners,
+        }
+    }
+
+    pub(super) fn user_of(&self, peer: PeerId) -> Option<&DesiredUser> {
+        self.users.get(self.owners.get(&peer)?)
+    }
+
+    fn peers(&self) -> impl Iterator<Item = (UserId, &DesiredPeer)> {
+        self.users
+            .values()
+            .flat_map(|user| user.peers.iter().map(|peer| (user.id, peer)))
+    }
+
+    /// Whether the user may use the period on this node, now or next.
+    pub(super) fn expects(&self, user: UserId, period: PeriodId) -> bool {
+        self.users.get(&user).is_some_and(|user| {
+            user.period.id == period || user.next_period.is_some_and(|next| next.id == period)
+        })
+    }
+}
+
+impl Agent {
+    /// Takes up the desired state that was on disk.
+    pub(super) fn recall_target(&mut self) {
+        let Some(state) = self.durable.target else {
+            return;
+        };
+        match wire::decode_state(&self.durable.target_data) {
+            Ok(desired) => self.desired = Some(Desired::new(state, desired)),
+            Err(error) => {
+                let reason = error.to_string();
+                self.out.push(Effect::Alarm(Alarm::BadState { reason }));
+            }
+        }
+    }
+
+    /// Takes a piece of a desired state; the last one makes it the target.
+    pub(super) fn take_config(&mut self, piece: ConfigChunk, now: Now) {
+        let named = AppliedState {
+            revision: piece.revision,
+            digest: piece.digest,
+        };
+        let taken = self
+            .stream
+            .assembly
+            .push(piece)
+            .and_then(|whole| match whole {
+                Some((state, data)) => Ok(Some((state, wire::decode_state(&data)?, data))),
+                None => Ok(None),
+            });
+        match taken {
+            Ok(Some((state, desired, data))) => self.retarget(state, desired, data, now),
+            Ok(None) => {}
+            Err(error) => {
+                let reason = error.to_string();
+                self.out.push(Effect::Alarm(Alarm::BadState {
+                    reason: reason.clone(),
+                }));
+                self.acknowledge_state(named, vec![state_error(&reason)]);
+            }
+        }
+    }
+
+    fn retarget(&mut self, state: AppliedState, desired: DesiredState, data: Bytes, now: Now) {
+        self.write(Write::Target(state, data));
+        self.desired = Some(Desired::new(state, desired));
+        self.engine.dirty = true;
+        self.allowances.departed = true;
+        self.adopt(now);
+        let desired = self.desired.as_ref();
+        self.allowances
+            .gates
+            .retain(|user, _| desired.is_some_and(|desired| desired.users.contains_key(user)));
+        self.set_gates(None, now);
+        self.schedule_times(now);
+        if self.engine.incarnation.is_none() {
+            let error = state_error("no engine runs on this node: see its health");
+            self.acknowledge_state(state, vec![error]);
+        }
+        self.reconcile(now);
+    }
+
+    /// The engine runs: what it has is compared with what it should have.
+    pub(super) fn engine_up(&mut self, incarnation: Incarnation, peers: Vec<PeerId>, now: Now) {
+        if self.durable.incarnation != Some(incarnation) {
+            if self.durable.incarnation.is_some() {
+                self.charge_lost(self.unread_ms(now));
+            }
+            self.write(Write::Incarnation(incarnation));
+        }
+        if self.engine.incarnation != Some(incarnation) {
+            self.allowances.gates.clear();
+        }
+        let unknown: BTreeMap<_, _> = peers
+            .iter()
+            .filter(|peer| {
+                !self.durable.counters.contains_key(&CounterKey {
+                    incarnation,
+                    peer: **peer,
+                })
+            })
+            .map(|peer| (*peer, None))
+            .collect();
+        let asks = !unknown.is_empty();
+        self.engine = Engine {
+            incarnation: Some(incarnation),
+            installed: peers.into_iter().map(|peer| (peer, None)).collect(),
+            unknown,
+            dirty: true,
+            ..Engine::default()
+        };
+        self.last_read_ms = None;
+        self.reading = None;
+        self.next_poll_ms = now.boottime_ms;
+        if asks {
+            self.ask_marks();
+        }
+        self.set_gates(None, now);
+        self.reconcile(now);
+    }
+
+    pub(super) fn engine_down(&mut self, now: Now) {
+        self.engine = Engine::default();
+        self.reading = None;
+        if let Some(state) = self.desired.as_ref().map(|desired| desired.state)
+            && self.durable.applied != Some(state)
+        {
+            let error = state_error("no engine runs on this node: see its health");
+            self.acknowledge_state(state, vec![error]);
+        }
+        self.next_poll_ms = now.boottime_ms + self.stream.pace().poll_ms as i64;
+    }
+
+    /// Starts the next change, unless one is under way or there is nothing to do.
+    pub(super) fn reconcile(&mut self, now: Now) {
+        let Some(desired) = &self.desired else { return };
+        let idle = matches!(self.engine.phase, Phase::Idle);
+        if !idle || !self.engine.dirty || self.engine.incarnation.is_none() {
+            return;
+        }
+        let leaving: Vec<_> = self
+            .engine
+            .installed
+            .keys()
+            .filter(|peer| !desired.owners.contains_key(peer))
+            .copied()
+            .collect();
+        if leaving.is_empty() {
+            return self.change_engine(&[], now);
+        }
+        self.commit();
+        self.out.push(Effect::Block(leaving.clone()));
+        let ticket = self.read_counters();
+        self.engine.phase = Phase::Draining {
+            ticket,
+            peers: leaving,
+        };
+    }
+
+    /// A sample is on the books: what was blocked before it may go now.
+    pub(super) fn drained(&mut self, read: Ticket, readings: &[Reading], now: Now) {
+        let Phase::Draining { ticket, peers } = &self.engine.phase else {
+            return;
+        };
+        if read < *ticket {
+            return;
+        }
+        // Counters without books are not removed before their marks are told and their final
+        // reading is taken; a peer without a counter has nothing to lose.
+        let read: Vec<_> = readings.iter().map(|reading| reading.peer).collect();
+        let waiting = |peer: &PeerId| self.engine.unknown.contains_key(peer) && read.contains(peer);
+        let gone: Vec<_> = peers
+            .iter()
+            .filter(|peer| !waiting(peer))
+            .copied()
+            .collect();
+        self.engine.phase = Phase::Idle;
+        self.change_engine(&gone, now);
+    }
+
+    /// The read for a removal failed: it is asked for again with the next poll.
+    pub(super) fn retry_drain(&mut self) {
+        if matches!(self.engine.phase, Phase::Draining { .. }) {
+            let again = self.read_counters();
+            if let Phase::Draining { ticket, .. } = &mut self.engine.phase {
+                *ticket = again;
+            }
+        }
+    }
+
+    fn change_engine(&mut self, drained: &[PeerId], now: Now) {
+        let (Some(desired), Some(incarnation)) = (&self.desired, self.engine.incarnation) else {
+            return;
+        };
+        let remove: Vec<_> = drained
+            .iter()
+            .filter(|peer| !desired.owners.contains_key(peer))
+            .copied()
+            .collect();
+        let upsert: Vec<_> = desired
+            .peers()
+            .filter(|(_, peer)| {
+                let known = self.engine.installed.get(&peer.id);
+                drained.contains(&peer.id) || known.is_none_or(|known| known.as_ref() != Some(peer))
+            })
+            .map(|(user, peer)| (user, peer.clone()))
+            .collect();
+        let inbounds = desired.inbounds.clone();
+        let state = desired.state;
+        self.engine.dirty = false;
+        let same_inbounds = self.engine.inbounds.as_ref() == Some(&inbounds);
+        if remove.is_empty() && upsert.is_empty() && same_inbounds {
+            return self.applied_state(state, Vec::new());
+        }
+        let server_ms = self.server_ms(now);
+        for (_, peer) in &upsert {
+            let key = CounterKey {
+                incarnation,
+                peer: peer.id,
+            };
+            let new = !self.durable.counters.contains_key(&key)
+                && !self.engine.unknown.contains_key(&peer.id);
+            if let (true, Some(attribution)) = (new, self.attribution_of(peer.id, server_ms)) {
+                let record = CounterRecord::open(attribution, Totals::default(), server_ms);
+                self.write(Write::Counter(key, record));
+            }
+        }
+        self.commit();
+        for peer in &remove {
+            self.engine.installed.remove(peer);
+        }
+        for (_, peer) in &upsert {
+            self.engine.installed.insert(peer.id, Some(peer.clone()));
+        }
+        self.engine.inbounds = Some(inbounds.clone());
+        let ticket = self.ticket();
+        self.engine.phase = Phase::Applying { ticket, state };
+        self.out.push(Effect::Apply(Change {
+            ticket,
+            inbounds,
+            upsert,
+            remove,
+        }));
+    }
+
+    /// The engine has changed, as far as it could.
+    pub(super) fn engine_changed(&mut self, answer: Ticket, errors: Vec<ConfigError>, now: Now) {
+        match self.engine.phase {
+            Phase::Applying { ticket, state } if ticket == answer => {
+                self.engine.phase = Phase::Idle;
+                self.allowances.departed = true;
+                self.applied_state(state, errors);
+                self.reconcile(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn applied_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
+        let newest = self
+            .desired
+            .as_ref()
+            .is_some_and(|desired| desired.state == state);
+        if newest {
+            if self.durable.applied != Some(state) {
+                self.write(Write::Applied(state));
+            }
+            self.acknowledge_state(state, errors);
+        }
+    }
+
+    fn acknowledge_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
+        if self.stream.window().is_some() {
+            self.commit();
+            self.out
+                .push(Effect::Send(Up::ConfigAck(ConfigAck { state, errors })));
+        }
+    }
+}
+
+fn state_error(message: &str) -> ConfigError {
+    ConfigError {
+        kind: "state".to_owned(),
+        id: String::new(),
+        message: message.to_owned(),
+    }
+}

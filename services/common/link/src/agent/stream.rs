@@ -1,0 +1,283 @@
+//! The stream, from the agent's side: when to dial, what to say first, and what the control
+//! plane's answers change. Losing it changes nothing on the node.
+
+use std::collections::BTreeSet;
+
+use vpnpanel_domain::PeerId;
+
+use super::{Agent, Alarm, Effect, Now};
+use crate::{
+    CounterKey, Down, Entropy, Health, Hello, PROTOCOL, Pace, Revision, Up, UsageAck, Welcome,
+    entropy, wire::Assembly,
+};
+
+/// Longest wait between attempts.
+const BACKOFF_MAX_MS: u64 = 120_000;
+/// Wait after the first failure, before jitter.
+const BACKOFF_MIN_MS: u64 = 1_000;
+/// A stream that lived this long was a good one.
+const HEALTHY_MS: i64 = 60_000;
+/// From Hello to Welcome.
+const GREETING_MS: i64 = 15_000;
+/// Counters in Hello.
+const HELLO_COUNTERS: usize = 16_384;
+
+/// The stream.
+#[derive(Debug, Clone)]
+pub(super) struct Stream {
+    phase: Phase,
+    /// Failures in a row.
+    failures: u32,
+    /// Set by Drain: when to come back.
+    come_back_ms: Option<u64>,
+    /// The peers whose marks Hello has asked for.
+    pub(super) asked: BTreeSet<PeerId>,
+    pub(super) assembly: Assembly,
+    pace: Pace,
+    next_health_ms: i64,
+    quarantined: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for the time to dial.
+    Offline {
+        until_ms: i64,
+    },
+    /// Waits for the engine's first word, so that Hello can ask for marks.
+    Starting {
+        until_ms: i64,
+    },
+    Dialling,
+    Greeting {
+        since_ms: i64,
+    },
+    Live {
+        since_ms: i64,
+    },
+    Closing,
+}
+
+impl Stream {
+    pub(super) fn new(now: Now) -> Self {
+        Self {
+            phase: Phase::Starting {
+                until_ms: now.boottime_ms + 10_000,
+            },
+            failures: 0,
+            come_back_ms: None,
+            asked: BTreeSet::new(),
+            assembly: Assembly::default(),
+            pace: Pace::default(),
+            next_health_ms: 0,
+            quarantined: false,
+        }
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// How many batches may be in flight; `None` while nothing can be sent.
+    pub(super) fn window(&self) -> Option<usize> {
+        matches!(self.phase, Phase::Live { .. }).then_some(if self.quarantined {
+            0
+        } else {
+            self.pace.window as usize
+        })
+    }
+
+    /// No more usage goes over this stream: somebody else writes under this node's name.
+    pub(super) fn distrust(&mut self) {
+        self.quarantined = true;
+    }
+
+    pub(super) fn deadline(&self) -> i64 {
+        match self.phase {
+            Phase::Offline { until_ms } | Phase::Starting { until_ms } => until_ms,
+            Phase::Greeting { since_ms } => since_ms + GREETING_MS,
+            Phase::Live { .. } => self.next_health_ms,
+            Phase::Dialling | Phase::Closing => i64::MAX,
+        }
+    }
+}
+
+impl Agent {
+    pub(super) fn tick_stream(&mut self, now: Now) {
+        match self.stream.phase {
+            Phase::Offline { until_ms } | Phase::Starting { until_ms }
+                if now.boottime_ms >= until_ms =>
+            {
+                self.stream.phase = Phase::Dialling;
+                self.out.push(Effect::Connect);
+            }
+            Phase::Greeting { since_ms } if now.boottime_ms >= since_ms + GREETING_MS => {
+                self.hang_up("no Welcome in time");
+            }
+            Phase::Live { .. } if now.boottime_ms >= self.stream.next_health_ms => {
+                self.stream.next_health_ms = now.boottime_ms + self.stream.pace.health_ms as i64;
+                let (unacked_batches, unacked_bytes) = self.unacked();
+                let applied = self.durable.applied.map(|state| state.revision);
+                self.out.push(Effect::Send(Up::Health(Health {
+                    engines: self.engines.clone(),
+                    unacked_batches,
+                    unacked_bytes,
+                    applied_revision: applied.unwrap_or(Revision(0)),
+                })));
+            }
+            _ => {}
+        }
+    }
+
+    /// The engine has said its first word: Hello can be complete.
+    pub(super) fn may_dial(&mut self, now: Now) {
+        if matches!(self.stream.phase, Phase::Starting { .. }) {
+            self.stream.phase = Phase::Starting {
+                until_ms: now.boottime_ms,
+            };
+            self.tick_stream(now);
+        }
+    }
+
+    /// Marks are asked for in Hello only: a stream that is already open begins anew.
+    pub(super) fn ask_marks(&mut self) {
+        if matches!(
+            self.stream.phase,
+            Phase::Greeting { .. } | Phase::Live { .. }
+        ) {
+            self.stream.come_back_ms = Some(0);
+            self.hang_up("marks have to be asked for");
+        }
+    }
+
+    fn hang_up(&mut self, reason: &'static str) {
+        self.commit();
+        self.stream.phase = Phase::Closing;
+        self.out.push(Effect::Disconnect { reason });
+    }
+
+    pub(super) fn connected(&mut self, now: Now) {
+        if self.stream.phase != Phase::Dialling {
+            return;
+        }
+        let unknown = self.engine.unknown.keys().take(HELLO_COUNTERS).copied();
+        self.stream.asked = unknown.collect();
+        let unknown_baselines = self
+            .engine
+            .incarnation
+            .map(|incarnation| {
+                let key = |peer: &PeerId| CounterKey {
+                    incarnation,
+                    peer: *peer,
+                };
+                self.stream.asked.iter().map(key).collect()
+            })
+            .unwrap_or_default();
+        self.stream.phase = Phase::Greeting {
+            since_ms: now.boottime_ms,
+        };
+        self.stream.assembly = Assembly::default();
+        self.commit();
+        self.out.push(Effect::Send(Up::Hello(Box::new(Hello {
+            protocol_min: PROTOCOL,
+            protocol_max: PROTOCOL,
+            capabilities: self.settings.capabilities.clone(),
+            agent_version: self.settings.agent_version.clone(),
+            boot: self.boot,
+            spool: self.durable.spool,
+            applied: self.durable.applied,
+            epochs: self.epoch_summaries(),
+            engines: self.engines.clone(),
+            unknown_baselines,
+            leases: self.held_leases(),
+        }))));
+    }
+
+    pub(super) fn disconnected(&mut self, now: Now, entropy: &mut dyn Entropy) {
+        if let Phase::Live { since_ms } = self.stream.phase
+            && now.boottime_ms - since_ms >= HEALTHY_MS
+        {
+            self.stream.failures = 0;
+        }
+        let wait = self.stream.come_back_ms.take().unwrap_or_else(|| {
+            let doubled = BACKOFF_MIN_MS << self.stream.failures.min(10);
+            self.stream.failures = self.stream.failures.saturating_add(1);
+            // Full jitter, but never a hot loop.
+            100 + entropy::below(entropy, doubled.min(BACKOFF_MAX_MS))
+        });
+        let wait = i64::try_from(wait).unwrap_or(i64::MAX);
+        self.stream.phase = Phase::Offline {
+            until_ms: now.boottime_ms.saturating_add(wait),
+        };
+    }
+
+    pub(super) fn take_message(&mut self, message: Down, now: Now, entropy: &mut dyn Entropy) {
+        match (self.stream.phase, message) {
+            (Phase::Greeting { .. }, Down::Welcome(welcome)) => self.welcomed(*welcome, now),
+            (Phase::Live { .. }, Down::ConfigUpdate(piece)) => self.take_config(piece, now),
+            (Phase::Live { .. }, Down::UsageAck(ack)) => self.take_ack(ack, now),
+            (Phase::Greeting { .. } | Phase::Live { .. }, Down::Drain { spread_ms }) => {
+                self.stream.come_back_ms = Some(entropy::below(entropy, spread_ms));
+                self.hang_up("the collector drains");
+            }
+            (Phase::Greeting { .. } | Phase::Live { .. }, _) => {
+                self.hang_up("a message out of place");
+            }
+            // The stream is gone already.
+            _ => {}
+        }
+    }
+
+    fn welcomed(&mut self, welcome: Welcome, now: Now) {
+        self.stream.phase = Phase::Live {
+            since_ms: now.boottime_ms,
+        };
+        self.stream.pace = welcome.pace;
+        self.stream.next_health_ms = now.boottime_ms;
+        self.stream.quarantined = welcome.quarantined.is_some();
+        if let Some(reason) = welcome.quarantined {
+            self.out.push(Effect::Alarm(Alarm::Quarantined { reason }));
+        }
+        self.anchor(welcome.server_time_ms, now);
+        self.resume(&welcome.cursors, welcome.server_time_ms);
+        self.marks_told(&welcome.marks);
+        self.adopt(now);
+        self.schedule_times(now);
+        self.set_gates(None, now);
+        self.reconcile(now);
+        self.release();
+        self.next_report_ms = now.boottime_ms + self.stream.pace.report_ms as i64;
+        self.pump();
+        if self
+            .engine
+            .unknown
+            .keys()
+            .any(|peer| !self.stream.asked.contains(peer))
+        {
+            self.ask_marks();
+        }
+    }
+
+    fn take_ack(&mut self, ack: UsageAck, now: Now) {
+        let server_ms = self.server_ms(now);
+        for committed in ack.committed {
+            self.acknowledge(committed, server_ms);
+        }
+        if let Some((epoch, seq)) = ack.resend_from {
+            self.resend(epoch, seq);
+        }
+        if let Some(reason) = ack.quarantined {
+            self.stream.quarantined = true;
+            self.out.push(Effect::Alarm(Alarm::Quarantined { reason }));
+        }
+        self.answer_segments(&ack.missing_segments);
+        let users: Vec<_> = ack.grants.iter().map(|grant| grant.user).collect();
+        for grant in ack.grants {
+            self.take_grant(grant);
+        }
+        self.set_gates(Some(&users), now);
+        self.settle_departed();
+        self.send_lease_reports();
+        self.pump();
+    }
+}
