@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use vpnpanel_domain::{MicroBytes, PeriodId, UserId};
 
 use super::{Agent, Effect, Gate, Now, Ticket, Write};
-use crate::{CounterKey, DesiredUser, Grant, LeaseState, Up};
+use crate::{CounterKey, DesiredUser, Grant, Incarnation, LeaseState, Up};
 
 /// Leases in one message.
 const REPORT_LEASES: usize = 4_096;
@@ -136,15 +136,24 @@ impl Agent {
 
     /// Charges what may have passed unread when counters were lost: at line rate since they
     /// were last read, and never given back.
-    pub(super) fn charge_lost(&mut self, since_ms: i64) {
+    pub(super) fn charge_lost(&mut self, lost: Incarnation, since_ms: i64) {
         let ms = u128::from(since_ms.max(0).unsigned_abs());
         let raw = u128::from(self.settings.line_rate) * ms / 1_000;
         let raw = u64::try_from(raw).unwrap_or(u64::MAX);
+        let counted: BTreeSet<_> = self
+            .durable
+            .counters
+            .iter()
+            .filter(|(key, _)| key.incarnation == lost)
+            .map(|(_, record)| record.baseline().1)
+            .map(|attribution| (attribution.user, attribution.period))
+            .collect();
         let charges: Vec<_> = self
             .durable
             .leases
             .values()
             .filter(|lease| !lease.remaining().is_zero())
+            .filter(|lease| counted.contains(&(lease.user, lease.period)))
             .map(|lease| {
                 let multiplier = self.desired.as_ref().map(|desired| desired.multiplier);
                 let most = multiplier.unwrap_or_default().bill(raw);

@@ -29,6 +29,9 @@ use crate::{BootId, EngineStatus, Entropy, Epoch, Grant, Incarnation};
 /// A read that is not answered for this long has failed.
 const READ_MS: i64 = 30_000;
 
+/// Added to the time that counters ran unread.
+const UNREAD_SLACK_MS: i64 = 5_000;
+
 /// How often retention is looked at.
 const SWEEP_MS: i64 = 600_000;
 
@@ -122,6 +125,8 @@ impl Agent {
             next_end_ms: None,
             last_read_ms: None,
         };
+        // The counters may have run unread since the disk was last written.
+        agent.last_read_ms = agent.durable.anchor.map(|anchor| anchor.server_ms);
         agent.anchor_at_start(now);
         agent.recall_target();
         agent.schedule_times(now);
@@ -152,7 +157,7 @@ impl Agent {
             } => {
                 self.sampled(ticket, before, after, &readings, now);
             }
-            Event::ReadFailed { ticket } => self.read_failed(ticket),
+            Event::ReadFailed { ticket } => self.read_failed(ticket, now),
             Event::Applied { ticket, errors } => self.engine_changed(ticket, errors, now),
             Event::Connected => self.connected(now),
             Event::Disconnected => self.disconnected(now, entropy),
@@ -240,21 +245,21 @@ impl Agent {
         }
     }
 
-    fn read_failed(&mut self, ticket: Ticket) {
+    /// Read again with the next poll. What is wrong with the engine is the driver's to find
+    /// out; it says `EngineDown` or `EngineUp`.
+    fn read_failed(&mut self, ticket: Ticket, now: Now) {
         if self.reading.is_some_and(|(asked, _)| asked == ticket) {
             self.reading = None;
-            self.out.push(Effect::Inspect);
+            self.next_poll_ms = now.boottime_ms + self.stream.pace().poll_ms as i64;
         }
     }
 
     /// What is due by the clock.
     fn on_time(&mut self, now: Now) {
-        if self
-            .reading
-            .is_some_and(|(_, since)| now.boottime_ms >= since + READ_MS)
+        if let Some((ticket, since)) = self.reading
+            && now.boottime_ms >= since + READ_MS
         {
-            self.reading = None;
-            self.out.push(Effect::Inspect);
+            self.read_failed(ticket, now);
         }
         if self.reading.is_none()
             && self.engine.incarnation.is_some()
@@ -323,12 +328,13 @@ impl Agent {
         self.last_ticket
     }
 
-    /// For how long counters may have run unread.
+    /// For how long counters may have run unread: a little more than is known, because time
+    /// may have been written without a read.
     fn unread_ms(&self, now: Now) -> i64 {
-        let last = self
-            .last_read_ms
-            .or(self.durable.anchor.map(|anchor| anchor.server_ms));
-        last.map_or(0, |last| self.server_ms(now).saturating_sub(last))
+        let last = self.last_read_ms.unwrap_or(i64::MIN);
+        self.server_ms(now)
+            .saturating_sub(last)
+            .saturating_add(UNREAD_SLACK_MS)
     }
 
     fn write(&mut self, write: Write) {

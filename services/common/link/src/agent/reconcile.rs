@@ -151,10 +151,11 @@ impl Agent {
     /// The engine runs: what it has is compared with what it should have.
     pub(super) fn engine_up(&mut self, incarnation: Incarnation, peers: Vec<PeerId>, now: Now) {
         if self.durable.incarnation != Some(incarnation) {
-            if self.durable.incarnation.is_some() {
-                self.charge_lost(self.unread_ms(now));
+            if let Some(lost) = self.durable.incarnation {
+                self.charge_lost(lost, self.unread_ms(now));
             }
             self.write(Write::Incarnation(incarnation));
+            self.last_read_ms = Some(self.server_ms(now));
         }
         if self.engine.incarnation != Some(incarnation) {
             self.allowances.gates.clear();
@@ -177,7 +178,6 @@ impl Agent {
             dirty: true,
             ..Engine::default()
         };
-        self.last_read_ms = None;
         self.reading = None;
         self.next_poll_ms = now.boottime_ms;
         if asks {
