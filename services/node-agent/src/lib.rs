@@ -4,6 +4,7 @@
 pub mod control;
 pub mod enrollment;
 mod settings;
+pub mod spool;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,0 +1,109 @@
+//! What is committed is there after a new start, whatever it is; what is not, is not.
+
+use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier, PeerId};
+use vpnpanel_link::agent::{CounterRecord, EpochRecord, TimeAnchor};
+use vpnpanel_link::{AppliedState, Attribution, Epoch, Incarnation, LeaseState, Revision, Totals};
+
+use super::*;
+
+const SPOOL: SpoolId = SpoolId([1; 16]);
+
+fn user(n: u8) -> UserId {
+    UserId::from_bytes([n; 16])
+}
+
+fn period(n: u8) -> PeriodId {
+    PeriodId::from_bytes([n; 16])
+}
+
+fn every_write() -> Vec<Write> {
+    let counter = CounterKey { incarnation: Incarnation([3; 16]), peer: PeerId::from_bytes([4; 16]) };
+    let attribution =
+        Attribution { user: user(1), period: period(2), multiplier: Multiplier::ONE };
+    let totals = Totals { up: 7, down: u64::MAX };
+    let state = AppliedState { revision: Revision(9), digest: Digest::of(b"state") };
+    vec![
+        Write::Incarnation(Incarnation([3; 16])),
+        Write::Counter(counter, CounterRecord::open(attribution, totals, 5)),
+        Write::Epoch(
+            1,
+            EpochRecord {
+                epoch: Epoch([5; 16]),
+                last: Seq(1),
+                tail: Digest::of(b"payload"),
+                acked: Seq(0),
+                acked_at: vec![(Seq(0), 1)],
+            },
+        ),
+        Write::Batch {
+            epoch: 1,
+            seq: Seq(1),
+            digest: Digest::of(b"payload"),
+            payload: Bytes::from_static(b"payload"),
+        },
+        Write::Lease(LeaseState {
+            user: user(1),
+            period: period(2),
+            lease: LeaseId::from_bytes([6; 16]),
+            version: 3,
+            allowance: MicroBytes::from_bytes(1 << 50),
+            consumed: MicroBytes::from_bytes(12),
+        }),
+        Write::Anchor(TimeAnchor { server_ms: 1, boottime_ms: 2, host_boot: [7; 16] }),
+        Write::Target(state, Bytes::from_static(b"state")),
+        Write::Applied(state),
+    ]
+}
+
+#[test]
+fn every_kind_of_record_is_there_after_a_new_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.redb");
+    let transaction = Transaction { writes: every_write() };
+    let mut expected = Durable::new(SPOOL);
+    expected.apply(&transaction);
+    {
+        let spool = Spool::open(&path, SPOOL).unwrap();
+        assert_eq!(spool.load().unwrap(), Durable::new(SPOOL));
+        spool.commit(&transaction).unwrap();
+        assert_eq!(spool.load().unwrap(), expected);
+    }
+    let spool = Spool::open(&path, SpoolId([9; 16])).unwrap();
+    assert_eq!(spool.load().unwrap(), expected);
+    assert_eq!(spool.payload(1, Seq(1)).unwrap().unwrap().as_ref(), b"payload");
+    assert!(spool.payload(1, Seq(2)).unwrap().is_none());
+}
+
+#[test]
+fn dropped_records_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&folder.path().join("spool.redb"), SPOOL).unwrap();
+    let counter = CounterKey { incarnation: Incarnation([3; 16]), peer: PeerId::from_bytes([4; 16]) };
+    spool.commit(&Transaction { writes: every_write() }).unwrap();
+    let drops = vec![
+        Write::DropCounter(counter),
+        Write::DropLease(user(1), period(2)),
+        Write::DropBatch(1, Seq(1)),
+        Write::DropEpoch(1),
+    ];
+    spool.commit(&Transaction { writes: drops }).unwrap();
+    let left = spool.load().unwrap();
+    assert!(left.counters.is_empty() && left.leases.is_empty());
+    assert!(left.batches.is_empty() && left.epochs.is_empty());
+}
+
+#[test]
+fn a_spool_has_one_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.redb");
+    let _first = Spool::open(&path, SPOOL).unwrap();
+    assert!(matches!(Spool::open(&path, SPOOL), Err(SpoolError::InUse { .. })));
+}
+
+#[test]
+fn a_file_that_is_no_spool_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.redb");
+    std::fs::write(&path, vec![0xab; 8192]).unwrap();
+    assert!(Spool::open(&path, SPOOL).is_err());
+}
