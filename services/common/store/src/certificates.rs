@@ -1,6 +1,8 @@
 //! Certificates of nodes: the allow-list. A node's certificate is good while its serial is the
 //! node's current or next one here, whatever its signature says.
 
+use std::collections::HashSet;
+
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 use uuid::Uuid;
 use vpnpanel_domain::{NodeId, TenantId};
@@ -8,6 +10,7 @@ use vpnpanel_domain::{NodeId, TenantId};
 use crate::connect::Store;
 use crate::entity::node_certificate::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
+use crate::row_set::{self, Cell, RowSet};
 use crate::sql;
 use crate::transaction::Write;
 
@@ -140,6 +143,37 @@ impl Store {
             disabled: sql::get(&row, 2)?,
             state: state(&sql::get::<String>(&row, 3)?)?,
         }))
+    }
+
+    /// Of these serials, those that are good now: the current or next one of a node that exists
+    /// and is not disabled.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn good_serials<'a>(
+        &self,
+        serials: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<HashSet<Vec<u8>>> {
+        let db = self.read();
+        let mut rows = RowSet::new(db, &[("serial", row_set::Column::Bytes)]);
+        for serial in serials {
+            rows.push([Cell::Bytes(serial)]);
+        }
+        if rows.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let text = format!(
+            "SELECT c.serial FROM {}
+             JOIN node_certificates c ON c.serial = s.serial
+             JOIN nodes n ON n.id = c.node_id
+             WHERE c.state IN ('current', 'next') AND n.deleted_at IS NULL AND NOT n.disabled",
+            rows.source(1)
+        );
+        sql::all(db, text, rows.into_values())
+            .await?
+            .iter()
+            .map(|row| Ok(sql::get(row, 0)?))
+            .collect()
     }
 
     /// Revokes every certificate of a node.

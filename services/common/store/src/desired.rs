@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vpnpanel_domain::{
-    InboundId, Limit, NodeId, PeerId, PeriodId, TenantId, UserFacts, UserId, UserStatus,
+    DeviceId, InboundId, Limit, NodeId, PeerId, PeriodId, TenantId, UserFacts, UserId, UserStatus,
 };
 
 use crate::changes::{self, LogPosition};
@@ -69,6 +69,8 @@ pub struct NodePeer {
     pub id: PeerId,
     /// The inbound.
     pub inbound_id: InboundId,
+    /// The device.
+    pub device_id: DeviceId,
     /// Public key of the device.
     pub public_key: Vec<u8>,
     /// Preshared key, sealed.
@@ -133,7 +135,7 @@ async fn users(
     let text = format!(
         "SELECT u.id, u.tenant_id, u.disabled, u.expires_at, u.on_hold, q.id, q.ends_at,
                 q.limit_bytes, q.billed_bytes, q.billed_micro,
-                p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key
+                p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key, d.id
          FROM peers p
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
          JOIN periods q ON q.id = u.period_id
@@ -171,6 +173,7 @@ async fn users(
         let peer = NodePeer {
             id: PeerId::new(sql::get(row, 10)?),
             inbound_id,
+            device_id: DeviceId::new(sql::get(row, 15)?),
             public_key: sql::get(row, 13)?,
             sealed_preshared_key: sql::get(row, 14)?,
             ipv4,

@@ -54,7 +54,7 @@ pub use idempotency::RequestKey;
 pub use inbounds::{Inbound, InboundPatch, NewInbound, NodeSelector, WireGuard};
 pub use jobs::{Job, JobEnd, JobLease, JobRun};
 pub use join_tokens::{JoinToken, NewJoinToken};
-pub use node_states::{Engine, Liveness, NodeState, ResourceError};
+pub use node_states::{Engine, Liveness, NodeState, Progress, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use page::Page;
 pub use sessions::{NewSession, Rotation, Session};

@@ -12,6 +12,7 @@ use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::sql;
+use crate::transaction::Write;
 
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -89,6 +90,19 @@ pub struct Liveness {
     pub unacked_bytes: u64,
 }
 
+/// How far a node has come with its desired state.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The node.
+    pub node_id: NodeId,
+    /// The stream.
+    pub generation: Generation,
+    /// What it was told since the last write.
+    pub told: Option<AppliedState>,
+    /// What it has answered since, and what of it could not be applied.
+    pub applied: Option<(AppliedState, Vec<ResourceError>)>,
+}
+
 /// Only while the stream is the node's newest.
 const FENCE: &str = "EXISTS (SELECT 1 FROM node_links l
     WHERE l.node_id = node_states.node_id AND l.generation =";
@@ -142,90 +156,48 @@ impl Store {
         tx.commit().await
     }
 
-    /// Notes that a node's stream has ended.
+    /// Notes that streams have ended; a node comes once.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn record_disconnected(&self, node: NodeId, generation: Generation) -> Result<()> {
+    pub async fn record_disconnected(&self, streams: &[(NodeId, Generation)]) -> Result<()> {
         let tx = self.begin().await?;
-        sql::run(
+        let mut rows = RowSet::new(
             &*tx,
-            format!("UPDATE node_states SET connected = $3 WHERE node_id = $1 AND {FENCE} $2)"),
-            vec![
-                node.uuid().into(),
-                sql::signed(generation.get()).into(),
-                false.into(),
-            ],
-        )
-        .await?;
+            &[("node_id", Column::Id), ("generation", Column::Big)],
+        );
+        let mut sorted = streams.to_vec();
+        sorted.sort_unstable();
+        for (node, generation) in sorted {
+            rows.push([
+                Cell::Id(node.uuid()),
+                Cell::Big(sql::signed(generation.get())),
+            ]);
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "UPDATE node_states SET connected = $1
+             FROM {} WHERE node_states.node_id = s.node_id AND {FENCE} s.generation)",
+            rows.source(2)
+        );
+        let mut values = vec![false.into()];
+        values.extend(rows.into_values());
+        sql::run(&*tx, text, values).await?;
         tx.commit().await
     }
 
-    /// Notes what a node was told.
+    /// Notes what many nodes were told and what they have applied; a node comes once.
     ///
     /// # Errors
-    /// [`StoreError::StreamSuperseded`].
-    pub async fn record_desired(
-        &self,
-        node: NodeId,
-        generation: Generation,
-        state: AppliedState,
-    ) -> Result<()> {
+    /// Those of the database.
+    pub async fn record_progress(&self, nodes: &[Progress]) -> Result<()> {
         let tx = self.begin().await?;
-        let now = tx.now;
-        let told = sql::run(
-            &*tx,
-            format!(
-                "UPDATE node_states SET desired_revision = $3, desired_digest = $4,
-                    desired_at = $5 WHERE node_id = $1 AND {FENCE} $2)"
-            ),
-            vec![
-                node.uuid().into(),
-                sql::signed(generation.get()).into(),
-                sql::signed(state.revision.get()).into(),
-                state.digest.as_bytes().to_vec().into(),
-                now.into(),
-            ],
-        )
-        .await?;
-        fenced(told)?;
-        tx.commit().await
-    }
-
-    /// Notes what a node has applied, and what of it failed.
-    ///
-    /// # Errors
-    /// [`StoreError::StreamSuperseded`].
-    pub async fn record_applied(
-        &self,
-        node: NodeId,
-        generation: Generation,
-        state: AppliedState,
-        errors: &[ResourceError],
-    ) -> Result<()> {
-        let tx = self.begin().await?;
-        let revision = sql::signed(state.revision.get());
-        let refused = if errors.is_empty() { 0 } else { revision };
-        let now = tx.now;
-        let applied = sql::run(
-            &*tx,
-            format!(
-                "UPDATE node_states SET applied_revision = $3, applied_digest = $4,
-                    applied_at = $5, refused_revision = $6, refused_errors = $7
-                 WHERE node_id = $1 AND {FENCE} $2)"
-            ),
-            vec![
-                node.uuid().into(),
-                sql::signed(generation.get()).into(),
-                revision.into(),
-                state.digest.as_bytes().to_vec().into(),
-                now.into(),
-                refused.into(),
-                serde_json::json!(errors).into(),
-            ],
-        )
-        .await?;
-        fenced(applied)?;
+        let mut sorted: Vec<_> = nodes.iter().collect();
+        sorted.sort_by_key(|node| node.node_id);
+        record_told(&tx, &sorted).await?;
+        record_applied(&tx, &sorted).await?;
         tx.commit().await
     }
 
@@ -289,12 +261,86 @@ impl Store {
     }
 }
 
-fn fenced(rows: u64) -> Result<()> {
-    if rows == 0 {
-        Err(StoreError::StreamSuperseded)
-    } else {
-        Ok(())
+async fn record_told(tx: &Write, nodes: &[&Progress]) -> Result<()> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("node_id", Column::Id),
+            ("generation", Column::Big),
+            ("revision", Column::Big),
+            ("digest", Column::Bytes),
+        ],
+    );
+    for node in nodes {
+        let Some(state) = &node.told else { continue };
+        rows.push([
+            Cell::Id(node.node_id.uuid()),
+            Cell::Big(sql::signed(node.generation.get())),
+            Cell::Big(sql::signed(state.revision.get())),
+            Cell::Bytes(state.digest.as_bytes()),
+        ]);
     }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "UPDATE node_states SET desired_revision = s.revision, desired_digest = s.digest,
+            desired_at = $1
+         FROM {} WHERE node_states.node_id = s.node_id AND {FENCE} s.generation)",
+        rows.source(2)
+    );
+    let mut values = vec![tx.now.into()];
+    values.extend(rows.into_values());
+    sql::run(&**tx, text, values).await?;
+    Ok(())
+}
+
+/// A state that was found to be in force is also what the node was told.
+async fn record_applied(tx: &Write, nodes: &[&Progress]) -> Result<()> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("node_id", Column::Id),
+            ("generation", Column::Big),
+            ("revision", Column::Big),
+            ("digest", Column::Bytes),
+            ("refused", Column::Big),
+            ("errors", Column::Json),
+        ],
+    );
+    for node in nodes {
+        let Some((state, errors)) = &node.applied else {
+            continue;
+        };
+        let revision = sql::signed(state.revision.get());
+        let text = serde_json::json!(errors).to_string();
+        rows.push([
+            Cell::Id(node.node_id.uuid()),
+            Cell::Big(sql::signed(node.generation.get())),
+            Cell::Big(revision),
+            Cell::Bytes(state.digest.as_bytes()),
+            Cell::Big(if errors.is_empty() { 0 } else { revision }),
+            Cell::Text(&text),
+        ]);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "UPDATE node_states SET applied_revision = s.revision, applied_digest = s.digest,
+            applied_at = $1, refused_revision = s.refused, refused_errors = s.errors,
+            desired_digest = CASE WHEN desired_revision < s.revision
+                THEN s.digest ELSE desired_digest END,
+            desired_at = CASE WHEN desired_revision < s.revision THEN $1 ELSE desired_at END,
+            desired_revision = CASE WHEN desired_revision < s.revision
+                THEN s.revision ELSE desired_revision END
+         FROM {} WHERE node_states.node_id = s.node_id AND {FENCE} s.generation)",
+        rows.source(2)
+    );
+    let mut values = vec![tx.now.into()];
+    values.extend(rows.into_values());
+    sql::run(&**tx, text, values).await?;
+    Ok(())
 }
 
 fn named(revision: i64, digest: &[u8]) -> Result<Option<AppliedState>> {
