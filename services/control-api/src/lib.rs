@@ -1,1 +1,141 @@
-//! The management API
+//! The management API: tenants, users, groups, inbounds, nodes, usage, sign-in, and the signer of
+//! node certificates.
+
+mod access;
+mod accounts;
+mod authority;
+mod bootstrap;
+mod caller;
+mod context;
+mod error;
+mod handlers;
+mod seal;
+mod services;
+mod settings;
+mod wire;
+mod wireguard;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use vpnpanel_api::{
+    FILE_DESCRIPTOR_SET, Guarded,
+    access::v1::{
+        group_service_server::GroupServiceServer, inbound_service_server::InboundServiceServer,
+    },
+    auth::v1::auth_service_server::AuthServiceServer,
+    node::v1::node_service_server::NodeServiceServer,
+    pki::v1::signer_service_server::SignerServiceServer,
+    system::v1::system_service_server::SystemServiceServer,
+    tenant::v1::tenant_service_server::TenantServiceServer,
+    usage::v1::usage_service_server::UsageServiceServer,
+    user::v1::user_service_server::UserServiceServer,
+};
+use vpnpanel_auth::{AuthGuard, AuthLayer, PasswordHasher, PasswordSettings, PasswordSignIn};
+use vpnpanel_runtime::{Grpc, Service, reflection, tls::ServerTls};
+use vpnpanel_store::Store;
+
+pub use access::Access;
+pub use accounts::StoredAccounts;
+pub use authority::Authority;
+pub use bootstrap::FirstAdministrator;
+pub use error::Error;
+pub use seal::Vault;
+pub use settings::{BootstrapSettings, ControlApiSettings, PasswordArgs, TokenArgs};
+
+use crate::{context::Context, services::Api};
+
+/// What the service stands on.
+#[derive(Debug)]
+pub struct Parts {
+    /// The database, migrated.
+    pub store: Store,
+    /// Seals secrets in it.
+    pub vault: Vault,
+    /// Signs nodes.
+    pub authority: Authority,
+    /// Decides who may call what.
+    pub access: Access,
+    /// TLS of the listener. Without it nobody can show the certificate that the signer asks
+    /// for, other than callers in the same process.
+    pub tls: Option<ServerTls>,
+    /// Reflection needs no permission.
+    pub development: bool,
+}
+
+/// The service (its gRPC router is `api`), and what its first start made.
+#[derive(Debug)]
+pub struct ControlApi {
+    /// Ready to be started.
+    pub service: Service,
+    /// Set at the very first start: to be told to whoever started the process.
+    pub first_administrator: Option<FirstAdministrator>,
+}
+
+/// Builds the management API, and makes what a first start needs.
+///
+/// # Errors
+/// When the store fails, or settings make no sense.
+pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<ControlApi, Error> {
+    let Parts {
+        store,
+        vault,
+        authority,
+        access,
+        tls,
+        development,
+    } = parts;
+    let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
+    let first_administrator = bootstrap::first_start(&store, &hasher, &settings.bootstrap).await?;
+    let accounts = Arc::new(StoredAccounts::new(store.clone()));
+    let context = Context {
+        store: store.clone(),
+        vault,
+        authority,
+        password_sign_in: PasswordSignIn::new(accounts, hasher.clone()),
+        hasher,
+        tokens: Arc::clone(&access.tokens),
+        standings: access.standings.clone(),
+        enrollment_url: settings
+            .enrollment_url
+            .to_string()
+            .trim_end_matches('/')
+            .to_owned(),
+    };
+    let guard = access.guard();
+    let router = routes(Api(Arc::new(context)), &guard).into_axum_router();
+    let router = reflection::mount(router, FILE_DESCRIPTOR_SET)?;
+    let mut layer = AuthLayer::new(Arc::clone(guard.authenticator()));
+    if !development {
+        layer = layer.gate(reflection::PATH_PREFIX, "system.reflect");
+    }
+    let mut grpc = Grpc::new(router.layer(layer)).listen(settings.listen);
+    if let Some(tls) = tls {
+        grpc = grpc.tls(tls);
+    }
+    let mut service = Service::new("control-api");
+    service.admin(settings.admin_listen);
+    service.check("database", move || {
+        let store = store.clone();
+        async move { store.ping().await }
+    });
+    service.grpc("api", grpc);
+    Ok(ControlApi {
+        service,
+        first_administrator,
+    })
+}
+
+/// Every service of the management API behind the guard.
+fn routes(api: Api, guard: &AuthGuard) -> Routes {
+    let guarded = || Guarded::new(api.clone(), guard.clone());
+    Routes::new(AuthServiceServer::new(guarded()))
+        .add_service(TenantServiceServer::new(guarded()))
+        .add_service(UserServiceServer::new(guarded()))
+        .add_service(GroupServiceServer::new(guarded()))
+        .add_service(InboundServiceServer::new(guarded()))
+        .add_service(NodeServiceServer::new(guarded()))
+        .add_service(UsageServiceServer::new(guarded()))
+        .add_service(SystemServiceServer::new(guarded()))
+        .add_service(SignerServiceServer::new(guarded()))
+}

@@ -2,14 +2,14 @@
 //! names, and what the layer and the TLS listener found out about the caller. What no arm
 //! permits is refused.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use tonic::{Extensions, Status};
 use vpnpanel_api::{Access, Call, Guard};
 use vpnpanel_domain::TenantId;
 use vpnpanel_runtime::{PeerIdentity, tls::Peer};
 
-use crate::{AuthError, Authentication, Principal};
+use crate::{AuthError, Authentication, Authenticator, Principal};
 
 /// What an account may still do while its password must be changed.
 const BEFORE_PASSWORD_CHANGE: [&str; 3] = [
@@ -19,23 +19,38 @@ const BEFORE_PASSWORD_CHANGE: [&str; 3] = [
 ];
 
 /// The guard of every service that accounts, nodes or the control plane call.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AuthGuard;
+#[derive(Debug, Clone)]
+pub struct AuthGuard {
+    authenticator: Arc<Authenticator>,
+}
+
+impl AuthGuard {
+    /// A guard that asks `authenticator` where no layer in front has done so.
+    pub fn new(authenticator: Arc<Authenticator>) -> Self {
+        Self { authenticator }
+    }
+
+    /// What authenticates, to build an [`crate::AuthLayer`] of.
+    pub fn authenticator(&self) -> &Arc<Authenticator> {
+        &self.authenticator
+    }
+}
 
 impl Guard for AuthGuard {
-    fn check(&self, call: Call<'_>) -> impl Future<Output = Result<(), Status>> + Send {
-        let decision = decide(&call);
-        if let Err(refused) = &decision {
+    async fn check(&self, call: Call<'_>) -> Result<(), Status> {
+        if call.extensions.get::<Authentication>().is_none() {
+            let found = self.authenticator.authenticate(call.metadata.as_ref()).await;
+            call.extensions.insert(found);
+        }
+        decide(&call).map_err(|refused| {
             tracing::info!(
                 event = "call_refused",
                 method = call.method.path,
                 reason = refused.reason(),
-                account_id = principal(call.extensions)
-                    .ok()
-                    .map(|p| p.account.to_string()),
+                account_id = principal(call.extensions).ok().map(|p| p.account.to_string()),
             );
-        }
-        std::future::ready(decision.map_err(Status::from))
+            refused.into()
+        })
     }
 }
 
@@ -150,7 +165,7 @@ mod tests {
         }
     }
 
-    async fn check(
+    fn check(
         method: &'static Method,
         tenant: Option<&str>,
         extensions: &mut Extensions,
@@ -161,16 +176,13 @@ mod tests {
             metadata: &MetadataMap::new(),
             extensions,
         };
-        AuthGuard
-            .check(call)
-            .await
-            .map_or_else(|s| s.code(), |()| Code::Ok)
+        decide(&call).map_or_else(|refused| Status::from(refused).code(), |()| Code::Ok)
     }
 
-    async fn check_as(caller: Principal, method: &'static Method, tenant: Option<&str>) -> Code {
+    fn check_as(caller: Principal, method: &'static Method, tenant: Option<&str>) -> Code {
         let mut extensions = Extensions::new();
         extensions.insert(Authentication::Verified(Arc::new(caller)));
-        check(method, tenant, &mut extensions).await
+        check(method, tenant, &mut extensions)
     }
 
     fn needs_account(method: &Method) -> bool {
@@ -190,7 +202,7 @@ mod tests {
             };
             let id = tenant(1).to_string();
             for named in [None, Some(id.as_str())] {
-                let code = check(method, named, &mut Extensions::new()).await;
+                let code = check(method, named, &mut Extensions::new());
                 assert_eq!(code, expected, "{}", method.path);
             }
         }
@@ -201,13 +213,13 @@ mod tests {
         for method in METHODS.iter().filter(|m| needs_account(m)) {
             let mut extensions = Extensions::new();
             extensions.insert(Authentication::Refused(crate::layer::Refusal::Expired));
-            let code = check(method, None, &mut extensions).await;
+            let code = check(method, None, &mut extensions);
             assert_eq!(code, Code::Unauthenticated, "{}", method.path);
         }
         let login = method("/vpnpanel.auth.v1.AuthService/Login").unwrap();
         let mut extensions = Extensions::new();
         extensions.insert(Authentication::Refused(crate::layer::Refusal::Invalid));
-        assert_eq!(check(login, None, &mut extensions).await, Code::Ok);
+        assert_eq!(check(login, None, &mut extensions), Code::Ok);
     }
 
     #[tokio::test]
@@ -229,21 +241,21 @@ mod tests {
                 } else {
                     Code::PermissionDenied
                 };
-                assert_eq!(check_as(on_platform.clone(), method, None).await, allowed);
+                assert_eq!(check_as(on_platform.clone(), method, None), allowed);
                 assert_eq!(
-                    check_as(in_tenant.clone(), method, None).await,
+                    check_as(in_tenant.clone(), method, None),
                     Code::PermissionDenied,
                     "{role:?} of a tenant on the platform: {}",
                     method.path
                 );
                 if tenant_field.is_some() {
-                    assert_eq!(check_as(on_platform, method, Some(&theirs)).await, allowed);
+                    assert_eq!(check_as(on_platform, method, Some(&theirs)), allowed);
                     assert_eq!(
-                        check_as(in_tenant.clone(), method, Some(&ours)).await,
+                        check_as(in_tenant.clone(), method, Some(&ours)),
                         allowed
                     );
                     assert_eq!(
-                        check_as(in_tenant, method, Some(&theirs)).await,
+                        check_as(in_tenant, method, Some(&theirs)),
                         Code::NotFound,
                         "{role:?}: {}",
                         method.path
@@ -264,7 +276,7 @@ mod tests {
                 Code::PermissionDenied
             };
             assert_eq!(
-                check_as(admin, method, None).await,
+                check_as(admin, method, None),
                 expected,
                 "{}",
                 method.path
@@ -277,7 +289,7 @@ mod tests {
         let method = method("/vpnpanel.user.v1.UserService/GetUser").unwrap();
         let admin = caller(&[(Role::Admin, None)]).await;
         assert_eq!(
-            check_as(admin, method, Some("x")).await,
+            check_as(admin, method, Some("x")),
             Code::InvalidArgument
         );
     }
@@ -300,9 +312,9 @@ mod tests {
         ] {
             let mut extensions = Extensions::new();
             extensions.insert(identity);
-            assert_eq!(check(method, None, &mut extensions).await, expected);
+            assert_eq!(check(method, None, &mut extensions), expected);
         }
         let admin = caller(&[(Role::Admin, None)]).await;
-        assert_eq!(check_as(admin, signer, None).await, Code::PermissionDenied);
+        assert_eq!(check_as(admin, signer, None), Code::PermissionDenied);
     }
 }

@@ -122,6 +122,17 @@ impl CertificateAuthority {
         vec![self.certificate.clone()]
     }
 
+    /// First instant at which the authority's own certificate no longer holds, milliseconds of
+    /// the Unix epoch.
+    ///
+    /// # Errors
+    /// [`Error::Certificate`] for damaged data; [`CertificateAuthority::open`] has read it before.
+    pub fn not_after_ms(&self) -> Result<i64, Error> {
+        let (_, parsed) = X509Certificate::from_der(&self.certificate)
+            .map_err(|_| Error::Certificate("it is not X.509"))?;
+        Ok(parsed.validity().not_after.timestamp().saturating_mul(1000))
+    }
+
     /// The installation's name space.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

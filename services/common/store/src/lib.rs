@@ -28,6 +28,7 @@ mod join_tokens;
 mod node_states;
 mod nodes;
 mod page;
+mod passwords;
 mod peers;
 mod row_set;
 mod sessions;

@@ -1,0 +1,122 @@
+//! What the first start makes: the built-in roles, a tenant named `default`, the first
+//! administrator with a one-time password, and the key that signs access tokens. Every step is
+//! safe to repeat and safe for several processes at once.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use vpnpanel_auth::{KeyRing, PasswordHasher, Role, SigningKey};
+use vpnpanel_domain::Zone;
+use vpnpanel_runtime::settings::Secret;
+use vpnpanel_store::{
+    self as store, NewAccount, NewSigningKey, NewTenant, SigningKeyState, Store, StoreError,
+    TenantLimits, fresh_id,
+};
+
+use crate::{Error, seal::Vault, settings::BootstrapSettings};
+
+/// The first administrator, to be told to whoever started the process, once.
+#[derive(Debug)]
+pub struct FirstAdministrator {
+    /// Its e-mail address.
+    pub email: String,
+    /// Its one-time password, when it was made here; `None` when it came from the settings.
+    pub password: Option<Secret>,
+}
+
+/// Makes what is missing; returns the first administrator when this call made it.
+pub(crate) async fn first_start(
+    store: &Store,
+    hasher: &PasswordHasher,
+    settings: &BootstrapSettings,
+) -> Result<Option<FirstAdministrator>, Error> {
+    let roles = Role::ALL.map(|role| store::Role {
+        name: role.as_str().to_owned(),
+        permissions: role.permissions().iter().map(|&p| p.to_owned()).collect(),
+    });
+    store.seed_roles(&roles).await?;
+    if store.has_accounts().await? {
+        return Ok(None);
+    }
+    make_default_tenant(store).await?;
+    make_administrator(store, hasher, settings).await
+}
+
+async fn make_default_tenant(store: &Store) -> Result<(), Error> {
+    let tenant = NewTenant {
+        id: fresh_id(),
+        name: "default".to_owned(),
+        time_zone: Zone::utc(),
+        limits: TenantLimits::default(),
+    };
+    match store.create_tenant(tenant, None).await {
+        Ok(_) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn make_administrator(
+    store: &Store,
+    hasher: &PasswordHasher,
+    settings: &BootstrapSettings,
+) -> Result<Option<FirstAdministrator>, Error> {
+    let (password, made) = match &settings.password {
+        Some(given) => (given.clone(), None),
+        None => {
+            let made = one_time_password()?;
+            (made.clone(), Some(made))
+        }
+    };
+    let account = NewAccount {
+        id: fresh_id(),
+        email: settings.email.clone(),
+        display_name: "Administrator".to_owned(),
+        password_hash: Some(hasher.hash(password.expose().into()).await?),
+        password_change_required: true,
+    };
+    let account = store
+        .create_first_account(account, Role::Admin.as_str())
+        .await?;
+    Ok(account.map(|account| {
+        tracing::info!(event = "first_administrator_made", account_id = %account.id);
+        FirstAdministrator {
+            email: account.email,
+            password: made,
+        }
+    }))
+}
+
+/// 144 random bits: 24 characters that need no quoting in a shell.
+fn one_time_password() -> Result<Secret, Error> {
+    let mut random = [0_u8; 18];
+    getrandom::fill(&mut random).map_err(|e| Error::Random(e.to_string()))?;
+    Ok(Secret::new(URL_SAFE_NO_PAD.encode(random)))
+}
+
+/// The keys of access tokens; the first one is made here.
+pub(crate) async fn key_ring(store: &Store, vault: &Vault) -> Result<KeyRing, Error> {
+    let keys = store.signing_keys().await?;
+    let active = keys.iter().find(|key| key.state == SigningKeyState::Active);
+    let active = match active {
+        Some(active) => active.clone(),
+        None => {
+            let made = SigningKey::generate()?;
+            let new = NewSigningKey {
+                kid: made.kid().to_owned(),
+                public_key: made.public_key().to_vec(),
+                sealed_private_key: vault.seal(&signing_key(made.kid()), made.pkcs8())?,
+            };
+            store.ensure_signing_key(new).await?
+        }
+    };
+    let private = vault.open(&signing_key(&active.kid), &active.sealed_private_key)?;
+    let others: Vec<[u8; 32]> = keys
+        .iter()
+        .filter(|key| key.kid != active.kid)
+        .filter_map(|key| key.public_key.as_slice().try_into().ok())
+        .collect();
+    Ok(KeyRing::new(&SigningKey::from_pkcs8(&private)?, &others))
+}
+
+/// What a sealed signing key is bound to.
+fn signing_key(kid: &str) -> String {
+    format!("signing-key/{kid}")
+}

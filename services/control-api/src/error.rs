@@ -1,0 +1,181 @@
+//! What can go wrong in this service, and the one place that makes a `tonic::Status` of it.
+
+use tonic::Status;
+use vpnpanel_auth::AuthError;
+use vpnpanel_runtime::status::{ErrorCode, Failure};
+use vpnpanel_store::StoreError;
+
+/// Why a call, or the start of the service, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The caller is refused, or could not be judged.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// A field of the request does not hold what it must.
+    #[error("{field}: {description}")]
+    Field {
+        /// Path of the field, for example `user.group_ids[2]`.
+        field: String,
+        /// What it must hold.
+        description: String,
+    },
+    /// A page token of another list or filter, or none at all.
+    #[error("page_token is not one of this list with these filters")]
+    PageToken,
+    /// The etag is not the resource's current one.
+    #[error("the resource was changed since it was read")]
+    Stale,
+    /// The join token is unknown, expired, or was used with another key.
+    #[error("the join token is not valid")]
+    JoinTokenRefused,
+    /// A refresh token is unknown, or of a session that is over.
+    #[error("the session has ended: sign in again")]
+    RefreshTokenRefused,
+    /// A refresh token was used before: two hold it, and its session is over now.
+    #[error("the refresh token was used before; its session has been ended")]
+    RefreshTokenReused,
+    /// The certificate authority or the sealer failed, or a certificate request is refused.
+    #[error(transparent)]
+    Pki(#[from] vpnpanel_pki::Error),
+    /// The contract's descriptors cannot be served.
+    #[error(transparent)]
+    Reflection(#[from] vpnpanel_runtime::reflection::ReflectionError),
+    /// What the store holds does not make sense.
+    #[error("{0}")]
+    Corrupt(&'static str),
+    /// The operating system gave no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(String),
+}
+
+impl Error {
+    /// A field that does not hold what it must.
+    pub(crate) fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::Field {
+            field: field.into(),
+            description: description.into(),
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Store(error) => store_failure(&error).into_status(),
+            Error::Auth(error) => error.into(),
+            Error::Field { field, description } => {
+                Failure::invalid_field(field, description).into_status()
+            }
+            Error::PageToken => Failure::new(
+                ErrorCode::InvalidArgument,
+                "PAGE_TOKEN_INVALID",
+                error.to_string(),
+            )
+            .field(
+                "page_token",
+                "must come from the page before, with the same filters",
+            )
+            .into_status(),
+            Error::Stale => stale(error.to_string()).into_status(),
+            Error::JoinTokenRefused => unauthenticated("JOIN_TOKEN_REFUSED", &error).into_status(),
+            Error::RefreshTokenRefused => {
+                unauthenticated("REFRESH_TOKEN_REFUSED", &error).into_status()
+            }
+            Error::RefreshTokenReused => {
+                unauthenticated("REFRESH_TOKEN_REUSED", &error).into_status()
+            }
+            Error::Pki(vpnpanel_pki::Error::Csr(why)) => {
+                Failure::invalid_field("csr_der", why).into_status()
+            }
+            Error::Pki(_) | Error::Corrupt(_) | Error::Random(_) | Error::Reflection(_) => {
+                // Ours to repair: told to the log, where the error ends, and not to the caller.
+                tracing::error!(event = "call_failed", error = %error);
+                Failure::internal().into_status()
+            }
+        }
+    }
+}
+
+fn unauthenticated(reason: &'static str, error: &Error) -> Failure {
+    Failure::new(ErrorCode::Unauthenticated, reason, error.to_string())
+}
+
+fn stale(message: String) -> Failure {
+    Failure::new(ErrorCode::Aborted, "STALE_ETAG", message)
+}
+
+fn store_failure(error: &StoreError) -> Failure {
+    let message = error.to_string();
+    match error {
+        StoreError::NotFound(what) => {
+            Failure::new(ErrorCode::NotFound, not_found_reason(what), message).resource(*what, "")
+        }
+        StoreError::AlreadyExists { what } => {
+            Failure::new(ErrorCode::AlreadyExists, "ALREADY_EXISTS", message)
+                .metadata("field", *what)
+        }
+        StoreError::StaleVersion => stale(message),
+        StoreError::RequestIdReused => {
+            Failure::new(ErrorCode::InvalidArgument, "REQUEST_ID_REUSED", message)
+                .field("request_id", "was used for a different request")
+        }
+        StoreError::InvalidReference { what, .. } => Failure::new(
+            ErrorCode::InvalidArgument,
+            "INVALID_REFERENCE",
+            message.clone(),
+        )
+        .field(*what, message),
+        StoreError::InvalidArgument { what, reason } => {
+            Failure::invalid_field(*what, reason.clone())
+        }
+        StoreError::PortInUse { port } => {
+            Failure::new(ErrorCode::FailedPrecondition, "PORT_IN_USE", message)
+                .metadata("port", port.to_string())
+        }
+        StoreError::PoolExhausted { inbound } => {
+            Failure::new(ErrorCode::ResourceExhausted, "POOL_EXHAUSTED", message)
+                .metadata("inbound_id", inbound.clone())
+        }
+        StoreError::PoolInUse => {
+            Failure::new(ErrorCode::FailedPrecondition, "POOL_IN_USE", message)
+        }
+        StoreError::LimitReached { what } => Failure::new(
+            ErrorCode::ResourceExhausted,
+            "LIMIT_REACHED",
+            message.clone(),
+        )
+        .quota(*what, message),
+        StoreError::LastOfRole { .. } => {
+            Failure::new(ErrorCode::FailedPrecondition, "LAST_OF_ROLE", message)
+        }
+        StoreError::Contention(_) => Failure::new(ErrorCode::Aborted, "BUSY", message)
+            .retry_after(std::time::Duration::from_millis(100)),
+        StoreError::Unavailable(cause) => {
+            tracing::error!(event = "database_unavailable", error = %cause);
+            Failure::new(ErrorCode::Unavailable, "DATABASE_UNAVAILABLE", message)
+                .retry_after(std::time::Duration::from_secs(1))
+        }
+        _ => {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(event = "call_failed", error = %error, cause);
+            Failure::internal()
+        }
+    }
+}
+
+/// `user` → `USER_NOT_FOUND`: reasons are static texts, so that the list of them is finite.
+fn not_found_reason(what: &str) -> &'static str {
+    match what {
+        "tenant" => "TENANT_NOT_FOUND",
+        "user" => "USER_NOT_FOUND",
+        "group" => "GROUP_NOT_FOUND",
+        "inbound" => "INBOUND_NOT_FOUND",
+        "node" => "NODE_NOT_FOUND",
+        "account" => "ACCOUNT_NOT_FOUND",
+        "session" => "SESSION_NOT_FOUND",
+        _ => "NOT_FOUND",
+    }
+}

@@ -1,0 +1,111 @@
+//! Tenants.
+
+use vpnpanel_api::tenant::v1::{
+    CreateTenantRequest, CreateTenantResponse, GetTenantRequest, GetTenantResponse,
+    ListTenantsRequest, ListTenantsResponse, Tenant, UpdateTenantRequest, UpdateTenantResponse,
+};
+use vpnpanel_domain::{TenantId, Zone};
+use vpnpanel_store::{self as store, NewTenant, TenantLimits, TenantPatch, fresh_id};
+
+use crate::{
+    Error,
+    caller::Caller,
+    context::Context,
+    wire::{IntoWire, etag, ids, mask::Mask, page::List, request, text, time},
+};
+
+pub(crate) async fn create(
+    context: &Context,
+    caller: &Caller,
+    message: CreateTenantRequest,
+) -> Result<CreateTenantResponse, Error> {
+    let key = request::key(caller, None, "CreateTenant", &message.request_id, &message)?;
+    let tenant = message.tenant.unwrap_or_default();
+    let new = NewTenant {
+        id: fresh_id(),
+        name: text::name("tenant.name", &tenant.name)?,
+        time_zone: zone(&tenant.time_zone)?,
+        limits: TenantLimits::default(),
+    };
+    let made = context.store.create_tenant(new, key.as_ref()).await?;
+    Ok(CreateTenantResponse {
+        tenant: Some(made.into_wire()),
+    })
+}
+
+pub(crate) async fn get(
+    context: &Context,
+    _caller: &Caller,
+    message: GetTenantRequest,
+) -> Result<GetTenantResponse, Error> {
+    let id = ids::required("tenant_id", &message.tenant_id)?;
+    Ok(GetTenantResponse {
+        tenant: Some(context.store.tenant(id).await?.into_wire()),
+    })
+}
+
+pub(crate) async fn list(
+    context: &Context,
+    caller: &Caller,
+    message: ListTenantsRequest,
+) -> Result<ListTenantsResponse, Error> {
+    let principal = caller.principal()?;
+    // Those of the platform see all tenants, others their own.
+    let member = (!principal.permits("tenant.read", None)).then_some(principal.account);
+    let list = List::new("tenants").of(member.map(|id| id.to_string()).unwrap_or_default());
+    let page = list.page(message.page_size, &message.page_token)?;
+    let mut tenants = context.store.tenants(member, page.keyset()).await?;
+    let next_page_token = list.cut(&page, &mut tenants, |tenant| tenant.id.uuid());
+    Ok(ListTenantsResponse {
+        tenants: tenants.into_iter().map(IntoWire::into_wire).collect(),
+        next_page_token,
+    })
+}
+
+pub(crate) async fn update(
+    context: &Context,
+    _caller: &Caller,
+    message: UpdateTenantRequest,
+) -> Result<UpdateTenantResponse, Error> {
+    let tenant = message.tenant.unwrap_or_default();
+    let id: TenantId = ids::required("tenant.id", &tenant.id)?;
+    let mask = Mask::read(message.update_mask.as_ref(), &["name", "time_zone"])?;
+    let name = mask.take("name", !tenant.name.is_empty(), &tenant.name);
+    let time_zone = mask.take("time_zone", !tenant.time_zone.is_empty(), &tenant.time_zone);
+    let patch = TenantPatch {
+        name: name
+            .map(|name| text::name("tenant.name", name))
+            .transpose()?,
+        time_zone: time_zone.map(|name| zone(name)).transpose()?,
+        limits: None,
+    };
+    let version = etag::expected(&tenant.etag)?;
+    let changed = context.store.update_tenant(id, patch, version).await?;
+    Ok(UpdateTenantResponse {
+        tenant: Some(changed.into_wire()),
+    })
+}
+
+fn zone(name: &str) -> Result<Zone, Error> {
+    if name.is_empty() {
+        return Ok(Zone::utc());
+    }
+    name.parse().map_err(|error: vpnpanel_domain::Error| {
+        Error::field("tenant.time_zone", error.to_string())
+    })
+}
+
+impl IntoWire for store::Tenant {
+    type Wire = Tenant;
+
+    fn into_wire(self) -> Tenant {
+        Tenant {
+            id: self.id.to_string(),
+            name: self.name,
+            time_zone: self.time_zone.name().to_owned(),
+            create_time: Some(time::timestamp(self.created_at_ms)),
+            update_time: Some(time::timestamp(self.updated_at_ms)),
+            etag: etag::of(self.version),
+        }
+    }
+}

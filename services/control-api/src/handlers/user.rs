@@ -1,0 +1,266 @@
+//! Users.
+
+use std::collections::BTreeSet;
+
+use vpnpanel_api::user::v1::{
+    CreateUserRequest, CreateUserResponse, DeleteUserRequest, DeleteUserResponse,
+    DisableUserRequest, DisableUserResponse, EnableUserRequest, EnableUserResponse, GetUserRequest,
+    GetUserResponse, ListUsersRequest, ListUsersResponse, Period, ResetUserUsageRequest,
+    ResetUserUsageResponse, UpdateUserRequest, UpdateUserResponse, User, UserStatus as WireStatus,
+};
+use vpnpanel_domain::{GroupId, Limit, ResetStrategy, TenantId, UserId, UserStatus};
+use vpnpanel_store::{self as store, NewUser, UserFilter, UserPatch, fresh_id};
+
+use crate::{
+    Error,
+    caller::Caller,
+    context::Context,
+    wire::{IntoWire, etag, ids, mask::Mask, page::List, request, text, time},
+};
+
+/// Name of the one device that a user is made with.
+const FIRST_DEVICE: &str = "device-1";
+
+const CHANGEABLE: &[&str] = &[
+    "username",
+    "note",
+    "group_ids",
+    "data_limit_bytes",
+    "expire_time",
+];
+
+pub(crate) async fn create(
+    context: &Context,
+    caller: &Caller,
+    message: CreateUserRequest,
+) -> Result<CreateUserResponse, Error> {
+    let tenant_id: TenantId = ids::required("tenant_id", &message.tenant_id)?;
+    let key = request::key(
+        caller,
+        Some(tenant_id),
+        "CreateUser",
+        &message.request_id,
+        &message,
+    )?;
+    let user = message.user.unwrap_or_default();
+    let new = NewUser {
+        id: fresh_id(),
+        username: text::name("user.username", &user.username)?,
+        group_ids: groups(&user)?,
+        limit: Limit::from_wire(user.data_limit_bytes),
+        reset_strategy: ResetStrategy::None,
+        expires_at_ms: expires_at(&user)?,
+        on_hold_ms: None,
+        disabled: false,
+        devices: vec![context.vault.new_device(FIRST_DEVICE)?],
+        note: user.note,
+    };
+    let made = context
+        .store
+        .create_user(tenant_id, new, key.as_ref())
+        .await?;
+    Ok(CreateUserResponse {
+        user: Some(made.into_wire()),
+    })
+}
+
+pub(crate) async fn get(
+    context: &Context,
+    _caller: &Caller,
+    message: GetUserRequest,
+) -> Result<GetUserResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    Ok(GetUserResponse {
+        user: Some(context.store.user(tenant_id, id).await?.into_wire()),
+    })
+}
+
+pub(crate) async fn list(
+    context: &Context,
+    _caller: &Caller,
+    message: ListUsersRequest,
+) -> Result<ListUsersResponse, Error> {
+    let tenant_id: TenantId = ids::required("tenant_id", &message.tenant_id)?;
+    let filter = UserFilter {
+        status: status(message.status())?,
+        group_id: ids::optional("group_id", &message.group_id)?,
+        username_prefix: (!message.username_prefix.is_empty()).then_some(message.username_prefix),
+    };
+    let list = List::new("users")
+        .of(tenant_id)
+        .of(message.status)
+        .of(filter.username_prefix.as_deref().unwrap_or_default())
+        .of(&message.group_id);
+    let page = list.page(message.page_size, &message.page_token)?;
+    let mut users = context
+        .store
+        .users(tenant_id, &filter, page.keyset())
+        .await?;
+    let next_page_token = list.cut(&page, &mut users, |user| user.id.uuid());
+    Ok(ListUsersResponse {
+        users: users.into_iter().map(IntoWire::into_wire).collect(),
+        next_page_token,
+    })
+}
+
+pub(crate) async fn update(
+    context: &Context,
+    _caller: &Caller,
+    message: UpdateUserRequest,
+) -> Result<UpdateUserResponse, Error> {
+    let user = message.user.unwrap_or_default();
+    let (tenant_id, id) = named(&user.tenant_id, &user.id)?;
+    let mask = Mask::read(message.update_mask.as_ref(), CHANGEABLE)?;
+    let username = mask.take("username", !user.username.is_empty(), &user.username);
+    let in_groups = mask.take("group_ids", !user.group_ids.is_empty(), &user);
+    let limit = user.data_limit_bytes;
+    let expire_time = mask.take("expire_time", user.expire_time.is_some(), &user);
+    let patch = UserPatch {
+        username: username
+            .map(|name| text::name("user.username", name))
+            .transpose()?,
+        group_ids: in_groups.map(groups).transpose()?,
+        limit: mask.take("data_limit_bytes", limit != 0, Limit::from_wire(limit)),
+        expires_at_ms: expire_time.map(expires_at).transpose()?,
+        note: mask.take("note", !user.note.is_empty(), user.note.clone()),
+        ..UserPatch::default()
+    };
+    let version = etag::expected(&user.etag)?;
+    let changed = context
+        .store
+        .update_user(tenant_id, id, patch, version)
+        .await?;
+    Ok(UpdateUserResponse {
+        user: Some(changed.into_wire()),
+    })
+}
+
+pub(crate) async fn delete(
+    context: &Context,
+    _caller: &Caller,
+    message: DeleteUserRequest,
+) -> Result<DeleteUserResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let version = etag::expected(&message.etag)?;
+    context.store.delete_user(tenant_id, id, version).await?;
+    Ok(DeleteUserResponse {})
+}
+
+pub(crate) async fn disable(
+    context: &Context,
+    _caller: &Caller,
+    message: DisableUserRequest,
+) -> Result<DisableUserResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let changed = context.store.set_user_disabled(tenant_id, id, true).await?;
+    Ok(DisableUserResponse {
+        user: Some(changed.into_wire()),
+    })
+}
+
+pub(crate) async fn enable(
+    context: &Context,
+    _caller: &Caller,
+    message: EnableUserRequest,
+) -> Result<EnableUserResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let changed = context
+        .store
+        .set_user_disabled(tenant_id, id, false)
+        .await?;
+    Ok(EnableUserResponse {
+        user: Some(changed.into_wire()),
+    })
+}
+
+pub(crate) async fn reset_usage(
+    context: &Context,
+    caller: &Caller,
+    message: ResetUserUsageRequest,
+) -> Result<ResetUserUsageResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let key = request::key(
+        caller,
+        Some(tenant_id),
+        "ResetUserUsage",
+        &message.request_id,
+        &message,
+    )?;
+    let changed = context
+        .store
+        .reset_user_usage(tenant_id, id, key.as_ref())
+        .await?;
+    Ok(ResetUserUsageResponse {
+        user: Some(changed.into_wire()),
+    })
+}
+
+/// The user that a request names.
+pub(crate) fn named(tenant: &str, user: &str) -> Result<(TenantId, UserId), Error> {
+    Ok((
+        ids::required("tenant_id", tenant)?,
+        ids::required("user_id", user)?,
+    ))
+}
+
+fn groups(user: &User) -> Result<BTreeSet<GroupId>, Error> {
+    Ok(ids::list("user.group_ids", &user.group_ids)?
+        .into_iter()
+        .collect())
+}
+
+fn expires_at(user: &User) -> Result<Option<i64>, Error> {
+    let time = user.expire_time.as_ref();
+    time.map(|time| time::unix_ms("user.expire_time", time))
+        .transpose()
+}
+
+fn status(status: WireStatus) -> Result<Option<UserStatus>, Error> {
+    Ok(match status {
+        WireStatus::Unspecified => None,
+        WireStatus::Active => Some(UserStatus::Active),
+        WireStatus::Limited => Some(UserStatus::Limited),
+        WireStatus::Expired => Some(UserStatus::Expired),
+        WireStatus::Disabled => Some(UserStatus::Disabled),
+        WireStatus::Deleted => {
+            return Err(Error::field("status", "deleted users are not listed"));
+        }
+    })
+}
+
+impl IntoWire for store::User {
+    type Wire = User;
+
+    fn into_wire(self) -> User {
+        let status = match self.status {
+            // A user that waits for its first traffic may connect.
+            UserStatus::Active | UserStatus::OnHold => WireStatus::Active,
+            UserStatus::Limited => WireStatus::Limited,
+            UserStatus::Expired => WireStatus::Expired,
+            UserStatus::Disabled => WireStatus::Disabled,
+            UserStatus::Deleted => WireStatus::Deleted,
+        };
+        User {
+            id: self.id.to_string(),
+            tenant_id: self.tenant_id.to_string(),
+            username: self.username,
+            status: status.into(),
+            note: self.note,
+            group_ids: self.group_ids.iter().map(ToString::to_string).collect(),
+            data_limit_bytes: self.limit.to_wire(),
+            used_bytes: self.period.used.floor_bytes(),
+            online_time: self.period.last_used_at_ms.map(time::timestamp),
+            period: Some(Period {
+                id: self.period.id.to_string(),
+                start_time: Some(time::timestamp(self.period.starts_at_ms)),
+                end_time: self.period.ends_at_ms.map(time::timestamp),
+                up_bytes: self.period.up,
+                down_bytes: self.period.down,
+            }),
+            expire_time: self.expires_at_ms.map(time::timestamp),
+            create_time: Some(time::timestamp(self.created_at_ms)),
+            update_time: Some(time::timestamp(self.updated_at_ms)),
+            etag: etag::of(self.version),
+        }
+    }
+}

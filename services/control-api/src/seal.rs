@@ -1,0 +1,94 @@
+//! Secrets of the store, sealed and opened: the pki crate's sealer in this service's terms.
+
+use std::sync::Arc;
+
+use vpnpanel_domain::{DeviceId, InboundId, NodeId};
+use vpnpanel_pki::{Sealer, context};
+use vpnpanel_store::{MakeNodeKey, NewDevice, NodeKey, fresh_id};
+use zeroize::Zeroizing;
+
+use crate::{
+    Error,
+    wireguard::keys::{self, SecretKey},
+};
+
+/// Seals and opens what the store keeps. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    sealer: Arc<Sealer>,
+}
+
+impl Vault {
+    /// Works with the installation's sealer.
+    pub fn new(sealer: Arc<Sealer>) -> Self {
+        Self { sealer }
+    }
+
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    pub(crate) fn seal(&self, context: &str, secret: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(self.sealer.seal(context, secret)?)
+    }
+
+    pub(crate) fn open(&self, context: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        Ok(self.sealer.open(context, sealed)?)
+    }
+
+    /// A device with fresh keys.
+    pub(crate) fn new_device(&self, name: &str) -> Result<NewDevice, Error> {
+        let id: DeviceId = fresh_id();
+        let (secret, public_key) = keys::pair()?;
+        let preshared = keys::preshared()?;
+        Ok(NewDevice {
+            id,
+            name: name.to_owned(),
+            public_key,
+            sealed_private_key: Some(self.seal(&context::device_key(id), secret.as_slice())?),
+            sealed_preshared_key: Some(
+                self.seal(&context::preshared_key(id), preshared.as_slice())?,
+            ),
+        })
+    }
+
+    /// The private key of a device.
+    pub(crate) fn device_key(&self, device: DeviceId, sealed: &[u8]) -> Result<SecretKey, Error> {
+        key(&self.open(&context::device_key(device), sealed)?)
+    }
+
+    /// The preshared key of a device.
+    pub(crate) fn preshared_key(
+        &self,
+        device: DeviceId,
+        sealed: &[u8],
+    ) -> Result<SecretKey, Error> {
+        key(&self.open(&context::preshared_key(device), sealed)?)
+    }
+}
+
+/// The store asks for the keys of an inbound on a node while it binds them.
+impl MakeNodeKey for Vault {
+    fn make_node_key(
+        &self,
+        inbound: InboundId,
+        node: NodeId,
+    ) -> Result<NodeKey, Box<dyn std::error::Error + Send + Sync>> {
+        let (secret, public_key) = keys::pair()?;
+        Ok(NodeKey {
+            public_key: public_key.to_vec(),
+            sealed_private_key: self
+                .seal(&context::inbound_key(inbound, node), secret.as_slice())?,
+        })
+    }
+}
+
+/// A key of 32 bytes.
+pub(crate) fn key(bytes: &[u8]) -> Result<SecretKey, Error> {
+    let mut key = Zeroizing::new([0; 32]);
+    if bytes.len() != key.len() {
+        return Err(Error::Corrupt("a stored key is not 32 bytes long"));
+    }
+    key.copy_from_slice(bytes);
+    Ok(key)
+}

@@ -1,0 +1,127 @@
+//! The server traits of the contract. Nothing happens here: each method hands over to its
+//! handler, behind the guard that authorizes and validates.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use vpnpanel_api::{access, auth, node, pki, system, tenant, usage, user};
+
+use crate::{caller::Caller, context::Context, handlers};
+
+/// Every service of the management API.
+#[derive(Debug, Clone)]
+pub(crate) struct Api(pub(crate) Arc<Context>);
+
+macro_rules! service {
+    ($trait:path { $($method:ident($request:ty) -> $response:ty = $handler:path;)+ }) => {
+        #[tonic::async_trait]
+        impl $trait for Api {$(
+            async fn $method(
+                &self,
+                request: Request<$request>,
+            ) -> Result<Response<$response>, Status> {
+                let (metadata, extensions, message) = request.into_parts();
+                let caller = Caller::of(&metadata, &extensions);
+                Ok(Response::new($handler(&self.0, &caller, message).await?))
+            }
+        )+}
+    };
+}
+
+service! { auth::v1::auth_service_server::AuthService {
+    login(auth::v1::LoginRequest) -> auth::v1::LoginResponse = handlers::auth::login;
+    refresh(auth::v1::RefreshRequest) -> auth::v1::RefreshResponse = handlers::auth::refresh;
+    logout(auth::v1::LogoutRequest) -> auth::v1::LogoutResponse = handlers::auth::logout;
+    get_me(auth::v1::GetMeRequest) -> auth::v1::GetMeResponse = handlers::auth::me;
+    change_password(auth::v1::ChangePasswordRequest) -> auth::v1::ChangePasswordResponse
+        = handlers::auth::change_password;
+}}
+
+service! { tenant::v1::tenant_service_server::TenantService {
+    create_tenant(tenant::v1::CreateTenantRequest) -> tenant::v1::CreateTenantResponse
+        = handlers::tenant::create;
+    get_tenant(tenant::v1::GetTenantRequest) -> tenant::v1::GetTenantResponse
+        = handlers::tenant::get;
+    list_tenants(tenant::v1::ListTenantsRequest) -> tenant::v1::ListTenantsResponse
+        = handlers::tenant::list;
+    update_tenant(tenant::v1::UpdateTenantRequest) -> tenant::v1::UpdateTenantResponse
+        = handlers::tenant::update;
+}}
+
+service! { user::v1::user_service_server::UserService {
+    create_user(user::v1::CreateUserRequest) -> user::v1::CreateUserResponse
+        = handlers::user::create;
+    get_user(user::v1::GetUserRequest) -> user::v1::GetUserResponse = handlers::user::get;
+    list_users(user::v1::ListUsersRequest) -> user::v1::ListUsersResponse = handlers::user::list;
+    update_user(user::v1::UpdateUserRequest) -> user::v1::UpdateUserResponse
+        = handlers::user::update;
+    delete_user(user::v1::DeleteUserRequest) -> user::v1::DeleteUserResponse
+        = handlers::user::delete;
+    disable_user(user::v1::DisableUserRequest) -> user::v1::DisableUserResponse
+        = handlers::user::disable;
+    enable_user(user::v1::EnableUserRequest) -> user::v1::EnableUserResponse
+        = handlers::user::enable;
+    reset_user_usage(user::v1::ResetUserUsageRequest) -> user::v1::ResetUserUsageResponse
+        = handlers::user::reset_usage;
+    list_user_connections(user::v1::ListUserConnectionsRequest)
+        -> user::v1::ListUserConnectionsResponse = handlers::connection::list;
+}}
+
+service! { access::v1::group_service_server::GroupService {
+    create_group(access::v1::CreateGroupRequest) -> access::v1::CreateGroupResponse
+        = handlers::group::create;
+    get_group(access::v1::GetGroupRequest) -> access::v1::GetGroupResponse = handlers::group::get;
+    list_groups(access::v1::ListGroupsRequest) -> access::v1::ListGroupsResponse
+        = handlers::group::list;
+    update_group(access::v1::UpdateGroupRequest) -> access::v1::UpdateGroupResponse
+        = handlers::group::update;
+    delete_group(access::v1::DeleteGroupRequest) -> access::v1::DeleteGroupResponse
+        = handlers::group::delete;
+}}
+
+service! { access::v1::inbound_service_server::InboundService {
+    create_inbound(access::v1::CreateInboundRequest) -> access::v1::CreateInboundResponse
+        = handlers::inbound::create;
+    get_inbound(access::v1::GetInboundRequest) -> access::v1::GetInboundResponse
+        = handlers::inbound::get;
+    list_inbounds(access::v1::ListInboundsRequest) -> access::v1::ListInboundsResponse
+        = handlers::inbound::list;
+    update_inbound(access::v1::UpdateInboundRequest) -> access::v1::UpdateInboundResponse
+        = handlers::inbound::update;
+    delete_inbound(access::v1::DeleteInboundRequest) -> access::v1::DeleteInboundResponse
+        = handlers::inbound::delete;
+}}
+
+service! { node::v1::node_service_server::NodeService {
+    create_node(node::v1::CreateNodeRequest) -> node::v1::CreateNodeResponse
+        = handlers::node::create;
+    get_node(node::v1::GetNodeRequest) -> node::v1::GetNodeResponse = handlers::node::get;
+    list_nodes(node::v1::ListNodesRequest) -> node::v1::ListNodesResponse = handlers::node::list;
+    update_node(node::v1::UpdateNodeRequest) -> node::v1::UpdateNodeResponse
+        = handlers::node::update;
+    delete_node(node::v1::DeleteNodeRequest) -> node::v1::DeleteNodeResponse
+        = handlers::node::delete;
+    create_join_token(node::v1::CreateJoinTokenRequest) -> node::v1::CreateJoinTokenResponse
+        = handlers::enrollment::create_join_token;
+    get_node_sync(node::v1::GetNodeSyncRequest) -> node::v1::GetNodeSyncResponse
+        = handlers::node::sync;
+}}
+
+service! { usage::v1::usage_service_server::UsageService {
+    get_user_usage(usage::v1::GetUserUsageRequest) -> usage::v1::GetUserUsageResponse
+        = handlers::usage::of_user;
+    get_tenant_usage(usage::v1::GetTenantUsageRequest) -> usage::v1::GetTenantUsageResponse
+        = handlers::usage::of_tenant;
+    get_node_usage(usage::v1::GetNodeUsageRequest) -> usage::v1::GetNodeUsageResponse
+        = handlers::usage::of_node;
+}}
+
+service! { system::v1::system_service_server::SystemService {
+    get_system_info(system::v1::GetSystemInfoRequest) -> system::v1::GetSystemInfoResponse
+        = handlers::system::info;
+}}
+
+service! { pki::v1::signer_service_server::SignerService {
+    sign_joining_node(pki::v1::SignJoiningNodeRequest) -> pki::v1::SignJoiningNodeResponse
+        = handlers::enrollment::sign_joining_node;
+}}
