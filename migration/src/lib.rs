@@ -68,6 +68,26 @@ pub async fn pending(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     Ok(pending.iter().map(|one| one.name().to_owned()).collect())
 }
 
+/// Changes with every migration, published or not: names a schema that can be used again.
+pub fn fingerprint() -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    let mut hasher = DefaultHasher::new();
+    for one in Migrator::migrations() {
+        one.name().hash(&mut hasher);
+    }
+    for text in [
+        m20261123_000001_identity::UP,
+        m20261123_000002_access::UP,
+        m20261123_000003_nodes::UP,
+        m20261123_000004_ledger::UP,
+        m20261123_000005_operations::UP,
+    ] {
+        text.hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
+}
+
 /// A transaction that excludes every other migrating process until it ends.
 async fn locked(
     db: &DatabaseConnection,

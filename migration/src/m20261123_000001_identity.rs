@@ -26,7 +26,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-const UP: &str = r"
+pub(crate) const UP: &str = r"
 CREATE TABLE installation (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     state_epoch {big} NOT NULL,

@@ -26,7 +26,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-const UP: &str = r"
+pub(crate) const UP: &str = r"
 CREATE TABLE nodes (
     id {uuid} PRIMARY KEY NOT NULL,
     tenant_id {uuid} REFERENCES tenants (id),

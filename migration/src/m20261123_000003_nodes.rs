@@ -26,7 +26,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-const UP: &str = r"
+pub(crate) const UP: &str = r"
 CREATE TABLE node_states (
     node_id {uuid} PRIMARY KEY NOT NULL REFERENCES nodes (id),
     connected {bool} NOT NULL,

@@ -29,7 +29,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-const UP: &str = r"
+pub(crate) const UP: &str = r"
 CREATE TABLE periods (
     tenant_id {uuid} NOT NULL,
     id {uuid} NOT NULL,

@@ -29,7 +29,7 @@ impl MigrationTrait for Migration {
 // On Postgres a change carries its transaction, because sequence order is not commit order: a
 // reader takes the rows of transactions below every one still running, in (txn, seq) order.
 // SQLite has one writer, so that the row number alone is the commit order.
-const UP: &str = r"
+pub(crate) const UP: &str = r"
 CREATE TABLE change_log (
     seq {identity},
 {pg}txn xid8 NOT NULL DEFAULT pg_current_xact_id(),

@@ -96,8 +96,8 @@ pub struct NodeIdentity {
 }
 
 impl Store {
-    /// Notes a certificate of an enrolment: it is the node's current one, and every other stops
-    /// working.
+    /// Notes a certificate of an enrolment: it is the node's current one, every other stops
+    /// working, and a quarantine ends.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] for the node.
@@ -204,6 +204,7 @@ pub(crate) async fn enrol(tx: &Write, new: NewNodeCertificate) -> Result<()> {
         vec![new.node_id.uuid().into()],
     )
     .await?;
+    crate::ledger::forget_agents(tx, new.node_id).await?;
     let row = Model {
         serial: new.serial,
         node_id: new.node_id.uuid(),

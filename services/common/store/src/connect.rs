@@ -136,7 +136,7 @@ impl Store {
             vec![self.now_ms().into()],
         )
         .await?;
-        Ok(())
+        self.ensure_usage_partitions(4).await
     }
 
     /// Names of the migrations that the database lacks.
@@ -196,7 +196,7 @@ impl fmt::Debug for Store {
     }
 }
 
-fn system_clock() -> i64 {
+pub(crate) fn system_clock() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| {

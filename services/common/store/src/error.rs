@@ -63,6 +63,9 @@ pub enum StoreError {
     /// A newer stream of the node has taken over: nothing of this one is written any more.
     #[error("a newer stream of the node has taken over")]
     StreamSuperseded,
+    /// The stream cannot be opened with such an agent.
+    #[error(transparent)]
+    Refused(vpnpanel_link::collector::open::Refusal),
     /// Another replica holds the job now: nothing of this run is written any more.
     #[error("the job's lease was lost")]
     LeaseLost,
@@ -86,7 +89,7 @@ pub enum StoreError {
         /// Why it cannot be read.
         reason: String,
     },
-    /// The caller's key maker failed.
+    /// The caller's key maker failed, or the operating system has no random bytes.
     #[error("a key could not be made")]
     Key(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The URL or an option makes no sense.

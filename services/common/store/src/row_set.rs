@@ -87,14 +87,6 @@ impl RowSet {
         self.rows == 0
     }
 
-    /// How many parameters the set takes.
-    pub(crate) fn parameters(&self) -> usize {
-        match self.form {
-            Form::Arrays(_) => self.columns.len(),
-            Form::Json(_) => 1,
-        }
-    }
-
     /// What stands after FROM, as a table `s`, when the set's first parameter is `first`.
     pub(crate) fn source(&self, first: usize) -> String {
         match self.form {

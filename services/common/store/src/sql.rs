@@ -7,7 +7,8 @@ use uuid::Uuid;
 /// A statement out of a text with tokens: `{for_update}` and `{for_share}` lock the rows read on
 /// Postgres (SQLite has one writer, which holds everything). The former is the lock that an
 /// UPDATE takes, so that rows which refer to a locked one can still be inserted;
-/// `{for_update_free}` leaves out rows that somebody else has locked.
+/// `{for_update_free}` leaves out rows that somebody else has locked, and `{for_update_x}` locks
+/// the rows of the joined table `x` alone.
 pub(crate) fn statement(
     db: &impl ConnectionTrait,
     text: impl Into<String>,
@@ -20,6 +21,8 @@ pub(crate) fn statement(
         let lock = |words| if postgres { words } else { "" };
         text = text
             .replace("{for_update}", lock("FOR NO KEY UPDATE"))
+            .replace("{for_update_l}", lock("FOR NO KEY UPDATE OF l"))
+            .replace("{for_update_p}", lock("FOR NO KEY UPDATE OF p"))
             .replace("{for_update_free}", lock("FOR NO KEY UPDATE SKIP LOCKED"))
             .replace("{for_share}", lock("FOR SHARE"));
     }

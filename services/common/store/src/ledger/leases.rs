@@ -1,0 +1,190 @@
+//! Leases outside of ingest: what users get to begin with on a node, and the spreading of what is
+//! free after a limit has changed.
+
+use std::collections::BTreeMap;
+
+use vpnpanel_domain::{LeaseId, NodeId, PeriodId, TenantId, UserId};
+use vpnpanel_link::collector::lease;
+use vpnpanel_link::collector::{LeaseFacts, PeriodFacts, Policy};
+use vpnpanel_link::{Generation, Grant};
+
+use super::{load, write};
+use crate::connect::Store;
+use crate::error::{Result, StoreError};
+use crate::row_set::{Cell, Column, RowSet};
+use crate::transaction::Write;
+use crate::{amount, fresh_id, sql};
+
+/// Most leases that one transaction opens.
+const CHUNK: i64 = 4_096;
+
+impl Store {
+    /// Opens leases for the users of a node who have a limit, may connect, and have none there;
+    /// at most 4,096: call again while it returns that many.
+    ///
+    /// # Errors
+    /// [`StoreError::StreamSuperseded`]; a quarantined node gets none.
+    pub async fn open_leases(
+        &self,
+        node: NodeId,
+        generation: Generation,
+        policy: &Policy,
+    ) -> Result<Vec<Grant>> {
+        let tx = self.begin().await?;
+        match load::nodes(&tx, &[node]).await?.remove(&node) {
+            Some(facts) if facts.generation != generation => {
+                return Err(StoreError::StreamSuperseded);
+            }
+            Some(facts) if facts.quarantined.is_none() => {}
+            _ => return Ok(Vec::new()),
+        }
+        let ids = without_lease(&tx, node).await?;
+        let mut periods = load::periods(&tx, &ids).await?;
+        let mut opened = Vec::new();
+        let mut changed = Vec::new();
+        for id in ids {
+            let Some(period) = periods.get_mut(&id).filter(|period| period.open) else {
+                continue;
+            };
+            let facts = lease::open(period, fresh_id::<LeaseId>(), policy, tx.now);
+            opened.push(((node, id), facts));
+            changed.push((id, *period));
+        }
+        write::leases(&tx, &opened).await?;
+        reserve(&tx, &changed).await?;
+        tx.commit().await?;
+        Ok(opened
+            .iter()
+            .map(|((_, period), facts)| lease::grant(*period, facts))
+            .collect())
+    }
+
+    /// Spreads what is free of periods among their leases, and asks idle ones back for those
+    /// that have run dry. Returns what nodes are to be told.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rebalance_leases(
+        &self,
+        periods: &[PeriodId],
+        policy: &Policy,
+    ) -> Result<Vec<(NodeId, Grant)>> {
+        let mut ids = periods.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let tx = self.begin().await?;
+        let mut facts = load::periods(&tx, &ids).await?;
+        let mut leases = current(&tx, &ids).await?;
+        let (mut grants, mut rows, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        for id in ids {
+            let (Some(period), Some(leases)) = (facts.get_mut(&id), leases.get_mut(&id)) else {
+                continue;
+            };
+            let nodes = lease::rebalance(period, leases, policy, tx.now);
+            for (node, facts) in leases.iter().filter(|(node, _)| nodes.contains(node)) {
+                grants.push((*node, lease::grant(id, facts)));
+                rows.push(((*node, id), *facts));
+            }
+            changed.push((id, *period));
+        }
+        if rows.is_empty() {
+            return Ok(grants);
+        }
+        write::leases(&tx, &rows).await?;
+        reserve(&tx, &changed).await?;
+        tx.commit().await?;
+        Ok(grants)
+    }
+
+    /// As [`Store::rebalance_leases`], for the current periods of users: after their limits
+    /// have changed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rebalance_users(
+        &self,
+        users: &[(TenantId, UserId)],
+        policy: &Policy,
+    ) -> Result<Vec<(NodeId, Grant)>> {
+        let db = self.read();
+        let text = format!(
+            "SELECT period_id FROM users WHERE id {} AND deleted_at IS NULL AND limit_bytes > 0",
+            sql::in_ids(db, 1)
+        );
+        let ids = sql::ids(db, users.iter().map(|(_, user)| *user));
+        let periods = sql::all(db, text, vec![ids])
+            .await?
+            .iter()
+            .map(|row| sql::get(row, 0).map(PeriodId::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        if periods.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.rebalance_leases(&periods, policy).await
+    }
+}
+
+/// Periods of users with peers on the node, with a limit and without a lease there, in order.
+async fn without_lease(tx: &Write, node: NodeId) -> Result<Vec<PeriodId>> {
+    sql::all(
+        &**tx,
+        "SELECT DISTINCT u.period_id
+         FROM inbound_nodes b
+         JOIN peers p ON p.inbound_id = b.inbound_id
+         JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
+         WHERE b.node_id = $1 AND u.deleted_at IS NULL AND NOT u.disabled AND u.limit_bytes > 0
+           AND (u.expires_at IS NULL OR u.expires_at > $2)
+           AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = $1
+                AND l.period_id = u.period_id AND l.state = 'current')
+         ORDER BY u.period_id LIMIT $3",
+        vec![node.uuid().into(), tx.now.into(), CHUNK.into()],
+    )
+    .await?
+    .iter()
+    .map(|row| Ok(PeriodId::new(sql::get(row, 0)?)))
+    .collect()
+}
+
+type NodeLeases = Vec<(NodeId, LeaseFacts)>;
+
+async fn current(tx: &Write, periods: &[PeriodId]) -> Result<BTreeMap<PeriodId, NodeLeases>> {
+    let text = format!(
+        "SELECT {} FROM leases l WHERE l.period_id {} AND l.state = 'current'
+         ORDER BY l.period_id, l.node_id",
+        load::LEASE,
+        sql::in_ids(&**tx, 1)
+    );
+    let ids = sql::ids(&**tx, periods.iter().copied());
+    let mut leases: BTreeMap<PeriodId, NodeLeases> = BTreeMap::new();
+    for row in &sql::all(&**tx, text, vec![ids]).await? {
+        let ((node, period), facts) = load::lease(row)?;
+        leases.entry(period).or_default().push((node, facts));
+    }
+    Ok(leases)
+}
+
+/// Writes what of periods is reserved.
+async fn reserve(tx: &Write, periods: &[(PeriodId, PeriodFacts)]) -> Result<()> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("id", Column::Id),
+            ("bytes", Column::Big),
+            ("micro", Column::Big),
+        ],
+    );
+    for (id, facts) in periods {
+        let (bytes, micro) = amount::split(facts.reserved);
+        rows.push([Cell::Id(id.uuid()), Cell::Big(bytes), Cell::Big(micro)]);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "UPDATE periods SET reserved_bytes = s.bytes, reserved_micro = s.micro
+         FROM {} WHERE periods.id = s.id",
+        rows.source(1)
+    );
+    sql::run(&**tx, text, rows.into_values()).await?;
+    Ok(())
+}

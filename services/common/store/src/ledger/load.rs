@@ -1,0 +1,316 @@
+//! Loads what an ingest transaction decides on: one set query for each table.
+
+use std::collections::HashMap;
+
+use sea_orm::QueryResult;
+use uuid::Uuid;
+use vpnpanel_domain::{
+    LeaseId, Limit, MicroBytes, Multiplier, NodeId, PeerId, PeriodId, TenantId, UserFacts, UserId,
+};
+use vpnpanel_link::collector::ingest::Needs;
+use vpnpanel_link::collector::{Cursor, LeaseFacts, Loaded, Mark, NodeFacts, PeriodFacts};
+use vpnpanel_link::{
+    Attribution, BootId, CounterKey, Digest, Epoch, Generation, Incarnation, Seq, SpoolId, Totals,
+};
+
+use crate::error::{Result, StoreError};
+use crate::row_set::{Cell, Column, RowSet};
+use crate::transaction::Write;
+use crate::{amount, sql};
+
+/// Loads and locks, in the order of locks.
+pub(super) async fn load(tx: &Write, needs: &Needs) -> Result<Loaded> {
+    Ok(Loaded {
+        nodes: nodes(tx, &needs.nodes).await?,
+        cursors: cursors(tx, &needs.cursors).await?,
+        digests: digests(tx, &needs.digests).await?,
+        marks: marks(tx, &needs.marks).await?,
+        periods: periods(tx, &needs.periods).await?,
+        leases: leases(tx, &needs.leases).await?,
+    })
+}
+
+/// Links of nodes that were not deleted, locked.
+pub(super) async fn nodes(tx: &Write, ids: &[NodeId]) -> Result<HashMap<NodeId, NodeFacts>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let text = format!(
+        "SELECT l.node_id, n.tenant_id, l.generation, l.quarantine_reason, l.spool, l.boots,
+                l.boot_strikes, l.last_written_at
+         FROM node_links l JOIN nodes n ON n.id = l.node_id
+         WHERE l.node_id {} AND n.deleted_at IS NULL ORDER BY l.node_id {{for_update_l}}",
+        sql::in_ids(&**tx, 1)
+    );
+    let values = vec![sql::ids(&**tx, ids.iter().copied())];
+    sql::all(&**tx, text, values)
+        .await?
+        .iter()
+        .map(|row| Ok((NodeId::new(sql::get(row, 0)?), node(row)?)))
+        .collect()
+}
+
+fn node(row: &QueryResult) -> Result<NodeFacts> {
+    let boots: Vec<BootId> = serde_json::from_value(sql::get(row, 5)?)
+        .map_err(|error| StoreError::corrupt("node_links.boots", error))?;
+    let strikes: i32 = sql::get(row, 6)?;
+    Ok(NodeFacts {
+        tenant: sql::get::<Option<Uuid>>(row, 1)?.map(TenantId::new),
+        generation: Generation(sql::unsigned(sql::get(row, 2)?)),
+        quarantined: sql::get(row, 3)?,
+        spool: sql::get::<Option<Vec<u8>>>(row, 4)?
+            .map(|bytes| SpoolId::try_from(bytes.as_slice()))
+            .transpose()
+            .map_err(|error| StoreError::corrupt("node_links.spool", error))?,
+        boots,
+        boot_strikes: u32::try_from(strikes).unwrap_or(0),
+        last_written_at_ms: sql::get(row, 7)?,
+    })
+}
+
+/// Cursors; the lock on the node's link guards them.
+pub(super) async fn cursors(
+    tx: &Write,
+    keys: &[(NodeId, Epoch)],
+) -> Result<HashMap<(NodeId, Epoch), Cursor>> {
+    let mut rows = RowSet::new(&**tx, &[("node_id", Column::Id), ("epoch", Column::Bytes)]);
+    for (node, epoch) in keys {
+        rows.push([Cell::Id(node.uuid()), Cell::Bytes(epoch.as_bytes())]);
+    }
+    if rows.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let text = format!(
+        "SELECT c.node_id, c.epoch, c.seq, c.digest, c.successor
+         FROM {} JOIN node_cursors c ON c.node_id = s.node_id AND c.epoch = s.epoch",
+        rows.source(1)
+    );
+    let mut cursors = HashMap::with_capacity(keys.len());
+    for row in &sql::all(&**tx, text, rows.into_values()).await? {
+        let cursor = Cursor {
+            seq: Seq(sql::unsigned(sql::get(row, 2)?)),
+            digest: digest(&sql::get::<Vec<u8>>(row, 3)?)?,
+            successor: sql::get::<Option<Vec<u8>>>(row, 4)?
+                .map(|bytes| epoch(&bytes))
+                .transpose()?,
+        };
+        let key = (
+            NodeId::new(sql::get(row, 0)?),
+            epoch(&sql::get::<Vec<u8>>(row, 1)?)?,
+        );
+        cursors.insert(key, cursor);
+    }
+    Ok(cursors)
+}
+
+async fn digests(
+    tx: &Write,
+    keys: &[(NodeId, Epoch, Seq)],
+) -> Result<HashMap<(NodeId, Epoch, Seq), Digest>> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("node_id", Column::Id),
+            ("epoch", Column::Bytes),
+            ("seq", Column::Big),
+        ],
+    );
+    for (node, epoch, seq) in keys {
+        rows.push([
+            Cell::Id(node.uuid()),
+            Cell::Bytes(epoch.as_bytes()),
+            Cell::Big(sql::signed(seq.get())),
+        ]);
+    }
+    if rows.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let text = format!(
+        "SELECT d.node_id, d.epoch, d.seq, d.digest FROM {}
+         JOIN batch_digests d ON d.node_id = s.node_id AND d.epoch = s.epoch AND d.seq = s.seq",
+        rows.source(1)
+    );
+    let mut digests = HashMap::with_capacity(keys.len());
+    for row in &sql::all(&**tx, text, rows.into_values()).await? {
+        let key = (
+            NodeId::new(sql::get(row, 0)?),
+            epoch(&sql::get::<Vec<u8>>(row, 1)?)?,
+            Seq(sql::unsigned(sql::get(row, 2)?)),
+        );
+        digests.insert(key, digest(&sql::get::<Vec<u8>>(row, 3)?)?);
+    }
+    Ok(digests)
+}
+
+/// Marks; the lock on the node's link guards them.
+pub(super) async fn marks(
+    tx: &Write,
+    keys: &[(NodeId, CounterKey)],
+) -> Result<HashMap<(NodeId, CounterKey), Mark>> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("node_id", Column::Id),
+            ("incarnation", Column::Bytes),
+            ("peer_id", Column::Id),
+        ],
+    );
+    for (node, counter) in keys {
+        rows.push([
+            Cell::Id(node.uuid()),
+            Cell::Bytes(counter.incarnation.as_bytes()),
+            Cell::Id(counter.peer.uuid()),
+        ]);
+    }
+    if rows.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let text = format!(
+        "SELECT {MARK} FROM {}
+         JOIN marks m ON m.node_id = s.node_id AND m.incarnation = s.incarnation
+            AND m.peer_id = s.peer_id",
+        rows.source(1)
+    );
+    let mut marks = HashMap::with_capacity(keys.len());
+    for row in &sql::all(&**tx, text, rows.into_values()).await? {
+        let (node, counter, mark) = mark(row)?;
+        marks.insert((node, counter), mark);
+    }
+    Ok(marks)
+}
+
+/// What [`mark`] reads, of `marks m`.
+pub(super) const MARK: &str = "m.node_id, m.incarnation, m.peer_id, m.up, m.down, m.awaited_up,
+    m.awaited_down, m.user_id, m.period_id, m.multiplier_ppm";
+
+pub(super) fn mark(row: &QueryResult) -> Result<(NodeId, CounterKey, Mark)> {
+    let awaited: (Option<i64>, Option<i64>) = (sql::get(row, 5)?, sql::get(row, 6)?);
+    let mark = Mark {
+        totals: Totals {
+            up: sql::unsigned(sql::get(row, 3)?),
+            down: sql::unsigned(sql::get(row, 4)?),
+        },
+        awaited: awaited.0.zip(awaited.1).map(|(up, down)| Totals {
+            up: sql::unsigned(up),
+            down: sql::unsigned(down),
+        }),
+        attribution: Attribution {
+            user: UserId::new(sql::get(row, 7)?),
+            period: PeriodId::new(sql::get(row, 8)?),
+            multiplier: multiplier(sql::get(row, 9)?)?,
+        },
+    };
+    let incarnation: Vec<u8> = sql::get(row, 1)?;
+    let counter = CounterKey {
+        incarnation: Incarnation::try_from(incarnation.as_slice())
+            .map_err(|error| StoreError::corrupt("marks.incarnation", error))?,
+        peer: PeerId::new(sql::get(row, 2)?),
+    };
+    Ok((NodeId::new(sql::get(row, 0)?), counter, mark))
+}
+
+/// Periods, locked.
+pub(super) async fn periods(
+    tx: &Write,
+    ids: &[PeriodId],
+) -> Result<HashMap<PeriodId, PeriodFacts>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let text = format!(
+        "SELECT p.id, p.user_id, p.tenant_id, p.limit_bytes, p.billed_bytes, p.billed_micro,
+                p.reserved_bytes, p.reserved_micro, p.closed_at, u.disabled, u.expires_at,
+                u.deleted_at
+         FROM periods p JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
+         WHERE p.id {} ORDER BY p.id {{for_update_p}}",
+        sql::in_ids(&**tx, 1)
+    );
+    let values = vec![sql::ids(&**tx, ids.iter().copied())];
+    let mut periods = HashMap::with_capacity(ids.len());
+    for row in &sql::all(&**tx, text, values).await? {
+        // Being over the limit is not asked here: then there is nothing to grant anyway.
+        let user = UserFacts {
+            deleted: sql::get::<Option<i64>>(row, 11)?.is_some(),
+            disabled: sql::get(row, 9)?,
+            expires_at_ms: sql::get(row, 10)?,
+            limit: Limit::None,
+            used: MicroBytes::ZERO,
+            on_hold: false,
+        };
+        let closed = sql::get::<Option<i64>>(row, 8)?.is_some();
+        let facts = PeriodFacts {
+            user: UserId::new(sql::get(row, 1)?),
+            tenant: TenantId::new(sql::get(row, 2)?),
+            limit: Limit::from_wire(sql::unsigned(sql::get(row, 3)?)),
+            used: amount::get(row, 4)?,
+            reserved: amount::get(row, 6)?,
+            open: !closed && user.status(tx.now).may_connect(),
+        };
+        periods.insert(PeriodId::new(sql::get(row, 0)?), facts);
+    }
+    Ok(periods)
+}
+
+async fn leases(
+    tx: &Write,
+    keys: &[(NodeId, PeriodId)],
+) -> Result<HashMap<(NodeId, PeriodId), LeaseFacts>> {
+    let mut rows = RowSet::new(&**tx, &[("node_id", Column::Id), ("period_id", Column::Id)]);
+    for (node, period) in keys {
+        rows.push([Cell::Id(node.uuid()), Cell::Id(period.uuid())]);
+    }
+    if rows.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let text = format!(
+        "SELECT {LEASE} FROM {}
+         JOIN leases l ON l.node_id = s.node_id AND l.period_id = s.period_id
+         WHERE l.state = 'current'",
+        rows.source(1)
+    );
+    sql::all(&**tx, text, rows.into_values())
+        .await?
+        .iter()
+        .map(lease)
+        .collect()
+}
+
+/// What [`lease`] reads, of `leases l`.
+pub(super) const LEASE: &str = "l.node_id, l.period_id, l.id, l.user_id, l.version,
+    l.answered_version, l.allowance_bytes, l.allowance_micro, l.asked_bytes, l.asked_micro,
+    l.billed_bytes, l.billed_micro, l.consumed_bytes, l.consumed_micro, l.moved_at";
+
+pub(super) fn lease(row: &QueryResult) -> Result<((NodeId, PeriodId), LeaseFacts)> {
+    let asked: Option<i64> = sql::get(row, 8)?;
+    let key = (
+        NodeId::new(sql::get(row, 0)?),
+        PeriodId::new(sql::get(row, 1)?),
+    );
+    let facts = LeaseFacts {
+        lease: LeaseId::new(sql::get(row, 2)?),
+        user: UserId::new(sql::get(row, 3)?),
+        version: sql::unsigned(sql::get(row, 4)?),
+        answered: sql::unsigned(sql::get(row, 5)?),
+        allowance: amount::get(row, 6)?,
+        asked: asked.map(|_| amount::get(row, 8)).transpose()?,
+        billed: amount::get(row, 10)?,
+        consumed: amount::get(row, 12)?,
+        moved_at_ms: sql::get(row, 14)?,
+    };
+    Ok((key, facts))
+}
+
+pub(super) fn multiplier(ppm: i64) -> Result<Multiplier> {
+    u32::try_from(ppm)
+        .ok()
+        .and_then(|ppm| Multiplier::from_ppm(ppm).ok())
+        .ok_or_else(|| StoreError::corrupt("a multiplier", ppm))
+}
+
+fn epoch(bytes: &[u8]) -> Result<Epoch> {
+    Epoch::try_from(bytes).map_err(|error| StoreError::corrupt("an epoch", error))
+}
+
+fn digest(bytes: &[u8]) -> Result<Digest> {
+    Digest::try_from(bytes).map_err(|error| StoreError::corrupt("a digest", error))
+}

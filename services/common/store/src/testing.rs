@@ -1,0 +1,249 @@
+//! Databases for tests: each test has one of its own, migrated, gone when the test is over. On
+//! Postgres it is cloned from a template that is migrated once for each server.
+//!
+//! `VPNPANEL_TEST_POSTGRES_URL` names a server (as its superuser). Where it is not set,
+//! `scripts/postgres` starts one for the test process and stops it with the process.
+#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use sqlx::{Connection, Executor, PgConnection};
+use uuid::Uuid;
+
+use crate::connect::{Options, Store, system_clock};
+
+/// The server of this test process, unless one was named.
+static SERVER: OnceLock<Server> = OnceLock::new();
+/// Name of the template on the server.
+static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+
+/// A store of a test.
+#[derive(Debug)]
+pub struct TestStore {
+    /// The store.
+    pub store: Store,
+    /// Its clock.
+    pub clock: TestClock,
+    /// Where it is: for a second [`Store`] on the same database.
+    pub url: String,
+    _database: Database,
+}
+
+/// A clock that runs like the system's, plus what a test has put it forward by.
+#[derive(Debug, Clone, Default)]
+pub struct TestClock(Arc<AtomicI64>);
+
+impl TestClock {
+    /// Now, milliseconds of the Unix epoch.
+    pub fn now_ms(&self) -> i64 {
+        system_clock() + self.0.load(Ordering::SeqCst)
+    }
+
+    /// Puts the clock forward.
+    pub fn advance(&self, ms: i64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl TestStore {
+    /// On SQLite, in a folder of its own.
+    pub async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let url = format!("sqlite:{}", folder.path().join("test.db").display());
+        let this = Self::open(url, Database::Folder(folder)).await;
+        this.store.migrate().await.expect("the schema");
+        this
+    }
+
+    /// On Postgres, in a database of its own.
+    pub async fn postgres() -> Self {
+        let server = server_url();
+        let template = TEMPLATE.get_or_init(|| template(server)).await;
+        let name = format!("test_{}", Uuid::now_v7().simple());
+        let mut admin = PgConnection::connect(server)
+            .await
+            .expect("the test server");
+        let clone = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        admin
+            .execute(sqlx::AssertSqlSafe(clone))
+            .await
+            .expect("a clone of the template");
+        let url = with_database(server, &name);
+        Self::open(url, Database::Postgres { server, name }).await
+    }
+
+    /// Another store on the same database: another process, as far as the database can tell.
+    pub async fn another(&self) -> Store {
+        let clock = self.clock.clone();
+        Store::connect_with_clock(&self.url, options(), move || clock.now_ms())
+            .await
+            .expect("a second store")
+    }
+
+    async fn open(url: String, database: Database) -> Self {
+        let clock = TestClock::default();
+        let its = clock.clone();
+        let store = Store::connect_with_clock(&url, options(), move || its.now_ms())
+            .await
+            .expect("the test's database");
+        Self {
+            store,
+            clock,
+            url,
+            _database: database,
+        }
+    }
+}
+
+/// Makes of one async function, which takes a [`TestStore`], a test on each database.
+#[macro_export]
+macro_rules! on_each_database {
+    ($($(#[$meta:meta])* $name:ident),+ $(,)?) => {$(
+        mod $name {
+            $(#[$meta])*
+            #[tokio::test(flavor = "multi_thread")]
+            async fn sqlite() {
+                super::$name($crate::testing::TestStore::sqlite().await).await;
+            }
+
+            $(#[$meta])*
+            #[tokio::test(flavor = "multi_thread")]
+            async fn postgres() {
+                super::$name($crate::testing::TestStore::postgres().await).await;
+            }
+        }
+    )+};
+}
+
+fn options() -> Options {
+    Options {
+        max_connections: 8,
+        ..Options::default()
+    }
+}
+
+#[derive(Debug)]
+enum Database {
+    Folder(#[allow(dead_code)] tempfile::TempDir),
+    Postgres { server: &'static str, name: String },
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Self::Postgres { server, name } = self else {
+            return;
+        };
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        let server = *server;
+        // Dropping is not async, and the test's runtime may be on its way out.
+        let done = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let mut admin = PgConnection::connect(server).await?;
+                admin.execute(sqlx::AssertSqlSafe(drop)).await
+            })
+        })
+        .join();
+        if let Ok(Err(error)) = done {
+            tracing::warn!(%error, "a test's database was left behind");
+        }
+    }
+}
+
+/// A server that lives as long as this process: the script stops it when its input ends.
+#[derive(Debug)]
+struct Server {
+    url: String,
+    _script: Option<Child>,
+}
+
+fn server_url() -> &'static str {
+    let server = SERVER.get_or_init(|| match std::env::var("VPNPANEL_TEST_POSTGRES_URL") {
+        Ok(url) if !url.is_empty() => Server { url, _script: None },
+        _ => start_server(),
+    });
+    &server.url
+}
+
+fn start_server() -> Server {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../scripts/postgres");
+    let mut child = Command::new(script)
+        .arg("hold")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("scripts/postgres");
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("what scripts/postgres prints");
+    }
+    match line.split_once(' ') {
+        Some((url, _)) => Server {
+            url: url.to_owned(),
+            _script: Some(child),
+        },
+        None => panic!(
+            "no PostgreSQL for the tests: run `make test-deps`, or set VPNPANEL_TEST_POSTGRES_URL"
+        ),
+    }
+}
+
+/// Migrates the template, unless another test process has. Its name holds the migrations' names,
+/// so that a server that lives longer than a schema serves both.
+async fn template(server: &str) -> String {
+    let mut admin = PgConnection::connect(server)
+        .await
+        .expect("the test server");
+    admin
+        .execute("SELECT pg_advisory_lock(hashtext('vpnpanel_test_template'))")
+        .await
+        .expect("the template's lock");
+    let name = format!("template_{}", vpnpanel_migration::fingerprint());
+    let made = admin
+        .fetch_optional(sqlx::AssertSqlSafe(format!(
+            "SELECT 1 FROM pg_database WHERE datname = '{name}' AND datistemplate"
+        )))
+        .await
+        .expect("the list of databases");
+    if made.is_none() {
+        let url = with_database(server, &name);
+        for text in [
+            format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+            format!("CREATE DATABASE {name}"),
+        ] {
+            admin
+                .execute(sqlx::AssertSqlSafe(text))
+                .await
+                .expect("an empty template");
+        }
+        let store = Store::connect(&url, options()).await.expect("the template");
+        store.migrate().await.expect("the schema");
+        store.close().await;
+        admin
+            .execute(sqlx::AssertSqlSafe(format!(
+                "ALTER DATABASE {name} IS_TEMPLATE true"
+            )))
+            .await
+            .expect("a template");
+    }
+    admin.close().await.expect("the lock's release");
+    name
+}
+
+fn with_database(server: &str, name: &str) -> String {
+    let (base, query) = server.split_once('?').unwrap_or((server, ""));
+    let (host, _) = base.rsplit_once('/').expect("a database in the URL");
+    if query.is_empty() {
+        format!("{host}/{name}")
+    } else {
+        format!("{host}/{name}?{query}")
+    }
+}
