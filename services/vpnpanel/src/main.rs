@@ -1,2 +1,60 @@
-//! The one binary.
-fn main() {}
+//! The one binary: everything in one process, one service each, or an operator's task.
+
+mod certificates;
+mod commands;
+mod error;
+mod installation;
+mod local_node;
+mod settings;
+mod welcome;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use vpnpanel_runtime::{process, settings as environment};
+
+use commands::{control_api, gateway, migrate, scheduler, up};
+
+/// A multi-tenant control plane for VPN fleets.
+///
+/// Every setting is an environment variable; a flag wins over its variable.
+#[derive(Debug, Parser)]
+#[command(name = "vpnpanel", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs everything in one process, on embedded defaults.
+    Up(Box<up::Args>),
+    /// Runs the management API.
+    ControlApi(Box<control_api::Args>),
+    /// Runs the periodic jobs.
+    Scheduler(Box<scheduler::Args>),
+    /// Runs REST and the panel.
+    Gateway(Box<gateway::Args>),
+    /// Looks at the database's schema, or changes it.
+    Migrate(Box<migrate::Args>),
+}
+
+fn main() -> ExitCode {
+    match environment::parse_or_exit::<Cli>().command {
+        Command::Up(args) => process::run("vpnpanel", args.process.clone(), async |p| {
+            up::run(*args, p).await
+        }),
+        Command::ControlApi(args) => process::run("control-api", args.process.clone(), async |p| {
+            control_api::run(*args, p).await
+        }),
+        Command::Scheduler(args) => process::run("scheduler", args.process.clone(), async |p| {
+            scheduler::run(*args, p).await
+        }),
+        Command::Gateway(args) => process::run("gateway", args.process.clone(), async |p| {
+            gateway::run(*args, p).await
+        }),
+        Command::Migrate(args) => {
+            process::run_once("migrate", args.process.clone(), migrate::run(*args))
+        }
+    }
+}

@@ -51,6 +51,30 @@ pub fn run<E: fmt::Display>(
     settings: ProcessSettings,
     build: impl AsyncFnOnce(&mut Process) -> Result<(), E>,
 ) -> ExitCode {
+    let (shutdown_deadline, drain_delay) = (settings.shutdown_deadline.0, settings.drain_delay.0);
+    around(name, &settings, async {
+        tracing::info!(version = crate::VERSION, "starting");
+        serve(Supervisor::new(shutdown_deadline, drain_delay), build).await
+    })
+}
+
+/// Runs a process that has one thing to do.
+pub fn run_once<E: fmt::Display>(
+    name: &'static str,
+    settings: ProcessSettings,
+    work: impl Future<Output = Result<(), E>>,
+) -> ExitCode {
+    around(name, &settings, async {
+        work.await
+            .map_err(|error| ProcessError::Build(error.to_string()))
+    })
+}
+
+fn around(
+    name: &'static str,
+    settings: &ProcessSettings,
+    work: impl Future<Output = Result<(), ProcessError>>,
+) -> ExitCode {
     crate::install_crypto_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -59,20 +83,18 @@ pub fn run<E: fmt::Display>(
         Ok(runtime) => runtime,
         Err(error) => return fail(&ProcessError::Io(error)),
     };
-    let traces = runtime.block_on(async { set_up(name, &settings) });
-    let traces = match traces {
+    let traces = match runtime.block_on(async { set_up(name, settings) }) {
         Ok(traces) => traces,
         Err(error) => return fail(&error),
     };
-    tracing::info!(service = name, version = crate::VERSION, "starting");
-    let result = runtime.block_on(serve(&settings, build));
+    let result = runtime.block_on(work);
     traces.finish();
     // Tasks that did not end in time are left to the kernel.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(service = name, %error, "the process failed");
+            tracing::error!(%error, "the process failed");
             ExitCode::FAILURE
         }
     }
@@ -93,13 +115,11 @@ fn set_up(name: &'static str, settings: &ProcessSettings) -> Result<Traces, Proc
 }
 
 async fn serve<E: fmt::Display>(
-    settings: &ProcessSettings,
+    supervisor: Supervisor,
     build: impl AsyncFnOnce(&mut Process) -> Result<(), E>,
 ) -> Result<(), ProcessError> {
     let mut stop = StopSignals::new()?;
-    let mut process = Process {
-        supervisor: Supervisor::new(settings.shutdown_deadline.0, settings.drain_delay.0),
-    };
+    let mut process = Process { supervisor };
     let built = tokio::select! {
         built = build(&mut process) => Some(built),
         () = stop.next() => None,

@@ -261,6 +261,29 @@ impl Service {
         self
     }
 
+    /// Serves the gRPC router `router` on one more address with TLS: mutual for other services,
+    /// beside a plain one for people, for instance. False when there is no such router.
+    pub fn listen_also(
+        &mut self,
+        name: &'static str,
+        router: &str,
+        address: ListenAddr,
+        tls: ServerTls,
+    ) -> bool {
+        let Some(router) = self.router(router) else {
+            return false;
+        };
+        self.servers.push(Server {
+            name,
+            router,
+            listen: address,
+            protocol: Protocol::Grpc,
+            tls: Some(tls),
+            connections: ConnectionLimits::default(),
+        });
+        true
+    }
+
     /// The gRPC router `name`, assembled: calling it in process is the same as calling it over its
     /// listener, layers included.
     pub fn router(&self, name: &str) -> Option<Router> {

@@ -139,6 +139,14 @@ impl Store {
         self.ensure_usage_partitions(4).await
     }
 
+    /// Takes the last `steps` migrations back, with the data in their tables.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed then.
+    pub async fn migrate_down(&self, steps: u32) -> Result<()> {
+        Ok(vpnpanel_migration::down(&self.inner.write, steps).await?)
+    }
+
     /// Names of the migrations that the database lacks.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use client::{ClientTls, Dialer};
 pub use peer::{Peer, PeerError};
-pub use pem::{certificates_from_pem, key_from_pem};
+pub use pem::{certificates_from_pem, certificates_to_pem, key_from_pem, key_to_pem};
 pub use pin::{pinned_client, spki_sha256};
 pub use reload::watch_files;
 pub use server::{ServerTls, public_server_config};

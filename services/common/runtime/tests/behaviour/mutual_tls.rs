@@ -8,7 +8,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use vpnpanel_runtime::settings::ListenAddr;
 use vpnpanel_runtime::status::{ErrorCode, Failure};
-use vpnpanel_runtime::tls::{ClientTls, Dialer, Peer, ServerTls, pinned_client, spki_sha256};
+use vpnpanel_runtime::tls::{self, ClientTls, Dialer, Peer, ServerTls, pinned_client, spki_sha256};
 use vpnpanel_runtime::{Grpc, PeerIdentity, Service, Supervisor, TrustDomain};
 
 use crate::authority::{Authority, collector, node};
@@ -234,4 +234,23 @@ async fn a_pin_is_enough_to_trust_the_right_authority_and_no_other() {
     );
     server.supervisor.stop().await.unwrap();
     forger.supervisor.stop().await.unwrap();
+}
+
+#[test]
+fn certificates_and_keys_survive_pem() {
+    let credentials = Authority::new().issue(&node());
+    let chain = tls::certificates_to_pem(&credentials.chain);
+    assert_eq!(
+        tls::certificates_from_pem(chain.as_bytes()).unwrap(),
+        credentials.chain
+    );
+    let key = tls::key_to_pem(&credentials.key).unwrap();
+    assert_eq!(tls::key_from_pem(key.as_bytes()).unwrap(), credentials.key);
+    assert!(chain.lines().all(|line| line.len() <= 64));
+    for junk in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n", "nonsense"] {
+        assert!(
+            tls::certificates_from_pem(junk.as_bytes()).is_err(),
+            "{junk}"
+        );
+    }
 }

@@ -1,0 +1,106 @@
+//! The management API in a process of its own. It brings the schema up to date, holds the
+//! certificate authority, and provides the other services with their certificates.
+
+use vpnpanel_control_api::{Access, ControlApiSettings, Parts};
+use vpnpanel_runtime::clock::Clock;
+use vpnpanel_runtime::process::Process;
+use vpnpanel_runtime::settings::{ListenAddr, ProcessSettings};
+use vpnpanel_runtime::tls::TrustBundle;
+
+use crate::certificates::{Folder, Maker, Users};
+use crate::error::Error;
+use crate::installation::Installation;
+use crate::settings::InstallationSettings;
+use crate::welcome::Welcome;
+
+/// Whom certificates are provided for.
+const SERVICES: &[&str] = &["collector", "scheduler", "gateway"];
+
+/// Settings of the process.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) process: ProcessSettings,
+    #[command(flatten)]
+    installation: InstallationSettings,
+    #[command(flatten)]
+    control_api: ControlApiSettings,
+
+    /// Where services of the control plane call the management API by their certificates (mutual
+    /// TLS); the other listener is for people and the gateway.
+    #[arg(
+        long,
+        env = "VPNPANEL_CONTROL_API_SERVICES_LISTEN",
+        default_value = "127.0.0.1:50055",
+        value_name = "ADDRESS"
+    )]
+    services_listen: ListenAddr,
+
+    /// Bring the schema up to date at the start; otherwise wait until `vpnpanel migrate up` has.
+    #[arg(
+        long,
+        env = "VPNPANEL_MIGRATE",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    migrate: bool,
+}
+
+pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> {
+    let installation = Installation::open(&args.installation).await?;
+    if args.migrate {
+        installation.store.migrate().await?;
+    } else {
+        installation.wait_for_schema().await?;
+    }
+    let vault = installation.vault();
+    let authority = installation.authority().await?;
+    let access = Access::open(&args.control_api.tokens, &installation.store, &vault).await?;
+    let maker = Maker {
+        authority: authority.signer.clone(),
+        trust: TrustBundle::new(authority.signer.trust_bundle())?,
+        clock: Clock::system(),
+    };
+
+    let parts = Parts {
+        store: installation.store.clone(),
+        vault,
+        authority,
+        access,
+        tls: None,
+        development: args.process.development,
+    };
+    let control_api = vpnpanel_control_api::build(args.control_api, parts).await?;
+    let mut service = control_api.service;
+
+    let (bundle, due_ms) = maker.make("control-api")?;
+    let tls = bundle.mutual(installation.trust_domain.clone())?;
+    if !service.listen_also("services", "api", args.services_listen, tls.clone()) {
+        return Err(Error::NoRouter("control-api"));
+    }
+    service.task("certificate", {
+        let maker = maker.clone();
+        let users = Users {
+            servers: vec![tls],
+            clients: Vec::new(),
+        };
+        move |stop| maker.renew("control-api", due_ms, users, stop)
+    });
+    let folder = Folder::of(&installation.data_dir);
+    service.task("certificates", move |stop| {
+        maker.provide(folder, SERVICES, stop)
+    });
+
+    let grpc = process.start(service).await?.of("api");
+    if control_api.first_administrator.is_some() {
+        Welcome {
+            grpc,
+            data: installation.data_dir.display().to_string(),
+            administrator: control_api.first_administrator,
+            ..Welcome::default()
+        }
+        .print();
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Everything in one process: services call each other's routers directly, through the same layers
+//! as over a socket, and listen on their public ports all the same.
+
+use vpnpanel_control_api::{Access, ControlApiSettings};
+use vpnpanel_gateway::{GatewaySettings, Upstream, Upstreams};
+use vpnpanel_runtime::clock::Clock;
+use vpnpanel_runtime::process::Process;
+use vpnpanel_runtime::rpc::InProcess;
+use vpnpanel_runtime::settings::ProcessSettings;
+use vpnpanel_runtime::tls::TrustBundle;
+
+use crate::certificates::{Maker, Users};
+use crate::error::Error;
+use crate::installation::Installation;
+use crate::local_node::{self, LocalNode, LocalNodeSettings};
+use crate::settings::InstallationSettings;
+use crate::welcome::Welcome;
+
+/// Settings of all services, of the installation, and of the node on this host.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) process: ProcessSettings,
+    #[command(flatten)]
+    installation: InstallationSettings,
+    #[command(flatten)]
+    local_node: LocalNodeSettings,
+    #[command(flatten)]
+    control_api: ControlApiSettings,
+    #[command(flatten)]
+    scheduler: vpnpanel_scheduler::Settings,
+    #[command(flatten)]
+    gateway: GatewaySettings,
+}
+
+pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> {
+    let installation = Installation::open(&args.installation).await?;
+    installation.store.migrate().await?;
+    let vault = installation.vault();
+    let authority = installation.authority().await?;
+    let access = Access::open(&args.control_api.tokens, &installation.store, &vault).await?;
+    let enrollment_url = args.control_api.enrollment_url.clone();
+    let ca_pin = authority.signer.pin();
+    let maker = Maker {
+        authority: authority.signer.clone(),
+        trust: TrustBundle::new(authority.signer.trust_bundle())?,
+        clock: Clock::system(),
+    };
+
+    let control_api = vpnpanel_control_api::build(
+        args.control_api,
+        vpnpanel_control_api::Parts {
+            store: installation.store.clone(),
+            vault: vault.clone(),
+            authority,
+            access: access.clone(),
+            tls: None,
+            development: args.process.development,
+        },
+    )
+    .await?;
+    let api = control_api
+        .service
+        .router("api")
+        .ok_or(Error::NoRouter("control-api"))?;
+
+    let (bundle, due_ms) = maker.make("collector")?;
+    let users = Users::default();
+    let _ = (bundle, due_ms, users, maker);
+    let scheduler =
+        vpnpanel_scheduler::build(args.scheduler, installation.store.clone(), access.guard())
+            .await?;
+    let jobs = scheduler
+        .router("api")
+        .ok_or(Error::NoRouter("scheduler"))?;
+    let upstreams = Upstreams::new(Upstream::new(InProcess::anonymous(api))).with_package(
+        "vpnpanel.scheduler",
+        Upstream::new(InProcess::anonymous(jobs)),
+    );
+    let gateway = vpnpanel_gateway::build(&args.gateway, vpnpanel_api::pool(), &upstreams)?;
+
+    let local_node = local_node::build(
+        &args.local_node,
+        &installation,
+        &vault,
+        &enrollment_url,
+        &ca_pin,
+    )
+    .await?;
+
+    // They stop in the reverse order: the node reports its last usage, then the gateway closes, …
+    let grpc = process.start(control_api.service).await?.of("api");
+    process.start(scheduler).await?;
+    let panel = process.start(gateway).await?.of("rest");
+    let node = match local_node {
+        LocalNode::Runs(service) => {
+            process.start(*service).await?;
+            "runs".to_owned()
+        }
+        LocalNode::Hint(hint) => hint,
+    };
+    Welcome {
+        panel,
+        grpc,
+        data: installation.data_dir.display().to_string(),
+        administrator: control_api.first_administrator,
+        node,
+    }
+    .print();
+    Ok(())
+}

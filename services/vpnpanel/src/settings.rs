@@ -1,0 +1,75 @@
+//! The command line: what runs in this process, and the settings that all of it shares.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use vpnpanel_runtime::TrustDomain;
+use vpnpanel_runtime::settings::Secret;
+
+/// What every process of an installation shares.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub(crate) struct InstallationSettings {
+    /// The folder of what this installation keeps on disk: the master key, the certificates of
+    /// its services, and the SQLite database.
+    #[arg(
+        long,
+        env = "VPNPANEL_DATA_DIR",
+        default_value = "./data",
+        value_name = "FOLDER"
+    )]
+    pub(crate) data_dir: PathBuf,
+
+    /// The database, postgres://user:password@host/name or sqlite:<path>; SQLite in the data
+    /// folder when unset.
+    #[arg(
+        long,
+        env = "VPNPANEL_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(crate) database_url: Option<Secret>,
+
+    /// Most connections to PostgreSQL; on SQLite, most readers.
+    #[arg(
+        long,
+        env = "VPNPANEL_DATABASE_MAX_CONNECTIONS",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=1000),
+        value_name = "N"
+    )]
+    pub(crate) database_max_connections: u32,
+
+    /// The key that seals secrets at rest, 32 bytes in base64 or hexadecimal; a file in the data
+    /// folder, made at the first start, when unset. Belongs in the backup, apart from the database.
+    #[arg(
+        long,
+        env = "VPNPANEL_MASTER_KEY",
+        hide_env_values = true,
+        value_name = "SECRET"
+    )]
+    pub(crate) master_key: Option<Secret>,
+
+    /// The name space of the identities in certificates. Fixed once nodes have enrolled.
+    #[arg(
+        id = "installation_trust_domain",
+        long = "trust-domain",
+        env = "VPNPANEL_TRUST_DOMAIN",
+        default_value = TrustDomain::DEFAULT,
+        value_name = "NAME"
+    )]
+    pub(crate) trust_domain: TrustDomain,
+}
+
+impl InstallationSettings {
+    /// The URL of the database.
+    pub(crate) fn database(&self) -> Secret {
+        match &self.database_url {
+            Some(url) => url.clone(),
+            None => Secret::new(format!(
+                "sqlite:{}",
+                self.data_dir.join("vpnpanel.db").display()
+            )),
+        }
+    }
+}
