@@ -53,6 +53,9 @@ pub struct Attribution {
     pub period: PeriodId,
     /// The node's multiplier.
     pub multiplier: Multiplier,
+    /// The agent charges what follows to its lease of the period. Without a lease yet, usage is
+    /// billed but takes nothing from the allowance: both ends have to count it alike.
+    pub leased: bool,
 }
 
 /// Fifteen minutes of the server's time: Unix seconds divided by 900.

@@ -19,7 +19,7 @@ fn period(n: u8) -> PeriodId {
 fn every_write() -> Vec<Write> {
     let counter = CounterKey { incarnation: Incarnation([3; 16]), peer: PeerId::from_bytes([4; 16]) };
     let attribution =
-        Attribution { user: user(1), period: period(2), multiplier: Multiplier::ONE };
+        Attribution { user: user(1), period: period(2), multiplier: Multiplier::ONE, leased: true };
     let totals = Totals { up: 7, down: u64::MAX };
     let state = AppliedState { revision: Revision(9), digest: Digest::of(b"state") };
     vec![

@@ -220,6 +220,7 @@ impl CounterRecord {
                     user: UserId::from_bytes([0; 16]),
                     period: PeriodId::from_bytes([0; 16]),
                     multiplier: vpnpanel_domain::Multiplier::ONE,
+                    leased: false,
                 };
                 (Totals::default(), nobody)
             },

@@ -23,7 +23,8 @@ impl Agent {
     ) -> Vec<UserId> {
         let server_ms = self.server_ms(now);
         let mut rows = Vec::new();
-        let mut used: BTreeMap<(UserId, PeriodId), MicroBytes> = BTreeMap::new();
+        let mut used = Vec::new();
+        let mut charged: BTreeMap<(UserId, PeriodId), MicroBytes> = BTreeMap::new();
         for reading in readings {
             let key = CounterKey {
                 incarnation,
@@ -67,12 +68,14 @@ impl Agent {
                     to: reading.totals.down,
                 },
             };
-            *used
-                .entry((attribution.user, attribution.period))
-                .or_default() += row.billable();
+            used.push(attribution.user);
+            if attribution.leased {
+                let of = (attribution.user, attribution.period);
+                *charged.entry(of).or_default() += row.billable();
+            }
             rows.push(row);
         }
-        for (of, billed) in &used {
+        for (of, billed) in &charged {
             if let Some(lease) = self.durable.leases.get(of) {
                 let consumed = lease.consumed + *billed;
                 self.write(Write::Lease(crate::LeaseState { consumed, ..*lease }));
@@ -82,7 +85,9 @@ impl Agent {
         if !self.tx.is_empty() {
             self.refresh_anchor(now);
         }
-        used.into_keys().map(|(user, _)| user).collect()
+        used.sort_unstable();
+        used.dedup();
+        used
     }
 
     /// Whom a peer's traffic is billed to from now on; `None` for peers that should not be.
@@ -90,10 +95,12 @@ impl Agent {
         let desired = self.desired.as_ref()?;
         let user = desired.user_of(peer)?;
         let period = user.period_at(server_ms);
+        let leased = self.durable.leases.contains_key(&(user.id, period));
         Some(Attribution {
             user: user.id,
             period,
             multiplier: desired.multiplier,
+            leased,
         })
     }
 
@@ -259,5 +266,6 @@ fn nobody() -> Attribution {
         user: UserId::from_bytes([0; 16]),
         period: PeriodId::from_bytes([0; 16]),
         multiplier: Multiplier::ONE,
+        leased: false,
     }
 }

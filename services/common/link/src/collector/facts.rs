@@ -85,7 +85,7 @@ pub struct LeaseFacts {
     pub allowance: MicroBytes,
     /// The smaller allowance that was asked for with `version` and is not answered yet.
     pub asked: Option<MicroBytes>,
-    /// Billed to the period from this node since the lease began.
+    /// Billed to the period from this node, of what the agent charged to the lease.
     pub billed: MicroBytes,
     /// What the agent says it consumed, billed or not, and charged for lost counters.
     pub consumed: MicroBytes,

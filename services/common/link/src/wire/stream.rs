@@ -374,6 +374,8 @@ fn mark_from_wire(mark: pb::Mark) -> Result<CounterMark, Error> {
             user: mark.user_id.as_slice().try_into()?,
             period: mark.period_id.as_slice().try_into()?,
             multiplier: Multiplier::from_ppm(mark.multiplier_ppm)?,
+            // The leases of a lost disk are lost with it.
+            leased: false,
         })
     };
     Ok(CounterMark {

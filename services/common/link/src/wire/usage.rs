@@ -172,6 +172,7 @@ fn rows_to_wire(rows: &[Row]) -> (Vec<pb::UsageRow>, Vec<Vec<u8>>) {
                 up_len: row.up.len(),
                 down_from: row.down.from,
                 down_len: row.down.len(),
+                leased: row.attribution.leased,
             }
         })
         .collect();
@@ -212,6 +213,7 @@ fn row_from_wire(row: &pb::UsageRow, incarnations: &[Incarnation]) -> Result<Row
             user: row.user_id.as_slice().try_into()?,
             period: row.period_id.as_slice().try_into()?,
             multiplier: Multiplier::from_ppm(row.multiplier_ppm)?,
+            leased: row.leased,
         },
         bucket: Bucket(row.bucket),
         up: range("row.up", row.up_from, row.up_len)?,

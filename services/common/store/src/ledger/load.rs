@@ -198,6 +198,8 @@ pub(super) fn mark(row: &QueryResult) -> Result<(NodeId, CounterKey, Mark)> {
             user: UserId::new(sql::get(row, 7)?),
             period: PeriodId::new(sql::get(row, 8)?),
             multiplier: multiplier(sql::get(row, 9)?)?,
+            // Not kept with a mark: what matters is in the row that moves it.
+            leased: false,
         },
     };
     let incarnation: Vec<u8> = sql::get(row, 1)?;

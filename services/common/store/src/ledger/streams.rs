@@ -200,6 +200,8 @@ async fn asked_marks(
             user: UserId::new(sql::get(row, 1)?),
             period: PeriodId::new(sql::get(row, 2)?),
             multiplier,
+            // A disk that asks for marks holds no leases.
+            leased: false,
         };
         owners.insert(PeerId::new(sql::get::<Uuid>(row, 0)?), attribution);
     }

@@ -183,7 +183,12 @@ impl Ledger<'_> {
             .seen_at_ms
             .max(source.seen_at_ms.min(bucket.ends_ms() - 1));
         facts.used += billed;
-        *self.flows.entry((node, period)).or_default() += billed;
+        let leased = if row.attribution.leased {
+            billed
+        } else {
+            MicroBytes::ZERO
+        };
+        *self.flows.entry((node, period)).or_default() += leased;
         self.effects.buckets.push(BucketCredit {
             tenant: facts.tenant,
             user: facts.user,
