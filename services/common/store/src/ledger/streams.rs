@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use sea_orm::ConnectionTrait;
 use uuid::Uuid;
 use vpnpanel_domain::{Multiplier, NodeId, PeerId, PeriodId, UserId};
 use vpnpanel_link::collector::lease;
@@ -53,7 +54,7 @@ impl Store {
             cursors,
             marks: asked_marks(&tx, node, settings.multiplier, &hello.unknown_baselines).await?,
             awaited: awaited(&tx, node).await?,
-            unanswered: unanswered(&tx, node).await?,
+            unanswered: unanswered(&*tx, node).await?,
             state_epoch: state_epoch(&tx).await?,
         };
         let opening = open::open(facts, hello, pace, tx.now).map_err(StoreError::Refused)?;
@@ -75,6 +76,14 @@ impl Store {
         .await?;
         row.map(|row| Ok(Generation(sql::unsigned(sql::get(&row, 0)?))))
             .transpose()
+    }
+
+    /// Grants whose newest version a node has not answered, whoever made them: harmless to repeat.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn unanswered_grants(&self, node: NodeId) -> Result<Vec<Grant>> {
+        unanswered(self.read(), node).await
     }
 
     /// Quarantines a node until its host enrols again.
@@ -242,14 +251,14 @@ async fn awaited(tx: &Write, node: NodeId) -> Result<Vec<CounterMark>> {
         .collect()
 }
 
-async fn unanswered(tx: &Write, node: NodeId) -> Result<Vec<Grant>> {
+async fn unanswered(db: &impl ConnectionTrait, node: NodeId) -> Result<Vec<Grant>> {
     let text = format!(
         "SELECT {} FROM leases l WHERE l.node_id = $1 AND l.state = 'current'
             AND l.answered_version < l.version
          ORDER BY l.period_id LIMIT $2",
         load::LEASE
     );
-    sql::all(&**tx, text, vec![node.uuid().into(), MOST.into()])
+    sql::all(db, text, vec![node.uuid().into(), MOST.into()])
         .await?
         .iter()
         .map(|row| {

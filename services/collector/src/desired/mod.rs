@@ -1,0 +1,7 @@
+//! Desired state: which nodes a change concerns, and what a node is to be told.
+
+mod snapshot;
+mod tail;
+
+pub(crate) use snapshot::{Snapshot, Snapshots};
+pub(crate) use tail::Tail;

@@ -1,0 +1,209 @@
+//! How nodes are, on its way into the database. Streams say it as often as they like; twice a second
+//! the newest of each node is written, for all nodes together. What is lost with the process is said
+//! again by the next Health.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use vpnpanel_domain::NodeId;
+use vpnpanel_link::{AppliedState, ConfigError, EngineStatus, Generation, Health};
+use vpnpanel_store::{Engine, Liveness, Progress, ResourceError, Store, StoreError};
+
+/// Between two writes.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// Collects states of nodes; clones share what they collect.
+#[derive(Debug, Clone)]
+pub(crate) struct States {
+    collector: Arc<str>,
+    pending: Arc<Mutex<HashMap<NodeId, Pending>>>,
+}
+
+/// What is new of a node since the last write.
+#[derive(Debug, Default)]
+struct Pending {
+    generation: Generation,
+    alive: Option<Liveness>,
+    told: Option<AppliedState>,
+    applied: Option<(AppliedState, Vec<ResourceError>)>,
+    gone: bool,
+}
+
+impl States {
+    /// `collector` names this process in the rows of its nodes.
+    pub(crate) fn new(collector: &str) -> Self {
+        Self {
+            collector: Arc::from(collector),
+            pending: Arc::default(),
+        }
+    }
+
+    pub(crate) fn collector(&self) -> Arc<str> {
+        Arc::clone(&self.collector)
+    }
+
+    /// The node is alive and well, or not so well.
+    pub(crate) fn alive(
+        &self,
+        node: NodeId,
+        generation: Generation,
+        agent_version: &str,
+        health: Health,
+        now_ms: i64,
+    ) {
+        self.note(node, generation, |pending| {
+            pending.alive = Some(Liveness {
+                node_id: node,
+                generation,
+                seen_at_ms: now_ms,
+                agent_version: agent_version.to_owned(),
+                engines: health.engines.into_iter().map(engine).collect(),
+                unacked_batches: health.unacked_batches,
+                unacked_bytes: health.unacked_bytes,
+            });
+        });
+    }
+
+    /// The node was sent a desired state.
+    pub(crate) fn told(&self, node: NodeId, generation: Generation, state: AppliedState) {
+        self.note(node, generation, |pending| pending.told = Some(state));
+    }
+
+    /// The node answered one.
+    pub(crate) fn applied(
+        &self,
+        node: NodeId,
+        generation: Generation,
+        state: AppliedState,
+        errors: Vec<ConfigError>,
+    ) {
+        let errors = errors
+            .into_iter()
+            .map(|error| ResourceError {
+                kind: error.kind,
+                id: error.id,
+                message: error.message,
+            })
+            .collect();
+        self.note(node, generation, |pending| {
+            pending.applied = Some((state, errors))
+        });
+    }
+
+    /// The node's stream has ended.
+    pub(crate) fn gone(&self, node: NodeId, generation: Generation) {
+        self.note(node, generation, |pending| pending.gone = true);
+    }
+
+    /// What an older stream says after a newer one was heard is dropped; what it said before is
+    /// replaced.
+    fn note(&self, node: NodeId, generation: Generation, how: impl FnOnce(&mut Pending)) {
+        let mut all = self.lock();
+        let pending = all.entry(node).or_default();
+        if pending.generation > generation {
+            return;
+        }
+        if pending.generation < generation {
+            *pending = Pending {
+                generation,
+                ..Pending::default()
+            };
+        }
+        how(pending);
+    }
+
+    /// Writes until `stop`, and once more.
+    pub(crate) async fn write(self, store: Store, stop: CancellationToken) {
+        loop {
+            let stopping = tokio::select! {
+                () = stop.cancelled() => true,
+                () = tokio::time::sleep(FLUSH) => false,
+            };
+            if let Err(error) = self.flush(&store).await {
+                warn!(event = "states.unwritten", %error, "states of nodes could not be written");
+            }
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    async fn flush(&self, store: &Store) -> Result<(), StoreError> {
+        let pending = std::mem::take(&mut *self.lock());
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let result = write_all(store, &pending).await;
+        if result.is_err() {
+            self.put_back(pending);
+        }
+        result
+    }
+
+    /// What could not be written is older than what has come meanwhile.
+    fn put_back(&self, unwritten: HashMap<NodeId, Pending>) {
+        let mut all = self.lock();
+        for (node, older) in unwritten {
+            let newer = all.entry(node).or_default();
+            if newer.generation > older.generation {
+                continue;
+            }
+            newer.generation = older.generation;
+            newer.alive = newer.alive.take().or(older.alive);
+            newer.told = newer.told.or(older.told);
+            newer.applied = newer.applied.take().or(older.applied);
+            newer.gone |= older.gone;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Pending>> {
+        // every change leaves the map whole
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn write_all(store: &Store, pending: &HashMap<NodeId, Pending>) -> Result<(), StoreError> {
+    let alive: Vec<Liveness> = pending
+        .values()
+        .filter_map(|one| one.alive.clone())
+        .collect();
+    let progress: Vec<Progress> = pending
+        .iter()
+        .filter(|(_, one)| one.told.is_some() || one.applied.is_some())
+        .map(|(node, one)| Progress {
+            node_id: *node,
+            generation: one.generation,
+            told: one.told,
+            applied: one.applied.clone(),
+        })
+        .collect();
+    let gone: Vec<(NodeId, Generation)> = pending
+        .iter()
+        .filter(|(_, one)| one.gone)
+        .map(|(node, one)| (*node, one.generation))
+        .collect();
+    if !alive.is_empty() {
+        store.record_liveness(&alive).await?;
+    }
+    if !progress.is_empty() {
+        store.record_progress(&progress).await?;
+    }
+    if !gone.is_empty() {
+        store.record_disconnected(&gone).await?;
+    }
+    Ok(())
+}
+
+fn engine(engine: EngineStatus) -> Engine {
+    Engine {
+        kind: engine.kind,
+        version: engine.version,
+        healthy: engine.healthy,
+        problem: engine.problem,
+    }
+}

@@ -1,0 +1,508 @@
+//! Drives one stream: turns frames, signals and finished work into events of the session, and carries
+//! its effects out. All the rules are the session's (`vpnpanel_link::collector::session`); here is only
+//! I/O, and that it is bounded.
+
+use std::{error::Error as _, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Interval, MissedTickBehavior, interval},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Code, Streaming};
+use tracing::{debug, info, warn};
+use vpnpanel_api::agent::v1::ConnectRequest;
+use vpnpanel_domain::NodeId;
+use vpnpanel_link::{
+    Down, Grant, Hello, Up,
+    collector::{
+        open::{Opening, Refusal},
+        session::{Close, Effect, Event, Limits, Session},
+    },
+    wire,
+};
+use vpnpanel_runtime::tls::Peer;
+use vpnpanel_store::{Store, StoreError};
+
+use super::{
+    hub::{End, Hub, Place, Signal},
+    outbound::Outbound,
+};
+use crate::{
+    allowances::Allowances,
+    desired::{Snapshot, Snapshots},
+    error::Error,
+    ingest::Ingest,
+    metrics::Metrics,
+    settings::Settings,
+    states::States,
+};
+
+/// How often a session looks at its deadlines.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Reports of leases or segments that may wait in a session.
+const WAITING: usize = 64;
+
+/// What all streams share.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) metrics: Metrics,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) ingest: Ingest,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) allowances: Arc<Allowances>,
+    pub(crate) states: States,
+    /// Streams that may still be opened.
+    pub(crate) slots: Arc<Semaphore>,
+    /// Streams whose Hello is being answered.
+    pub(crate) opening: Arc<Semaphore>,
+    /// Bytes of batches that streams may hold in memory, all together.
+    pub(crate) memory: Arc<Semaphore>,
+    pub(crate) streams: TaskTracker,
+    pub(crate) draining: CancellationToken,
+}
+
+impl Parts {
+    /// A place for one more stream.
+    pub(super) fn slot(&self) -> Result<OwnedSemaphorePermit, Error> {
+        if self.draining.is_cancelled() {
+            return Err(Error::Stopping);
+        }
+        Arc::clone(&self.slots)
+            .try_acquire_owned()
+            .map_err(|_| Error::TooManyStreams)
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.store.now_ms()
+    }
+}
+
+/// What came of work that ran beside the stream.
+enum Done {
+    Opened(Result<Result<Box<Opening>, Refusal>, Error>),
+    Ingested(Event),
+    Loaded(Result<Snapshot, Error>),
+    Leased(Result<Vec<Grant>, StoreError>),
+}
+
+type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// A frame that waits for memory.
+type Admission = Pin<Box<dyn Future<Output = Option<(Up, OwnedSemaphorePermit)>> + Send>>;
+
+/// One stream.
+pub(super) struct Driver {
+    parts: Parts,
+    node: NodeId,
+    peer: Peer,
+    inbound: Streaming<ConnectRequest>,
+    outbound: Outbound,
+    session: Session,
+    work: FuturesUnordered<Work>,
+    admission: Option<Admission>,
+    /// Memory of the batches that the session holds.
+    held: Vec<OwnedSemaphorePermit>,
+    agent_version: String,
+    live: Option<(Place, watch::Receiver<Signal>)>,
+    ticks: Interval,
+    drained: bool,
+    allowances_seen: u64,
+    /// Allowances are being looked up, one look at a time.
+    leasing: bool,
+    /// There was reason to look again meanwhile.
+    lease_again: bool,
+}
+
+impl Driver {
+    pub(super) fn new(
+        parts: Parts,
+        node: NodeId,
+        peer: Peer,
+        inbound: Streaming<ConnectRequest>,
+        outbound: Outbound,
+    ) -> Self {
+        let settings = &parts.settings;
+        let limits = Limits {
+            hello_ms: millis(settings.hello_timeout.0),
+            silence_ms: millis(settings.silence()),
+            config_ms: millis(settings.config_timeout.0),
+            waiting: WAITING,
+        };
+        let session = Session::new(node, settings.pace(), limits, parts.now_ms());
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            parts,
+            node,
+            peer,
+            inbound,
+            outbound,
+            session,
+            work: FuturesUnordered::new(),
+            admission: None,
+            held: Vec::new(),
+            agent_version: String::new(),
+            live: None,
+            ticks,
+            drained: false,
+            allowances_seen: 0,
+            leasing: false,
+            lease_again: false,
+        }
+    }
+
+    /// Runs until the stream ends, and says why.
+    pub(super) async fn run(mut self) {
+        self.parts.metrics.stream_opened();
+        let error = self.drive().await;
+        self.parts.metrics.stream_closed();
+        self.parts.metrics.stream_ended(error.reason());
+        let generation = self.session.generation();
+        match &error {
+            Error::MalformedFrame(_) | Error::Unframed(_) | Error::Closed(Close::Violation(_)) => {
+                warn!(
+                    event = "link.violation",
+                    generation = generation.get(),
+                    %error,
+                    "an agent broke the contract, its stream ends"
+                )
+            }
+            _ => info!(
+                event = "link.closed",
+                generation = generation.get(),
+                reason = error.reason(),
+                %error,
+                "node stream closed"
+            ),
+        }
+        if self.live.take().is_some() {
+            self.parts.states.gone(self.node, generation);
+        }
+        self.outbound.end(error).await;
+    }
+
+    async fn drive(&mut self) -> Error {
+        loop {
+            let event = match self.next().await {
+                Ok(Some(event)) => event,
+                Ok(None) => continue,
+                Err(error) => return error,
+            };
+            let now = self.parts.now_ms();
+            for effect in self.session.step(event, now) {
+                if let Err(error) = self.carry_out(effect).await {
+                    return error;
+                }
+            }
+        }
+    }
+
+    /// The next thing that happens to the stream; `None` when it does not concern the session.
+    async fn next(&mut self) -> Result<Option<Event>, Error> {
+        let admitting = self.admission.is_some();
+        tokio::select! {
+            biased;
+            signal = signalled(&mut self.live) => match signal.end {
+                Some(End::Superseded) => Ok(Some(Event::Superseded)),
+                Some(End::CertificateRefused(why)) => Err(Error::CertificateRefused(why)),
+                None => {
+                    if signal.allowances > self.allowances_seen {
+                        self.allowances_seen = signal.allowances;
+                        self.look_up_allowances();
+                    }
+                    Ok(Some(Event::Revision(signal.revision)))
+                }
+            },
+            () = self.parts.draining.cancelled(), if !self.drained => {
+                self.drained = true;
+                let spread_ms = self.parts.settings.drain_spread.0.as_millis() as u64;
+                Ok(Some(Event::Drain { spread_ms }))
+            }
+            Some(done) = self.work.next(), if !self.work.is_empty() => self.finished(done).await,
+            // told to go, and nothing of it is under way: what it sends from here on is sent again
+            () = std::future::ready(()), if self.drained => Err(Error::Stopping),
+            admitted = poll_admission(&mut self.admission), if admitting => {
+                self.admission = None;
+                let (frame, memory) = admitted.ok_or(Error::Stopping)?;
+                self.held.push(memory);
+                Ok(Some(Event::Frame(frame)))
+            }
+            frame = self.inbound.message(), if !admitting => {
+                match frame {
+                    Ok(Some(frame)) => self.receive(frame),
+                    Ok(None) => Err(Error::Broken("the agent has hung up".to_owned())),
+                    Err(status) => Err(broken(&status)),
+                }
+            }
+            // while a batch waits for memory nothing is read: that silence is ours
+            _ = self.ticks.tick() => Ok((!admitting).then_some(Event::Tick)),
+            () = self.outbound.closed() => Err(Error::Broken("the agent is gone".to_owned())),
+        }
+    }
+
+    /// Parses a frame; a batch first finds memory.
+    fn receive(&mut self, frame: ConnectRequest) -> Result<Option<Event>, Error> {
+        let Some(frame) = wire::up_from_wire(frame).map_err(Error::MalformedFrame)? else {
+            debug!(
+                event = "link.unknown_frame",
+                "a frame of a newer agent is ignored"
+            );
+            return Ok(None);
+        };
+        let Up::Batch(batch) = &frame else {
+            return Ok(Some(Event::Frame(frame)));
+        };
+        let bytes = u32::try_from(batch.payload.len())
+            .unwrap_or(u32::MAX)
+            .max(1);
+        let memory = Arc::clone(&self.parts.memory);
+        match Arc::clone(&memory).try_acquire_many_owned(bytes) {
+            Ok(permit) => {
+                self.held.push(permit);
+                Ok(Some(Event::Frame(frame)))
+            }
+            Err(_) => {
+                self.admission = Some(Box::pin(async move {
+                    let permit = memory.acquire_many_owned(bytes).await.ok()?;
+                    Some((frame, permit))
+                }));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes the result of work into the session.
+    async fn finished(&mut self, done: Done) -> Result<Option<Event>, Error> {
+        match done {
+            Done::Opened(opened) => {
+                let opened = opened?;
+                if let Ok(opening) = &opened {
+                    self.enter(opening);
+                }
+                Ok(Some(Event::Opened(opened)))
+            }
+            Done::Ingested(event) => Ok(Some(event)),
+            Done::Leased(grants) => {
+                self.leasing = false;
+                if std::mem::take(&mut self.lease_again) {
+                    self.look_up_allowances();
+                }
+                match grants {
+                    Ok(grants) if grants.is_empty() => Ok(None),
+                    Ok(grants) => Ok(Some(Event::Grants(grants))),
+                    Err(error @ StoreError::StreamSuperseded) => Err(error.into()),
+                    Err(error) => {
+                        // the next change, or the next stream, looks again
+                        warn!(event = "link.leases_unread", %error, "allowances could not be read");
+                        Ok(None)
+                    }
+                }
+            }
+            Done::Loaded(Ok(snapshot)) => {
+                self.push(snapshot).await?;
+                Ok(None)
+            }
+            Done::Loaded(Err(error)) => {
+                warn!(event = "link.state_unread", %error, "a desired state could not be read");
+                Ok(Some(Event::LoadFailed))
+            }
+        }
+    }
+
+    /// From here on the stream is the node's newest, and changes reach it.
+    fn enter(&mut self, opening: &Opening) {
+        let generation = opening.welcome.generation;
+        let serial = Arc::from(self.peer.serial());
+        self.live = Some(self.parts.hub.enter(self.node, generation, serial));
+        info!(
+            event = "link.opened",
+            generation = generation.get(),
+            agent_version = self.agent_version,
+            new_disk = opening.strand_leases,
+            "node stream opened"
+        );
+        if let Some(reason) = &opening.welcome.quarantined {
+            self.quarantined(reason);
+        }
+    }
+
+    fn quarantined(&self, reason: &str) {
+        self.parts.metrics.quarantined();
+        warn!(
+            event = "node.quarantined",
+            reason,
+            "two agents have this node's identity: nothing of it is billed until it enrols again"
+        );
+    }
+
+    /// Feeds a snapshot in and sends it, while it holds its slot.
+    async fn push(&mut self, snapshot: Snapshot) -> Result<(), Error> {
+        let Snapshot {
+            revision,
+            data,
+            slot,
+        } = snapshot;
+        let bytes = data.len();
+        let now = self.parts.now_ms();
+        let mut sent = None;
+        for effect in self.session.step(Event::State { revision, data }, now) {
+            if let Effect::Send(Down::ConfigUpdate(piece)) = &effect {
+                sent = Some(vpnpanel_link::AppliedState {
+                    revision: piece.revision,
+                    digest: piece.digest,
+                });
+            }
+            self.carry_out(effect).await?;
+        }
+        drop(slot);
+        self.look_up_allowances();
+        if let Some(state) = sent {
+            self.parts.metrics.snapshot(bytes);
+            self.parts
+                .states
+                .told(self.node, self.session.generation(), state);
+            debug!(
+                event = "link.state_sent",
+                revision = revision.get(),
+                bytes,
+                "state sent"
+            );
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, effect: Effect) -> Result<(), Error> {
+        match effect {
+            Effect::Open(hello) => self.open(hello),
+            Effect::Ingest(submission) => {
+                let ingest = self.parts.ingest.clone();
+                let memory = std::mem::take(&mut self.held);
+                self.work.push(Box::pin(async move {
+                    let reply = ingest.submit(submission).await;
+                    drop(memory);
+                    Done::Ingested(reply.map_or(Event::IngestFailed, Event::Ingested))
+                }));
+            }
+            Effect::LoadState => self.load(),
+            Effect::Send(message) => {
+                if let Down::UsageAck(ack) = &message
+                    && let Some(reason) = &ack.quarantined
+                {
+                    self.quarantined(reason);
+                }
+                self.outbound.send(message).await?;
+            }
+            Effect::Applied { state, errors } => {
+                if !errors.is_empty() {
+                    self.parts.metrics.refused_update();
+                    for error in &errors {
+                        warn!(
+                            event = "link.not_applied",
+                            revision = state.revision.get(),
+                            kind = error.kind,
+                            id = error.id,
+                            reason = error.message,
+                            "a node could not apply a resource"
+                        );
+                    }
+                }
+                self.parts
+                    .states
+                    .applied(self.node, self.session.generation(), state, errors);
+            }
+            Effect::Alive(health) => {
+                let generation = self.session.generation();
+                let now = self.parts.now_ms();
+                self.parts
+                    .states
+                    .alive(self.node, generation, &self.agent_version, health, now);
+            }
+            Effect::Close(why) => return Err(Error::Closed(why)),
+        }
+        Ok(())
+    }
+
+    /// Answers a Hello, a bounded number of streams at a time.
+    fn open(&mut self, hello: Box<Hello>) {
+        self.agent_version.clone_from(&hello.agent_version);
+        let (store, node) = (self.parts.store.clone(), self.node);
+        let opening = Arc::clone(&self.parts.opening);
+        let (pace, collector) = (self.parts.settings.pace(), self.parts.states.collector());
+        self.work.push(Box::pin(async move {
+            let Ok(_turn) = opening.acquire().await else {
+                return Done::Opened(Err(Error::Stopping));
+            };
+            Done::Opened(
+                match store.open_stream(node, &hello, pace, &collector).await {
+                    Ok(opening) => Ok(Ok(Box::new(opening))),
+                    Err(StoreError::Refused(refusal)) => Ok(Err(refusal)),
+                    Err(error) => Err(error.into()),
+                },
+            )
+        }));
+    }
+
+    fn load(&mut self) {
+        let (snapshots, node) = (self.parts.snapshots.clone(), self.node);
+        self.work.push(Box::pin(
+            async move { Done::Loaded(snapshots.read(node).await) },
+        ));
+    }
+
+    fn look_up_allowances(&mut self) {
+        if std::mem::replace(&mut self.leasing, true) {
+            self.lease_again = true;
+            return;
+        }
+        let (allowances, node) = (Arc::clone(&self.parts.allowances), self.node);
+        let generation = self.session.generation();
+        self.work.push(Box::pin(async move {
+            Done::Leased(allowances.of_node(node, generation).await)
+        }));
+    }
+}
+
+/// Waits for the next signal; for ever before the stream is live.
+async fn signalled(live: &mut Option<(Place, watch::Receiver<Signal>)>) -> Signal {
+    match live {
+        Some((_, signals)) => match signals.changed().await {
+            Ok(()) => *signals.borrow_and_update(),
+            // the hub has let go of this stream: a newer one is in its place
+            Err(_) => Signal {
+                end: Some(End::Superseded),
+                ..Signal::default()
+            },
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn poll_admission(admission: &mut Option<Admission>) -> Option<(Up, OwnedSemaphorePermit)> {
+    match admission {
+        Some(waiting) => waiting.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A frame that is no message, or is too large, is the agent's fault; anything else is the network's.
+/// tonic answers the former with a status that has no cause.
+fn broken(status: &tonic::Status) -> Error {
+    let undecoded = matches!(
+        status.code(),
+        Code::Internal | Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented
+    );
+    if undecoded && status.source().is_none() {
+        Error::Unframed(status.message().to_owned())
+    } else {
+        Error::Broken(format!("{}: {}", status.code(), status.message()))
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,104 @@
+//! NodeLinkService: lets a node in by its certificate, and hands the stream to its driver. Identity is
+//! the verified name of the certificate, never a field of a message; the serial must be the node's
+//! current or next one.
+
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument, info, info_span};
+use vpnpanel_api::agent::v1::{
+    ConnectRequest, ConnectResponse, node_link_service_server::NodeLinkService,
+};
+use vpnpanel_domain::NodeId;
+use vpnpanel_runtime::{PeerIdentity, tls::Peer};
+
+use super::{
+    driver::{Driver, Parts},
+    outbound::{self, Outbound},
+};
+use crate::error::Error;
+
+/// The handler; put it inside `vpnpanel_api::Guarded`.
+#[derive(Debug, Clone)]
+pub struct NodeLink {
+    parts: Parts,
+}
+
+impl NodeLink {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { parts }
+    }
+
+    async fn admit(&self, peer: &Peer) -> Result<NodeId, Error> {
+        let &PeerIdentity::Node { tenant, node } = peer.identity() else {
+            return Err(Error::NotANode);
+        };
+        let node = NodeId::new(node);
+        let known = self.parts.store.identity_of(peer.serial()).await?;
+        let known = known.ok_or(Error::CertificateRefused("its serial is unknown"))?;
+        if known.node_id != node || known.tenant_id.map(Into::into) != tenant {
+            return Err(Error::CertificateRefused("it was issued to another node"));
+        }
+        if !known.state.is_good() {
+            return Err(Error::CertificateRefused("it was replaced or revoked"));
+        }
+        if known.disabled {
+            return Err(Error::CertificateRefused("the node is disabled"));
+        }
+        Ok(node)
+    }
+}
+
+#[async_trait]
+impl NodeLinkService for NodeLink {
+    type ConnectStream =
+        Pin<Box<dyn Stream<Item = Result<ConnectResponse, Status>> + Send + 'static>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let peer = request
+            .extensions()
+            .get::<Peer>()
+            .cloned()
+            .ok_or(Error::NotANode)?;
+        let node = match self.admit(&peer).await {
+            Ok(node) => node,
+            Err(error) => {
+                self.parts.metrics.stream_ended(error.reason());
+                info!(
+                    event = "link.refused",
+                    peer = %peer.identity(),
+                    serial = hex::encode(peer.serial()),
+                    %error,
+                    "a node's stream was refused"
+                );
+                return Err(error.into());
+            }
+        };
+        let slot = self.parts.slot()?;
+        let (frames, outgoing) = mpsc::channel(outbound::QUEUE);
+        let outbound = Outbound::new(frames, self.parts.settings.silence());
+        let driver = Driver::new(
+            self.parts.clone(),
+            node,
+            peer,
+            request.into_inner(),
+            outbound,
+        );
+        let span = info_span!("link", node_id = %node);
+        self.parts.streams.spawn(
+            async move {
+                driver.run().await;
+                drop(slot);
+            }
+            .instrument(span),
+        );
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}

@@ -1,0 +1,109 @@
+//! Desired state reaches the nodes it concerns, once, and what they say of it is on record.
+
+use std::time::Duration;
+
+use vpnpanel_link::{ConfigError, InboundSettings};
+use vpnpanel_store::{NodeState, on_each_database, testing::TestStore};
+
+use crate::{
+    agent::{Disk, Link},
+    fleet::{Fleet, Node},
+};
+
+on_each_database! {
+    a_new_stream_gets_the_whole_state_and_then_every_change,
+    what_a_node_cannot_apply_is_on_record_and_not_sent_again,
+}
+
+/// Looks at a node's state until it is as expected.
+async fn until(fleet: &Fleet, node: &Node, expected: impl Fn(&NodeState) -> bool) -> NodeState {
+    let looking = async {
+        loop {
+            let states = fleet.store.node_states(&[node.id]).await.unwrap();
+            if let Some(state) = states.get(&node.id).filter(|state| expected(state)) {
+                return state.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), looking)
+        .await
+        .expect("the expected state")
+}
+
+async fn a_new_stream_gets_the_whole_state_and_then_every_change(test: TestStore) {
+    let fleet = Fleet::new(test).await;
+    let (node, first) = (fleet.node().await, fleet.user(0).await);
+    let mut disk = Disk::new();
+    let channel = || fleet.channel(Some(node.credentials.clone()));
+    let (mut link, _) = Link::greet(channel(), &disk).await;
+    let (name, state) = link.desired().await;
+    assert_eq!(state.inbounds.len(), 1);
+    let InboundSettings::WireGuard(wireguard) = &state.inbounds[0].settings else {
+        panic!("WireGuard")
+    };
+    assert_eq!(
+        wireguard.private_key.0, [7; 32],
+        "the key is opened for the node"
+    );
+    assert_eq!(
+        state.users.iter().map(|user| user.id).collect::<Vec<_>>(),
+        [first.id]
+    );
+    link.apply(name, Vec::new()).await;
+
+    let second = fleet.user(1 << 30).await;
+    let (name, state) = link.desired().await;
+    let users: Vec<_> = state
+        .users
+        .iter()
+        .map(|user| (user.id, user.limited))
+        .collect();
+    assert_eq!(users, [(first.id, false), (second.id, true)]);
+    link.apply(name, Vec::new()).await;
+    let seen = until(&fleet, &node, |state| state.applied == Some(name)).await;
+    assert_eq!(seen.desired, Some(name));
+    assert!(seen.connected && seen.refused.is_empty());
+
+    // who has it already is not sent it again: the next state is that of the next change
+    drop(link);
+    disk.applied = Some(name);
+    let (mut link, _) = Link::greet(channel(), &disk).await;
+    let id = second.id;
+    fleet
+        .store
+        .set_user_disabled(fleet.tenant, id, true)
+        .await
+        .unwrap();
+    let (_, state) = link.desired().await;
+    let blocked: Vec<_> = state
+        .users
+        .iter()
+        .map(|user| (user.id, user.blocked))
+        .collect();
+    assert_eq!(blocked, [(first.id, false), (second.id, true)]);
+    fleet.stop().await;
+}
+
+async fn what_a_node_cannot_apply_is_on_record_and_not_sent_again(test: TestStore) {
+    let fleet = Fleet::new(test).await;
+    let node = fleet.node().await;
+    let disk = Disk::new();
+    let (mut link, _) = Link::greet(fleet.channel(Some(node.credentials.clone())), &disk).await;
+    let (name, _) = link.desired().await;
+    let error = ConfigError {
+        kind: "inbound".to_owned(),
+        id: fleet.inbound.to_string(),
+        message: "port 51820 is in use".to_owned(),
+    };
+    link.apply(name, vec![error]).await;
+    let state = until(&fleet, &node, |state| state.refused_revision > 0).await;
+    assert_eq!(state.refused_revision, name.revision.get());
+    assert_eq!(state.refused[0].message, "port 51820 is in use");
+    // the next thing it hears of is the next change
+    fleet.user(0).await;
+    let (next, state) = link.desired().await;
+    assert_ne!(next, name);
+    assert_eq!(state.users.len(), 1);
+    fleet.stop().await;
+}
