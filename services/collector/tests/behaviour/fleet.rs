@@ -287,6 +287,7 @@ pub(crate) fn attribution(user: &User) -> Attribution {
         user: user.id,
         period: user.period.id,
         multiplier: Multiplier::ONE,
+        leased: user.limit != Limit::None,
     }
 }
 
