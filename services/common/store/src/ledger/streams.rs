@@ -98,8 +98,10 @@ impl Store {
     }
 }
 
-/// A node that enrols anew is one agent again: what was remembered of the old ones goes.
+/// A node that enrols anew is one agent again: what was remembered of the old ones goes. Its rows
+/// are there from now on, so that it is known to be enrolled before its first stream.
 pub(crate) async fn forget_agents(tx: &Write, node: NodeId) -> Result<()> {
+    make_rows(tx, node).await?;
     sql::run(
         &**tx,
         "UPDATE node_links SET quarantined_at = NULL, quarantine_reason = NULL, boots = $2,
