@@ -1,11 +1,17 @@
 //! The agent of an edge host: drives its data planes (engines), keeps usage in a durable spool,
 //! and speaks the node link with the control plane.
 
+mod clock;
 pub mod control;
+pub mod engine;
 pub mod enrollment;
+mod error;
+pub mod host;
+pub mod nft;
 mod settings;
 pub mod spool;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use error::Error;
 pub use settings::Settings;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use super::{Namespace, run, unique};
+use super::{Namespace, unique};
 
 /// A tunnel that `wg-quick` brought up; it goes down when this is dropped.
 #[derive(Debug)]
@@ -57,14 +57,24 @@ impl<'a> WgQuick<'a> {
     }
 
     fn wg_quick(&self, verb: &str) {
-        run(self
+        // To a file and not to a pipe: the client's daemon keeps it open for its life.
+        let log = self.folder.path().join("log");
+        let output = std::fs::File::create(&log).expect("a log");
+        let status = self
             .host
             .command("wg-quick")
             .arg(verb)
             .arg(&self.config)
             .env("WG_QUICK_USERSPACE_IMPLEMENTATION", "wireguard-go")
             .env("LOG_LEVEL", "error")
-            .current_dir(self.folder.path()));
+            .current_dir(self.folder.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(output.try_clone().expect("a log"))
+            .stderr(output)
+            .status()
+            .expect("wg-quick is installed");
+        let said = std::fs::read_to_string(log).unwrap_or_default();
+        assert!(status.success(), "wg-quick {verb}: {status}: {said}");
     }
 }
 

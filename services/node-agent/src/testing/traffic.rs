@@ -40,7 +40,10 @@ impl Server {
                         accepted.lock().expect("not poisoned").push(copy);
                     }
                     // A client that goes away ends its thread with an error that is its own.
-                    std::thread::spawn(move || drop(answer(stream)));
+                    std::thread::spawn(move || {
+                        let _ = answer(&stream);
+                        let _ = stream.shutdown(Shutdown::Write);
+                    });
                 }
             }
         });
@@ -75,8 +78,8 @@ impl Drop for Server {
     }
 }
 
-fn answer(stream: TcpStream) -> std::io::Result<()> {
-    let mut writer = stream.try_clone()?;
+fn answer(stream: &TcpStream) -> std::io::Result<()> {
+    let mut writer = stream;
     let mut reader = BufReader::new(stream);
     let (mut first, mut length) = (String::new(), 0);
     reader.read_line(&mut first)?;

@@ -1,0 +1,74 @@
+//! What the agent asks of a data plane, whatever it is.
+//!
+//! Counters are absolute under an incarnation and never reset; an update of a peer never
+//! disturbs its session or its counters; everything may be asked again.
+
+mod types;
+pub mod wireguard;
+
+use async_trait::async_trait;
+use vpnpanel_domain::{PeerId, UserId};
+
+pub use types::{
+    Capabilities, Inbound, Incarnation, Key32, Listed, Peer, PeerOp, Reading, Session, Status,
+};
+pub use wireguard::{QUOTA_SLACK, Running, WireGuardEngine, WireGuardOptions};
+
+use crate::Error;
+
+/// A data plane of the node.
+#[async_trait]
+pub trait Engine: Send + Sync + std::fmt::Debug {
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Brings the inbounds up: starts what does not run, adopts what does, re-applies the
+    /// peers of what had to be started, and takes down inbounds of ours that are not named.
+    /// Cheap when nothing is to be done: called before every poll.
+    ///
+    /// # Errors
+    /// What the host lacks or refuses. An inbound that cannot be brought up is named in the
+    /// result, and the others are up.
+    async fn ensure_running(&self, inbounds: Vec<Inbound>) -> Result<Running, Error>;
+
+    /// Adds, changes and removes peers; nobody else is disturbed. The results are in the order
+    /// of the operations; asking for what is the case already succeeds.
+    async fn apply(&self, ops: Vec<PeerOp>) -> Vec<Result<(), Error>>;
+
+    /// The peers in force, to reconcile with.
+    ///
+    /// # Errors
+    /// When they cannot be read: that is never an empty list.
+    async fn list(&self) -> Result<Vec<Listed>, Error>;
+
+    /// Reads all counters, also those of removed peers.
+    ///
+    /// # Errors
+    /// When they cannot be read, or their incarnation changed meanwhile: there is no sample
+    /// then, never a zero.
+    async fn read_counters(&self) -> Result<Reading, Error>;
+
+    /// Drops the traffic of these peers, or lets it pass again. Sessions and counters stay.
+    ///
+    /// # Errors
+    /// What the host refuses; none or all are blocked then.
+    async fn set_blocked(&self, peers: Vec<PeerId>, blocked: bool) -> Result<(), Error>;
+
+    /// Lets each of these limited users pass that many more bytes, both directions and all
+    /// devices together, counted from the last reading that [`Self::read_counters`] returned.
+    /// Zero stops the user. The kernel keeps to it by itself, also when the agent is dead.
+    /// Users without a limit are ignored.
+    ///
+    /// # Errors
+    /// What the host refuses.
+    async fn set_allowances(&self, remainders: Vec<(UserId, u64)>) -> Result<(), Error>;
+
+    /// The subscribers' sessions, newest handshake first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn sessions(&self) -> Result<Vec<Session>, Error>;
+
+    /// How it is.
+    async fn status(&self) -> Status;
+}
