@@ -3,15 +3,18 @@
 
 mod clock;
 pub mod control;
+pub mod driver;
 pub mod engine;
 pub mod enrollment;
 mod error;
 pub mod host;
 pub mod nft;
+mod service;
 mod settings;
 pub mod spool;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use error::Error;
+pub use service::{StartError, build, identity};
 pub use settings::Settings;

@@ -42,6 +42,9 @@ pub enum SpoolError {
         /// Its table.
         table: &'static str,
     },
+    /// The thread that waited for the disk ended.
+    #[error("spool: interrupted")]
+    Interrupted,
     /// The folder cannot be made.
     #[error("{path}: {source}")]
     Folder {
@@ -65,17 +68,19 @@ impl Spool {
     /// A file that is in use, damaged or cannot be made.
     pub fn open(path: &Path, fresh: SpoolId) -> Result<Self, SpoolError> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| SpoolError::Folder { path: folder.to_owned(), source })?;
+            std::fs::create_dir_all(folder).map_err(|source| SpoolError::Folder {
+                path: folder.to_owned(),
+                source,
+            })?;
         }
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| {
-                match error {
-                    redb::DatabaseError::DatabaseAlreadyOpen => {
-                        SpoolError::InUse { path: path.to_owned() }
-                    }
-                    other => SpoolError::Database(other.into()),
-                }
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| match error {
+                redb::DatabaseError::DatabaseAlreadyOpen => SpoolError::InUse {
+                    path: path.to_owned(),
+                },
+                other => SpoolError::Database(other.into()),
             })?;
         let spool = Self { database };
         spool.prepare(fresh)?;
@@ -90,25 +95,35 @@ impl Spool {
         let read = self.database.begin_read().map_err(redb::Error::from)?;
         let meta = read.open_table(META).map_err(redb::Error::from)?;
         let value = |key: &str| -> Result<Option<Vec<u8>>, SpoolError> {
-            Ok(meta.get(key).map_err(redb::Error::from)?.map(|v| v.value().to_vec()))
+            Ok(meta
+                .get(key)
+                .map_err(redb::Error::from)?
+                .map(|v| v.value().to_vec()))
         };
         let spool = value(META_SPOOL)?.ok_or(SpoolError::Damaged { table: "meta" })?;
         let mut durable = Durable::new(decode(&spool, "meta")?);
         durable.incarnation = decode_optional(value(META_INCARNATION)?)?;
         durable.anchor = decode_optional(value(META_ANCHOR)?)?;
         durable.target = decode_optional(value(META_TARGET)?)?;
-        durable.target_data = value(META_TARGET_DATA)?.map(Bytes::from).unwrap_or_default();
+        durable.target_data = value(META_TARGET_DATA)?
+            .map(Bytes::from)
+            .unwrap_or_default();
         durable.applied = decode_optional(value(META_APPLIED)?)?;
 
         let counters = read.open_table(COUNTERS).map_err(redb::Error::from)?;
         for entry in counters.iter().map_err(redb::Error::from)? {
             let (key, record) = entry.map_err(redb::Error::from)?;
-            durable.counters.insert(read_counter_key(key.value()), decode(record.value(), "counters")?);
+            durable.counters.insert(
+                read_counter_key(key.value()),
+                decode(record.value(), "counters")?,
+            );
         }
         let epochs = read.open_table(EPOCHS).map_err(redb::Error::from)?;
         for entry in epochs.iter().map_err(redb::Error::from)? {
             let (number, record) = entry.map_err(redb::Error::from)?;
-            durable.epochs.insert(number.value(), decode(record.value(), "epochs")?);
+            durable
+                .epochs
+                .insert(number.value(), decode(record.value(), "epochs")?);
         }
         let batches = read.open_table(BATCHES).map_err(redb::Error::from)?;
         for entry in batches.iter().map_err(redb::Error::from)? {
@@ -116,7 +131,9 @@ impl Spool {
             let (epoch, seq) = key.value();
             let (digest, payload) = split(stored.value())?;
             let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-            durable.batches.insert((epoch, Seq(seq)), BatchRecord { digest, bytes });
+            durable
+                .batches
+                .insert((epoch, Seq(seq)), BatchRecord { digest, bytes });
         }
         let leases = read.open_table(LEASES).map_err(redb::Error::from)?;
         for entry in leases.iter().map_err(redb::Error::from)? {
@@ -169,7 +186,8 @@ impl Spool {
             let mut meta = write.open_table(META).map_err(redb::Error::from)?;
             if meta.get(META_SPOOL).map_err(redb::Error::from)?.is_none() {
                 let name = encode(&fresh, "meta")?;
-                meta.insert(META_SPOOL, name.as_slice()).map_err(redb::Error::from)?;
+                meta.insert(META_SPOOL, name.as_slice())
+                    .map_err(redb::Error::from)?;
             }
         }
         write.commit().map_err(redb::Error::from)?;
@@ -186,9 +204,12 @@ fn apply(write: &WriteTransaction, each: &Write) -> Result<(), SpoolError> {
             put_meta(write, META_TARGET, &encode(state, "meta")?)?;
             put_meta(write, META_TARGET_DATA, data)
         }
-        Write::Counter(key, record) => {
-            put(write, COUNTERS, &counter_key(*key), &encode(record, "counters")?)
-        }
+        Write::Counter(key, record) => put(
+            write,
+            COUNTERS,
+            &counter_key(*key),
+            &encode(record, "counters")?,
+        ),
         Write::DropCounter(key) => drop_record(write, COUNTERS, &counter_key(*key)),
         Write::Lease(lease) => {
             let record = encode(lease, "leases")?;
@@ -198,7 +219,9 @@ fn apply(write: &WriteTransaction, each: &Write) -> Result<(), SpoolError> {
         Write::Epoch(number, record) => {
             let record = encode(record, "epochs")?;
             let mut table = write.open_table(EPOCHS).map_err(redb::Error::from)?;
-            table.insert(number, record.as_slice()).map_err(redb::Error::from)?;
+            table
+                .insert(number, record.as_slice())
+                .map_err(redb::Error::from)?;
             Ok(())
         }
         Write::DropEpoch(number) => {
@@ -206,17 +229,26 @@ fn apply(write: &WriteTransaction, each: &Write) -> Result<(), SpoolError> {
             table.remove(number).map_err(redb::Error::from)?;
             Ok(())
         }
-        Write::Batch { epoch, seq, digest, payload } => {
+        Write::Batch {
+            epoch,
+            seq,
+            digest,
+            payload,
+        } => {
             let mut stored = Vec::with_capacity(digest.as_bytes().len() + payload.len());
             stored.extend_from_slice(digest.as_bytes());
             stored.extend_from_slice(payload);
             let mut table = write.open_table(BATCHES).map_err(redb::Error::from)?;
-            table.insert((*epoch, seq.get()), stored.as_slice()).map_err(redb::Error::from)?;
+            table
+                .insert((*epoch, seq.get()), stored.as_slice())
+                .map_err(redb::Error::from)?;
             Ok(())
         }
         Write::DropBatch(epoch, seq) => {
             let mut table = write.open_table(BATCHES).map_err(redb::Error::from)?;
-            table.remove((*epoch, seq.get())).map_err(redb::Error::from)?;
+            table
+                .remove((*epoch, seq.get()))
+                .map_err(redb::Error::from)?;
             Ok(())
         }
     }

@@ -1,0 +1,274 @@
+//! The loop that drives the link's machine ([`vpnpanel_link::agent::Agent`]) with the real disk, the
+//! real engine and the real stream. It decides nothing: it hands events over and carries effects
+//! out, in order, each before the next.
+
+mod metrics;
+mod plane;
+mod status;
+mod stream;
+mod subscribers;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vpnpanel_api::agent::v1::GetStatusResponse;
+use vpnpanel_link::agent::{Agent, Effect, Event, Now, Settings, Ticket};
+use vpnpanel_link::{Entropy, Up};
+use vpnpanel_runtime::clock::Clock;
+
+use crate::spool::{Spool, SpoolError};
+
+pub use metrics::AgentMetrics;
+pub use plane::Plane;
+pub use status::StatusFacts;
+pub use stream::Link;
+
+/// How long to wait before starting over from the disk after a write failed.
+const DISK_RETRY: Duration = Duration::from_secs(5);
+
+/// How often the engine's state is looked at for health.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Messages of the stream that wait for the machine.
+const STREAM_EVENTS: usize = 64;
+
+/// Everything that a node's loop is made of.
+#[derive(Debug)]
+pub struct Driver {
+    /// What does not change while the agent runs.
+    pub settings: Settings,
+    /// The disk.
+    pub spool: Arc<Spool>,
+    /// The engine.
+    pub plane: Plane,
+    /// Where the control plane is.
+    pub link: Link,
+    /// Time.
+    pub clock: Clock,
+    /// What the agent answers when it is asked how it is.
+    pub status: watch::Sender<GetStatusResponse>,
+    /// What of that stays the same.
+    pub facts: StatusFacts,
+    /// What is counted.
+    pub metrics: AgentMetrics,
+}
+
+/// Why a machine was dropped.
+enum Outcome {
+    Stopped,
+    Disk(SpoolError),
+}
+
+impl Driver {
+    /// Drives until `stop`; the engine goes on by itself afterwards. A disk that fails is tried
+    /// again and again: nothing is metered meanwhile, and nothing is lost, because counters are
+    /// absolute.
+    ///
+    /// # Errors
+    /// A spool that cannot be read.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), SpoolError> {
+        loop {
+            let durable = self.blocking(Spool::load).await?;
+            match self.drive(durable, &stop).await {
+                Outcome::Stopped => return Ok(()),
+                Outcome::Disk(error) => {
+                    tracing::error!(event = "spool_write_failed", %error,
+                        "usage is not being written down; tunnels and limits go on");
+                    self.metrics.disk_failed();
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(DISK_RETRY) => {}
+            }
+        }
+    }
+
+    /// Drives one machine until it has to be dropped.
+    async fn drive(
+        &mut self,
+        durable: vpnpanel_link::agent::Durable,
+        stop: &CancellationToken,
+    ) -> Outcome {
+        let mut entropy = SystemEntropy;
+        self.plane.recall(&durable);
+        let (mut machine, effects) =
+            Agent::start(durable, self.settings.clone(), self.now(), &mut entropy);
+        let (events, mut incoming) = mpsc::channel(STREAM_EVENTS);
+        let mut streams = stream::Streams::new(self.link.clone(), events);
+        let mut pending = VecDeque::from([Event::EngineStatus(self.plane.statuses().await)]);
+        let mut read = None;
+        if let Err(error) = self
+            .perform(effects, &machine, &mut streams, &mut pending, &mut read)
+            .await
+        {
+            return Outcome::Disk(error);
+        }
+        let mut status = tokio::time::interval(STATUS_INTERVAL);
+        status.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            while let Some(event) = self.next_event(&mut pending, &mut read).await {
+                let effects = machine.step(event, self.now(), &mut entropy);
+                if let Err(error) = self
+                    .perform(effects, &machine, &mut streams, &mut pending, &mut read)
+                    .await
+                {
+                    return Outcome::Disk(error);
+                }
+            }
+            self.metrics.observe(&machine);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    streams.send(Up::Goodbye("the agent stops".to_owned()));
+                    streams.finish().await;
+                    return Outcome::Stopped;
+                }
+                Some(event) = incoming.recv() => pending.extend(streams.take(event)),
+                _ = status.tick() => {
+                    let statuses = self.plane.statuses().await;
+                    self.status.send_replace(self.facts.answer(&machine, &statuses));
+                    pending.push_back(Event::EngineStatus(statuses));
+                }
+                () = tokio::time::sleep_until(self.instant(machine.deadline())) => {
+                    pending.push_back(Event::Tick);
+                }
+            }
+        }
+    }
+
+    /// What waits, then the counters. A read is made only when everything that was asked before
+    /// has been done, and is handed over before anything else: the engine's last reading is
+    /// always the one on the machine's books.
+    async fn next_event(
+        &mut self,
+        pending: &mut VecDeque<Event>,
+        read: &mut Option<Ticket>,
+    ) -> Option<Event> {
+        if let Some(event) = pending.pop_front() {
+            return Some(event);
+        }
+        let ticket = read.take()?;
+        let (event, changed) = self.plane.read(ticket).await;
+        pending.extend(changed);
+        self.metrics.read(matches!(event, Event::Sample { .. }));
+        Some(event)
+    }
+
+    async fn perform(
+        &mut self,
+        effects: Vec<Effect>,
+        machine: &Agent,
+        streams: &mut stream::Streams,
+        pending: &mut VecDeque<Event>,
+        read: &mut Option<Ticket>,
+    ) -> Result<(), SpoolError> {
+        for effect in effects {
+            match effect {
+                Effect::Commit(transaction) => {
+                    self.blocking(move |spool| spool.commit(&transaction))
+                        .await?;
+                }
+                Effect::Connect => streams.open(),
+                Effect::Disconnect { reason } => pending.extend(streams.close(reason)),
+                Effect::Send(message) => streams.send(message),
+                Effect::SendBatch { epoch, seq } => {
+                    self.send_batch(machine, streams, epoch, seq).await?;
+                }
+                Effect::Inspect => pending.push_back(self.plane.inspect().await),
+                Effect::ReadCounters(ticket) => *read = Some(ticket),
+                Effect::Block(peers) => self.plane.block(peers).await,
+                Effect::Gates(gates) => self.plane.set_gates(gates).await,
+                Effect::Apply(change) => pending.push_back(self.plane.apply(change).await),
+                Effect::Alarm(alarm) => {
+                    tracing::warn!(event = "link_alarm", alarm = ?alarm, "a person should look");
+                    self.metrics.alarm();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_batch(
+        &self,
+        machine: &Agent,
+        streams: &mut stream::Streams,
+        epoch: vpnpanel_link::agent::EpochNumber,
+        seq: vpnpanel_link::Seq,
+    ) -> Result<(), SpoolError> {
+        let known = machine
+            .durable()
+            .epochs
+            .get(&epoch)
+            .map(|record| record.epoch);
+        let digest = machine
+            .durable()
+            .batches
+            .get(&(epoch, seq))
+            .map(|record| record.digest);
+        let payload = self
+            .blocking(move |spool| spool.payload(epoch, seq))
+            .await?;
+        if let (Some(epoch), Some(digest), Some(payload)) = (known, digest, payload) {
+            streams.send(Up::Batch(vpnpanel_link::Batch {
+                epoch,
+                seq,
+                digest,
+                payload,
+            }));
+        } else {
+            tracing::error!(
+                event = "batch_missing",
+                epoch,
+                seq = seq.get(),
+                "a batch that should be sent is not on disk"
+            );
+        }
+        Ok(())
+    }
+
+    /// Runs what waits for the disk on a thread that may wait.
+    async fn blocking<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Spool) -> Result<R, SpoolError> + Send + 'static,
+    ) -> Result<R, SpoolError> {
+        let spool = Arc::clone(&self.spool);
+        tokio::task::spawn_blocking(move || work(&spool))
+            .await
+            .unwrap_or(Err(SpoolError::Interrupted))
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            boottime_ms: millis(self.clock.since_boot()),
+            wall_ms: self.clock.unix_millis(),
+        }
+    }
+
+    /// When a moment of `CLOCK_BOOTTIME` is, as far as timers go: after a suspend it is late,
+    /// and the next event makes up for it.
+    fn instant(&self, boottime_ms: i64) -> Instant {
+        let ahead = boottime_ms.saturating_sub(millis(self.clock.since_boot()));
+        let ahead = Duration::from_millis(u64::try_from(ahead).unwrap_or(0));
+        Instant::now() + ahead.min(Duration::from_secs(3600))
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The operating system's randomness, by way of a generator that it seeds.
+#[derive(Debug)]
+pub(crate) struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        rand::rng().fill_bytes(bytes);
+    }
+}

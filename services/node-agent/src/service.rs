@@ -1,0 +1,176 @@
+//! The agent as a service: what it is made of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic::service::Routes;
+use vpnpanel_api::agent::v1::GetStatusResponse;
+use vpnpanel_link::agent::Settings as MachineSettings;
+use vpnpanel_link::{Entropy as _, SpoolId};
+use vpnpanel_runtime::clock::Clock;
+use vpnpanel_runtime::tls::{ClientTls, Dialer, ServerTls};
+use vpnpanel_runtime::{Grpc, PeerIdentity, Service};
+
+use crate::driver::{AgentMetrics, Driver, Link, Plane, StatusFacts, SystemEntropy};
+use crate::engine::{WireGuardEngine, WireGuardOptions};
+use crate::enrollment::{EnrollmentError, Identity, enroll};
+use crate::spool::{Spool, SpoolError};
+use crate::{Settings, control, host};
+
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Why the agent did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The host is not a node, or did not become one.
+    #[error(transparent)]
+    Enrollment(#[from] EnrollmentError),
+    /// The disk.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The host lacks something.
+    #[error(transparent)]
+    Host(#[from] crate::Error),
+    /// Certificates that do not fit.
+    #[error(transparent)]
+    Tls(#[from] vpnpanel_runtime::tls::TlsError),
+    /// Reflection cannot be served.
+    #[error(transparent)]
+    Reflection(#[from] vpnpanel_runtime::reflection::ReflectionError),
+    /// The endpoint that enrolment gave.
+    #[error("{0:?} is no address of a node link: set VPNPANEL_LINK_ADDRESS to host:port")]
+    LinkAddress(String),
+}
+
+/// The identity of this host: kept, or got with the join token. A control plane that cannot be
+/// reached yet is tried again.
+///
+/// # Errors
+/// No identity and no token, a token that is refused, a folder that cannot be written.
+pub async fn identity(settings: &Settings) -> Result<Identity, StartError> {
+    let mut delay = Duration::from_secs(1);
+    loop {
+        if let Some(identity) = Identity::load(&settings.data_dir, &settings.trust_domain)? {
+            return Ok(identity);
+        }
+        match enroll(
+            &settings.data_dir,
+            &settings.enrollment,
+            &settings.trust_domain,
+        )
+        .await
+        {
+            Ok(identity) => {
+                tracing::info!(event = "enrolled", node_id = %identity.node, "this host is a node");
+                return Ok(identity);
+            }
+            Err(error) if error.is_temporary() => {
+                tracing::warn!(event = "enrolment_delayed", %error, retry_in = ?delay);
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(LONGEST_RETRY);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Builds the agent of an enrolled host.
+///
+/// # Errors
+/// What the host lacks, a spool that cannot be opened, an identity that cannot be used.
+pub async fn build(settings: Settings, identity: Identity) -> Result<Service, StartError> {
+    host::preflight()?;
+    let mut service = Service::new("node-agent");
+    service.admin(settings.admin_listen);
+    service
+        .metrics()
+        .certificate_expiry("control", identity.not_after_unix);
+
+    let path = settings.data_dir.join("spool.redb");
+    let mut name = [0; 16];
+    SystemEntropy.fill(&mut name);
+    let spool = Arc::new(Spool::open(&path, SpoolId(name))?);
+    let engine = WireGuardEngine::new(WireGuardOptions {
+        identity: identity.node.to_string().into_bytes(),
+        folder: settings.data_dir.clone(),
+        force_userspace: false,
+    });
+    let clock = Clock::system();
+    let (status, answers) = watch::channel(GetStatusResponse::default());
+    let driver = Driver {
+        settings: machine_settings(),
+        spool,
+        plane: Plane::new(Arc::new(engine)),
+        link: link(&settings, &identity)?,
+        facts: StatusFacts {
+            node: identity.node,
+            started_unix: clock.unix_millis() / 1000,
+            not_after_unix: identity.not_after_unix,
+        },
+        clock,
+        status,
+        metrics: AgentMetrics::register(service.metrics()),
+    };
+    service.task("link", move |stop| driver.run(stop));
+
+    let tls = ServerTls::mutual(
+        identity.credentials,
+        &identity.trust_bundle,
+        settings.trust_domain.clone(),
+    )?;
+    let routes = Routes::new(control::server(answers));
+    service.grpc(
+        "control",
+        Grpc::new(routes)
+            .reflection()?
+            .listen(settings.listen)
+            .tls(tls),
+    );
+    Ok(service)
+}
+
+/// Dials the collector's identity, wherever it is.
+fn link(settings: &Settings, identity: &Identity) -> Result<Link, StartError> {
+    let given = settings
+        .link_address
+        .as_ref()
+        .unwrap_or(&identity.link_endpoint);
+    let address = given
+        .trim_start_matches("https://")
+        .trim_end_matches('/')
+        .to_owned();
+    let named = |_| StartError::LinkAddress(given.clone());
+    address
+        .parse::<tonic::codegen::http::uri::Authority>()
+        .map_err(named)?;
+    let collector = PeerIdentity::control_plane("collector")
+        .map_err(|_| StartError::LinkAddress(given.clone()))?;
+    let tls = ClientTls::new(&identity.trust_bundle, Some(identity.credentials.clone()))?;
+    let dialer = Dialer::new(tls, collector, settings.trust_domain.clone())?;
+    Ok(Link { dialer, address })
+}
+
+fn machine_settings() -> MachineSettings {
+    MachineSettings {
+        agent_version: vpnpanel_runtime::VERSION.to_owned(),
+        capabilities: vec!["wireguard".to_owned(), "kernel-quota".to_owned()],
+        host_boot: host_boot(),
+        ..MachineSettings::default()
+    }
+}
+
+/// The kernel's boot id; a host without one counts as booted anew at each start of the agent, which
+/// makes its times cautious and nothing else.
+fn host_boot() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    uuid::Uuid::parse_str(text.trim()).map_or_else(
+        |_| {
+            let mut drawn = [0; 16];
+            SystemEntropy.fill(&mut drawn);
+            drawn
+        },
+        uuid::Uuid::into_bytes,
+    )
+}
