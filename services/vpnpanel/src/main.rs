@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use vpnpanel_runtime::{process, settings as environment};
 
-use commands::{control_api, gateway, migrate, scheduler, up};
+use commands::{collector, control_api, gateway, migrate, scheduler, up};
 
 /// A multi-tenant control plane for VPN fleets.
 ///
@@ -31,6 +31,8 @@ enum Command {
     Up(Box<up::Args>),
     /// Runs the management API.
     ControlApi(Box<control_api::Args>),
+    /// Runs the node link.
+    Collector(Box<collector::Args>),
     /// Runs the periodic jobs.
     Scheduler(Box<scheduler::Args>),
     /// Runs REST and the panel.
@@ -46,6 +48,9 @@ fn main() -> ExitCode {
         }),
         Command::ControlApi(args) => process::run("control-api", args.process.clone(), async |p| {
             control_api::run(*args, p).await
+        }),
+        Command::Collector(args) => process::run("collector", args.process.clone(), async |p| {
+            collector::run(*args, p).await
         }),
         Command::Scheduler(args) => process::run("scheduler", args.process.clone(), async |p| {
             scheduler::run(*args, p).await

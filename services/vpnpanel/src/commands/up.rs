@@ -1,8 +1,10 @@
 //! Everything in one process: services call each other's routers directly, through the same layers
 //! as over a socket, and listen on their public ports all the same.
 
+use vpnpanel_collector::Dependencies;
 use vpnpanel_control_api::{Access, ControlApiSettings};
 use vpnpanel_gateway::{GatewaySettings, Upstream, Upstreams};
+use vpnpanel_runtime::PeerIdentity;
 use vpnpanel_runtime::clock::Clock;
 use vpnpanel_runtime::process::Process;
 use vpnpanel_runtime::rpc::InProcess;
@@ -27,6 +29,8 @@ pub(crate) struct Args {
     local_node: LocalNodeSettings,
     #[command(flatten)]
     control_api: ControlApiSettings,
+    #[command(flatten)]
+    collector: vpnpanel_collector::Settings,
     #[command(flatten)]
     scheduler: vpnpanel_scheduler::Settings,
     #[command(flatten)]
@@ -65,8 +69,25 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         .ok_or(Error::NoRouter("control-api"))?;
 
     let (bundle, due_ms) = maker.make("collector")?;
-    let users = Users::default();
-    let _ = (bundle, due_ms, users, maker);
+    let (link_tls, enrolment_tls) =
+        (bundle.mutual(installation.trust_domain.clone())?, bundle.server_only()?);
+    let mut collector = vpnpanel_collector::build(
+        args.collector,
+        Dependencies {
+            store: installation.store.clone(),
+            sealer: installation.sealer.clone(),
+            guard: access.guard(),
+            signer: InProcess::of(api.clone(), PeerIdentity::control_plane("collector")?),
+            link_tls: link_tls.clone(),
+            enrolment_tls: enrolment_tls.clone(),
+        },
+    )
+    .await?;
+    collector.task("certificates", move |stop| {
+        let users = Users { servers: vec![link_tls, enrolment_tls], clients: Vec::new() };
+        maker.renew("collector", due_ms, users, stop)
+    });
+
     let scheduler =
         vpnpanel_scheduler::build(args.scheduler, installation.store.clone(), access.guard())
             .await?;
@@ -90,6 +111,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
 
     // They stop in the reverse order: the node reports its last usage, then the gateway closes, …
     let grpc = process.start(control_api.service).await?.of("api");
+    process.start(collector).await?;
     process.start(scheduler).await?;
     let panel = process.start(gateway).await?.of("rest");
     let node = match local_node {

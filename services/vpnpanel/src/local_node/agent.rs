@@ -1,5 +1,5 @@
-//! The agent's process: started in a session of its own, so that Ctrl-C and the death of this
-//! process do not reach it; adopted when it still runs from before; started again when it dies;
+//! The agent's process: started in a process group of its own, so that neither Ctrl-C nor the death
+//! of this process reaches it; adopted when it still runs from before; started again when it dies;
 //! asked to stop when the product is. What it drives, tunnels and counters, outlives both.
 
 use std::fs;
@@ -12,7 +12,8 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use vpnpanel_runtime::settings::Secret;
+
+use super::{Enrolment, LocalNodeError};
 
 /// A run this long is taken for a success, and the next wait is short again.
 const HEALTHY: Duration = Duration::from_secs(60);
@@ -27,13 +28,23 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct Agent {
     pub(super) program: PathBuf,
+    pub(super) arguments: Vec<&'static str>,
     pub(super) folder: PathBuf,
-    pub(super) environment: Vec<(&'static str, Secret)>,
+    pub(super) environment: Vec<(&'static str, String)>,
+}
+
+/// Whether the agent of `folder` is a node already.
+pub(super) fn is_enrolled(folder: &Path) -> bool {
+    folder.join("identity.json").exists()
 }
 
 impl Agent {
-    /// Keeps it running until `stop`.
-    pub(super) async fn keep_running(self, stop: CancellationToken) -> Result<(), std::io::Error> {
+    /// Keeps it running until `stop`; it enrols by `enrolment` as long as it has no identity.
+    pub(super) async fn keep_running(
+        self,
+        enrolment: Option<Enrolment>,
+        stop: CancellationToken,
+    ) -> Result<(), LocalNodeError> {
         fs::create_dir_all(&self.folder)?;
         let record = self.folder.join("agent.pid");
         if let Some(running) = Running::recorded(&record, &self.program) {
@@ -47,73 +58,70 @@ impl Agent {
         let mut wait = FIRST_WAIT;
         while !stop.is_cancelled() {
             let started = Instant::now();
-            self.run_once(&record, &stop).await?;
+            let mut command = self.command();
+            if let Some(enrolment) = enrolment.as_ref().filter(|_| !is_enrolled(&self.folder)) {
+                for (name, value) in enrolment.environment().await? {
+                    command.env(name, value.expose());
+                }
+            }
+            run_once(command, &record, &stop).await?;
             if stop.is_cancelled() {
                 break;
             }
-            wait = if started.elapsed() > HEALTHY {
-                FIRST_WAIT
-            } else {
-                (wait * 2).min(LONGEST_WAIT)
+            wait = match started.elapsed() > HEALTHY {
+                true => FIRST_WAIT,
+                false => (wait * 2).min(LONGEST_WAIT),
             };
-            tracing::warn!(
-                again_in_ms = wait.as_millis() as u64,
-                "the agent ended, it is started again"
-            );
+            tracing::warn!(?wait, "the agent is started again");
             stop.run_until_cancelled(tokio::time::sleep(wait)).await;
         }
         Ok(())
     }
 
-    async fn run_once(
-        &self,
-        record: &Path,
-        stop: &CancellationToken,
-    ) -> Result<(), std::io::Error> {
-        let mut child = self.command().spawn()?;
-        let running = child
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .and_then(Running::of);
-        if let Some(running) = &running {
-            running.write(record)?;
-            tracing::info!(pid = running.pid.as_raw(), program = %self.program.display(), "agent started");
-        }
-        tokio::select! {
-            status = child.wait() => {
-                tracing::warn!(status = %status?, "agent ended");
-            }
-            () = stop.cancelled() => {
-                if let Some(running) = running {
-                    running.terminate();
-                }
-                if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
-                    tracing::warn!("the agent did not stop and is left running");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The agent gets this process's settings but for those that are for it alone.
+    /// The agent gets this process's settings but for the secrets that are none of its business.
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        for secret in ["MASTER_KEY", "DATABASE_URL", "BOOTSTRAP_PASSWORD"] {
+            command.env_remove(format!("VPNPANEL_{secret}"));
+            command.env_remove(format!("VPNPANEL_{secret}_FILE"));
+        }
         command
-            .arg("run")
-            .env_remove("VPNPANEL_MASTER_KEY")
-            .env_remove("VPNPANEL_DATABASE_URL")
-            .env_remove("VPNPANEL_BOOTSTRAP_PASSWORD")
-            .envs(
-                self.environment
-                    .iter()
-                    .map(|(name, value)| (name, value.expose())),
-            )
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .kill_on_drop(false);
-        // A session of its own: no terminal, and no signal meant for this process's group.
-        command.process_group(0);
+            .kill_on_drop(false)
+            .process_group(0);
         command
     }
+}
+
+/// Runs the agent until it ends or `stop` asks it to.
+async fn run_once(
+    mut command: Command,
+    record: &Path,
+    stop: &CancellationToken,
+) -> Result<(), std::io::Error> {
+    let mut child = command.spawn()?;
+    let running = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(Running::of);
+    if let Some(running) = &running {
+        running.write(record)?;
+        tracing::info!(pid = running.pid.as_raw(), "agent started");
+    }
+    tokio::select! {
+        status = child.wait() => tracing::warn!(status = %status?, "agent ended"),
+        () = stop.cancelled() => {
+            if let Some(running) = running {
+                running.terminate();
+            }
+            if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
+                tracing::warn!("the agent did not stop and is left running");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A process that is known by more than its number, which may have passed on to another.
@@ -198,5 +206,113 @@ impl Running {
         {
             tracing::debug!(%error, "the agent ended by itself");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell under the agent's name, which says that it runs and then waits for nothing.
+    fn agent(folder: &Path) -> Agent {
+        let program = folder.join("vpnpanel-agent");
+        fs::copy("/bin/sh", &program).unwrap();
+        let status = std::process::Command::new("mkfifo")
+            .arg(folder.join("never"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Agent {
+            program,
+            arguments: vec![
+                "-c",
+                "cd \"$FOLDER\" && echo up >> lives && read nothing < never",
+            ],
+            folder: folder.to_owned(),
+            environment: vec![("FOLDER", folder.display().to_string())],
+        }
+    }
+
+    async fn eventually<T>(look: impl Fn() -> Option<T>) -> T {
+        let look = async {
+            loop {
+                if let Some(found) = look() {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), look)
+            .await
+            .unwrap()
+    }
+
+    fn lives(folder: &Path) -> usize {
+        fs::read_to_string(folder.join("lives")).map_or(0, |text| text.lines().count())
+    }
+
+    fn running(folder: &Path) -> Option<Running> {
+        Running::recorded(&folder.join("agent.pid"), &folder.join("vpnpanel-agent"))
+    }
+
+    #[tokio::test]
+    async fn it_is_started_again_when_it_dies_and_stops_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        let kept = tokio::spawn(agent(folder.path()).keep_running(None, stop.clone()));
+        eventually(|| (lives(folder.path()) == 1).then_some(())).await;
+        let first = eventually(|| running(folder.path())).await;
+        kill(first.pid, Signal::SIGKILL).unwrap();
+        eventually(|| (lives(folder.path()) == 2).then_some(())).await;
+        let second = eventually(|| running(folder.path()).filter(|now| *now != first)).await;
+        stop.cancel();
+        kept.await.unwrap().unwrap();
+        assert!(!second.runs());
+    }
+
+    #[tokio::test]
+    async fn one_that_outlived_its_parent_is_adopted_and_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut orphan = agent(folder.path()).command().spawn().unwrap();
+        let found = Running::of(i32::try_from(orphan.id().unwrap()).unwrap()).unwrap();
+        found.write(&folder.path().join("agent.pid")).unwrap();
+        eventually(|| (lives(folder.path()) == 1).then_some(())).await;
+        let stop = CancellationToken::new();
+        let adopter = Agent {
+            program: folder.path().join("vpnpanel-agent"),
+            arguments: vec!["-c", "exit 1"],
+            folder: folder.path().to_owned(),
+            environment: Vec::new(),
+        };
+        let kept = tokio::spawn(adopter.keep_running(None, stop.clone()));
+        stop.cancel();
+        // It is this test's child, so it has to be waited for; an orphan's parent is init.
+        let status = orphan.wait().await.unwrap();
+        kept.await.unwrap().unwrap();
+        assert!(!status.success());
+        assert_eq!(lives(folder.path()), 1);
+    }
+
+    #[test]
+    fn a_number_that_passed_on_to_another_process_is_not_taken_for_the_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("agent.pid");
+        let own = Running::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let program = std::env::current_exe().unwrap();
+        own.write(&record).unwrap();
+        assert_eq!(Running::recorded(&record, &program), Some(own));
+        let other = Running {
+            started: own.started - 1,
+            ..own
+        };
+        other.write(&record).unwrap();
+        assert_eq!(Running::recorded(&record, &program), None);
+        own.write(&record).unwrap();
+        assert_eq!(
+            Running::recorded(&record, Path::new("/bin/vpnpanel-agent")),
+            None
+        );
+        fs::write(&record, "junk").unwrap();
+        assert_eq!(Running::recorded(&record, &program), None);
     }
 }

@@ -13,7 +13,7 @@ use vpnpanel_domain::{Multiplier, NodeId};
 use vpnpanel_pki::JoinToken;
 use vpnpanel_runtime::Service;
 use vpnpanel_runtime::settings::{HttpEndpoint, Secret};
-use vpnpanel_store::{Labels, NewJoinToken, NewNode, Page, StoreError, fresh_id};
+use vpnpanel_store::{Labels, NewJoinToken, NewNode, Page, Store, StoreError, fresh_id};
 
 use crate::installation::Installation;
 
@@ -59,6 +59,8 @@ pub(crate) enum LocalNodeError {
     Impossible(String),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("agent: {0}")]
+    Process(#[from] std::io::Error),
     #[error(transparent)]
     Pki(#[from] vpnpanel_pki::Error),
 }
@@ -99,34 +101,58 @@ pub(crate) async fn build(
         }
     };
     let folder = installation.data_dir.join("agent");
-    let mut environment = vec![
-        (
-            "VPNPANEL_AGENT_DATA_DIR",
-            Secret::new(folder.display().to_string()),
-        ),
+    let mut enrolment = None;
+    if !agent::is_enrolled(&folder) {
+        enrolment = Some(Enrolment {
+            store: installation.store.clone(),
+            node: node(settings, installation, vault).await?,
+            url: enrollment_url.to_string(),
+            ca_pin: ca_pin.to_owned(),
+        });
+    }
+    let environment = vec![
+        ("VPNPANEL_AGENT_DATA_DIR", folder.display().to_string()),
         (
             "VPNPANEL_TRUST_DOMAIN",
-            Secret::new(installation.trust_domain.as_str()),
+            installation.trust_domain.to_string(),
         ),
     ];
-    if !folder.join("identity.json").exists() {
-        let node = node(settings, installation, vault).await?;
-        let token = join_token(installation, node).await?;
-        environment.push((
-            "VPNPANEL_ENROLLMENT_URL",
-            Secret::new(enrollment_url.to_string()),
-        ));
-        environment.push(("VPNPANEL_JOIN_TOKEN", token));
-        environment.push(("VPNPANEL_CA_PIN", Secret::new(ca_pin)));
-    }
     let agent = agent::Agent {
         program,
+        arguments: vec!["run"],
         folder,
         environment,
     };
     let mut service = Service::new("local-node");
-    service.task("agent", move |stop| agent.keep_running(stop));
+    service.task("agent", move |stop| agent.keep_running(enrolment, stop));
     Ok(LocalNode::Runs(Box::new(service)))
+}
+
+/// Lets the agent become the node: a token for each start, because one may die with it.
+#[derive(Debug)]
+struct Enrolment {
+    store: Store,
+    node: NodeId,
+    url: String,
+    ca_pin: String,
+}
+
+impl Enrolment {
+    /// What the agent needs to know, as an install command would say it.
+    async fn environment(&self) -> Result<[(&'static str, Secret); 3], LocalNodeError> {
+        let token = JoinToken::generate()?;
+        let new = NewJoinToken {
+            hash: token.hash().to_vec(),
+            node_id: self.node,
+            expires_at_ms: self.store.now_ms() + TOKEN_LIFE_MS,
+        };
+        self.store.create_join_token(None, new).await?;
+        Ok([
+            ("VPNPANEL_ENROLLMENT_URL", Secret::new(self.url.as_str())),
+            ("VPNPANEL_CA_PIN", Secret::new(self.ca_pin.as_str())),
+            ("VPNPANEL_JOIN_TOKEN", Secret::new(token.text().as_str())),
+        ])
+    }
 }
 
 /// The node of this host: found by its name after a start that did not come to enrolment.
@@ -174,18 +200,4 @@ async fn existing(installation: &Installation) -> Result<NodeId, LocalNodeError>
         };
         page = Page::after(100, last.id);
     }
-}
-
-async fn join_token(
-    installation: &Installation,
-    node_id: NodeId,
-) -> Result<Secret, LocalNodeError> {
-    let token = JoinToken::generate()?;
-    let new = NewJoinToken {
-        hash: token.hash().to_vec(),
-        node_id,
-        expires_at_ms: installation.store.now_ms() + TOKEN_LIFE_MS,
-    };
-    installation.store.create_join_token(None, new).await?;
-    Ok(Secret::new(token.text().as_str()))
 }

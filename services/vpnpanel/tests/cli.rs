@@ -1,0 +1,118 @@
+//! The binary as a shell sees it: exit codes, and what is said on stdout and stderr.
+
+use std::process::{Command, Output};
+
+fn vpnpanel(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vpnpanel"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("VPNPANEL_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(arguments)
+        .env("VPNPANEL_DATA_DIR", folder.path())
+        .envs(environment.iter().copied())
+        .current_dir(folder.path())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_bad_setting_names_its_variable_and_what_was_expected_and_exits_2() {
+    let cases: [(&[&str], &str, &str, &str); 5] = [
+        (
+            &["up"],
+            "VPNPANEL_CONTROL_API_LISTEN",
+            "here",
+            "expected address:port",
+        ),
+        (
+            &["collector"],
+            "VPNPANEL_COLLECTOR_LISTEN",
+            "here",
+            "expected address:port",
+        ),
+        (
+            &["scheduler"],
+            "VPNPANEL_SHUTDOWN_DEADLINE",
+            "soon",
+            "expected a duration with a unit",
+        ),
+        (
+            &["gateway"],
+            "VPNPANEL_GATEWAY_MAX_BODY",
+            "much",
+            "expected a size in bytes",
+        ),
+        (
+            &["migrate", "status"],
+            "VPNPANEL_LOG",
+            "=[",
+            "expected a level",
+        ),
+    ];
+    for (arguments, variable, value, expected) in cases {
+        let output = vpnpanel(arguments, &[(variable, value)]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains(&format!("{variable}: '{value}' is not valid")),
+            "{said}"
+        );
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_wrong_is_not_repeated() {
+    let output = vpnpanel(
+        &["migrate", "status"],
+        &[("VPNPANEL_MASTER_KEY", "hunter2hunter2")],
+    );
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("32 bytes"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn a_wrong_use_of_the_command_line_exits_2_and_help_exits_0() {
+    assert_eq!(vpnpanel(&["dance"], &[]).status.code(), Some(2));
+    let help = vpnpanel(&["up", "--help"], &[]);
+    assert_eq!(help.status.code(), Some(0));
+    let said = text(&help.stdout);
+    for variable in [
+        "VPNPANEL_DATA_DIR",
+        "VPNPANEL_MASTER_KEY",
+        "VPNPANEL_OTLP_ENDPOINT",
+    ] {
+        assert!(said.contains(variable), "{variable}");
+    }
+}
+
+#[test]
+fn the_schema_is_applied_and_taken_back_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("a.db").display());
+    let migrate = |arguments: &[&str]| {
+        let output = vpnpanel(
+            &[&["migrate"], arguments].concat(),
+            &[
+                ("VPNPANEL_DATABASE_URL", &database),
+                ("VPNPANEL_LOG", "error"),
+            ],
+        );
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    assert!(migrate(&["status"]).contains("pending: "));
+    assert_eq!(migrate(&["up"]), "up to date\n");
+    assert_eq!(migrate(&["down", "1"]).lines().count(), 1);
+    assert_eq!(migrate(&["up"]), "up to date\n");
+}
