@@ -44,16 +44,23 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     let folder = Folder::of(&installation.data_dir);
     let bundle = folder.wait_for(SERVICE).await?;
     let domain = installation.trust_domain.clone();
-    let (link_tls, enrolment_tls, client) =
-        (bundle.mutual(domain.clone())?, bundle.server_only()?, bundle.client()?);
+    let (link_tls, enrolment_tls, client) = (
+        bundle.mutual(domain.clone())?,
+        bundle.server_only()?,
+        bundle.client()?,
+    );
     let access = Access::open(&args.tokens, &installation.store, &installation.vault()).await?;
-    let signer = Dialer::new(client.clone(), PeerIdentity::control_plane("control-api")?, domain)?
-        .channel(&args.signer_address, |endpoint| {
-            endpoint
-                .http2_keep_alive_interval(Duration::from_secs(30))
-                .keep_alive_timeout(Duration::from_secs(10))
-                .timeout(Duration::from_secs(30))
-        })?;
+    let signer = Dialer::new(
+        client.clone(),
+        PeerIdentity::control_plane("control-api")?,
+        domain,
+    )?
+    .channel(&args.signer_address, |endpoint| {
+        endpoint
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .timeout(Duration::from_secs(30))
+    })?;
     let mut service = vpnpanel_collector::build(
         args.collector,
         Dependencies {
@@ -66,8 +73,13 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         },
     )
     .await?;
-    let users = Users { servers: vec![link_tls, enrolment_tls], clients: vec![client] };
-    service.task("certificates", move |stop| folder.reload(SERVICE, users, stop));
+    let users = Users {
+        servers: vec![link_tls, enrolment_tls],
+        clients: vec![client],
+    };
+    service.task("certificates", move |stop| {
+        folder.reload(SERVICE, users, stop)
+    });
     process.start(service).await?;
     Ok(())
 }

@@ -69,8 +69,10 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         .ok_or(Error::NoRouter("control-api"))?;
 
     let (bundle, due_ms) = maker.make("collector")?;
-    let (link_tls, enrolment_tls) =
-        (bundle.mutual(installation.trust_domain.clone())?, bundle.server_only()?);
+    let (link_tls, enrolment_tls) = (
+        bundle.mutual(installation.trust_domain.clone())?,
+        bundle.server_only()?,
+    );
     let mut collector = vpnpanel_collector::build(
         args.collector,
         Dependencies {
@@ -84,7 +86,10 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     )
     .await?;
     collector.task("certificates", move |stop| {
-        let users = Users { servers: vec![link_tls, enrolment_tls], clients: Vec::new() };
+        let users = Users {
+            servers: vec![link_tls, enrolment_tls],
+            clients: Vec::new(),
+        };
         maker.renew("collector", due_ms, users, stop)
     });
 
