@@ -48,10 +48,17 @@ impl<'a> Postgres<'a> {
 
     /// Kills every process of it, as a power loss would.
     pub(crate) fn kill9(&mut self) {
+        let pids = hosts::running(self.host, "postgres");
         assert!(hosts::kill9(self.host, "postgres") > 0);
         if let Some(process) = self.process.take() {
             process.kill9();
         }
+        // A server does not start while the pid in its lock file is taken, if only by a zombie
+        // that the host's init has not reaped yet.
+        eventually("postgres is gone", Duration::from_secs(30), || {
+            pids.iter()
+                .all(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
+        });
     }
 
     /// Starts it again on what it left on the disk.

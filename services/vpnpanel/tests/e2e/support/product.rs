@@ -111,7 +111,7 @@ impl<'a> ControlPlane<'a> {
         let mut password = None;
         eventually("the one-time password is printed", START, || {
             password = self.output().iter().find_map(|line| {
-                let (_, rest) = line.split_once("password")?;
+                let (_, rest) = line.split_once("one-time password")?;
                 rest.split_whitespace().last().map(str::to_owned)
             });
             password.is_some()
