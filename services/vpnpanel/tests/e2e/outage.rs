@@ -47,7 +47,7 @@ fn an_outage_of_the_control_plane_drops_no_tunnel_and_loses_no_byte() {
         let invocation = Invocation::of(agent);
         assert_eq!(hosts::kill9(network.node(), "vpnpanel-agent"), 1);
         std::thread::sleep(away / 5);
-        invocation.start(network.node(), "vpnpanel-agent")
+        invocation.start(network.node(), &control.output_of("up"))
     };
     std::thread::sleep(until.saturating_duration_since(Instant::now()));
     let ended = bucket();

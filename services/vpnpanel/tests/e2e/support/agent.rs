@@ -6,11 +6,14 @@ use std::time::Duration;
 use serde_json::Value;
 use vpnpanel_node_agent::testing::Namespace;
 
-use super::process::Process;
+use super::process::{Output, Process};
 use super::product::agent_binary;
 
 /// The folder of an agent that does not run.
-pub(crate) struct AgentFolder(tempfile::TempDir);
+pub(crate) struct AgentFolder {
+    folder: tempfile::TempDir,
+    output: Output,
+}
 
 /// An agent that runs.
 pub(crate) struct Agent {
@@ -21,12 +24,15 @@ pub(crate) struct Agent {
 impl AgentFolder {
     /// A folder of an agent that is not enrolled.
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder"))
+        Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            output: Output::of("vpnpanel-agent"),
+        }
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
     /// A copy of it, as a snapshot of a virtual machine would be.
@@ -66,16 +72,22 @@ impl AgentFolder {
             .env("VPNPANEL_AGENT_DATA_DIR", self.path())
             .current_dir(self.path());
         Agent {
-            process: Process::start("vpnpanel-agent", &mut command),
+            process: Process::start(&self.output, &mut command),
             folder: self,
         }
+    }
+}
+
+impl Drop for AgentFolder {
+    fn drop(&mut self) {
+        self.output.show_if_panicking();
     }
 }
 
 impl Agent {
     /// Lines that it printed last.
     pub(crate) fn output(&self) -> Vec<String> {
-        self.process.output()
+        self.folder.output.lines()
     }
 
     /// Stops it in good order.

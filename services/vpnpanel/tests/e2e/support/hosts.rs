@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vpnpanel_node_agent::testing::Namespace;
 
-use super::process::Process;
+use super::process::{Output, Process};
 
 /// Processes in a namespace that run a program of this name.
 pub(crate) fn running(host: &Namespace, program: &str) -> Vec<i32> {
@@ -73,14 +73,14 @@ impl Invocation {
     }
 
     /// Starts it again in a namespace.
-    pub(crate) fn start(&self, host: &Namespace, name: &str) -> Process {
+    pub(crate) fn start(&self, host: &Namespace, output: &Output) -> Process {
         let mut command: Command = host.command(&self.program);
         command
             .args(&self.arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .current_dir(&self.folder);
-        Process::start(name, &mut command)
+        Process::start(output, &mut command)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vpnpanel_node_agent::testing::{Namespace, eventually, run};
 
 use super::hosts::{self, Invocation};
-use super::process::Process;
+use super::process::{Output, Process};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/postgres");
 
@@ -16,6 +16,7 @@ pub(crate) struct Postgres<'a> {
     url: String,
     folder: PathBuf,
     invocation: Invocation,
+    output: Output,
     process: Option<Process>,
 }
 
@@ -37,6 +38,7 @@ impl<'a> Postgres<'a> {
             url: url.to_owned(),
             folder: data.parent().expect("a folder of its own").to_owned(),
             invocation,
+            output: Output::of("postgres"),
             process: None,
         }
     }
@@ -79,7 +81,7 @@ impl<'a> Postgres<'a> {
             .arg(&self.invocation.program)
             .args(&self.invocation.arguments)
             .current_dir(&self.folder);
-        self.process = Some(Process::start("postgres", &mut command));
+        self.process = Some(Process::start(&self.output, &mut command));
         eventually("postgres answers", Duration::from_secs(60), || {
             let mut ask = self.host.command("psql");
             let asked = ask.arg(&self.url).args(["-c", "select 1"]).output();
@@ -90,6 +92,7 @@ impl<'a> Postgres<'a> {
 
 impl Drop for Postgres<'_> {
     fn drop(&mut self) {
+        self.output.show_if_panicking();
         hosts::kill9(self.host, "postgres");
         let _ = std::fs::remove_dir_all(&self.folder);
     }

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -15,19 +14,77 @@ use vpnpanel_node_agent::testing::eventually;
 /// Lines of output that are kept of each process.
 const KEPT: usize = 400;
 
-type Lines = Arc<Mutex<VecDeque<String>>>;
+/// What a process prints, and what it started prints after its end. Shown when the test fails.
+#[derive(Clone)]
+pub(crate) struct Output {
+    name: String,
+    lines: Arc<Mutex<VecDeque<String>>>,
+}
 
 /// A child process.
 pub(crate) struct Process {
-    name: String,
     child: Child,
-    lines: Lines,
-    readers: Vec<JoinHandle<()>>,
+    output: Output,
+}
+
+impl Output {
+    /// Nothing yet.
+    pub(crate) fn of(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            lines: Arc::default(),
+        }
+    }
+
+    /// The last lines, oldest first.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines
+            .lock()
+            .expect("not poisoned")
+            .iter()
+            .cloned()
+            .collect()
+    }
+
+    /// Notes a line of the test's own.
+    pub(crate) fn note(&self, line: String) {
+        let mut lines = self.lines.lock().expect("not poisoned");
+        if lines.len() == KEPT {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    fn read(&self, stream: impl Read + Send + 'static) {
+        let output = self.clone();
+        // Pipes stay open while what the process started lives on: nobody waits for this thread.
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stream);
+            let mut line = Vec::new();
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|read| read > 0)
+            {
+                output.note(String::from_utf8_lossy(&line).trim_end().to_owned());
+                line.clear();
+            }
+        });
+    }
+
+    /// Prints it when the test is failing.
+    pub(crate) fn show_if_panicking(&self) {
+        if std::thread::panicking() {
+            eprintln!("---- output of {}", self.name);
+            for line in self.lines() {
+                eprintln!("{line}");
+            }
+        }
+    }
 }
 
 impl Process {
     /// Starts a command. Settings of the product in the environment of the test are not passed on.
-    pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+    pub(crate) fn start(output: &Output, command: &mut Command) -> Self {
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with("VPNPANEL_")
                 && !command.get_envs().any(|(given, _)| given == key)
@@ -41,16 +98,20 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let lines = Lines::default();
-        let readers = [
-            child.stdout.take().map(|stream| read(stream, &lines)),
-            child.stderr.take().map(|stream| read(stream, &lines)),
-        ];
+        child
+            .stdout
+            .take()
+            .into_iter()
+            .for_each(|stream| output.read(stream));
+        child
+            .stderr
+            .take()
+            .into_iter()
+            .for_each(|stream| output.read(stream));
+        output.note(format!("(pid {} started)", child.id()));
         Self {
-            name: name.to_owned(),
             child,
-            lines,
-            readers: readers.into_iter().flatten().collect(),
+            output: output.clone(),
         }
     }
 
@@ -64,30 +125,26 @@ impl Process {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    /// The last lines it printed, oldest first.
-    pub(crate) fn output(&self) -> Vec<String> {
-        self.lines
-            .lock()
-            .expect("not poisoned")
-            .iter()
-            .cloned()
-            .collect()
-    }
-
     /// Kills it, as a crash would.
     pub(crate) fn kill9(mut self) {
         self.signal(Signal::SIGKILL);
-        self.child.wait().expect("a child");
+        let status = self.child.wait().expect("a child");
+        self.output
+            .note(format!("(pid {}: {status})", self.child.id()));
     }
 
     /// Asks it to stop and waits until it has.
     pub(crate) fn stop(mut self, limit: Duration) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         let mut status = None;
-        eventually(&format!("{} stops on SIGTERM", self.name), limit, || {
-            status = self.child.try_wait().expect("a child");
-            status.is_some()
-        });
+        eventually(
+            &format!("{} stops on SIGTERM", self.output.name),
+            limit,
+            || {
+                status = self.child.try_wait().expect("a child");
+                status.is_some()
+            },
+        );
         status.expect("it ended")
     }
 
@@ -101,33 +158,5 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("---- output of {} (pid {})", self.name, self.child.id());
-            for line in self.output() {
-                eprintln!("{line}");
-            }
-        }
-        // Its pipes stay open while what it started lives on, so the readers are not joined.
-        self.readers.clear();
     }
-}
-
-fn read(stream: impl Read + Send + 'static, lines: &Lines) -> JoinHandle<()> {
-    let lines = Arc::clone(lines);
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(stream);
-        let mut line = Vec::new();
-        while reader
-            .read_until(b'\n', &mut line)
-            .is_ok_and(|read| read > 0)
-        {
-            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            line.clear();
-            let mut lines = lines.lock().expect("not poisoned");
-            if lines.len() == KEPT {
-                lines.pop_front();
-            }
-            lines.push_back(text);
-        }
-    })
 }

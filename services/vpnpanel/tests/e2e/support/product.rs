@@ -7,7 +7,7 @@ use std::time::Duration;
 use vpnpanel_node_agent::testing::{Namespace, Topology, eventually};
 
 use super::Panel;
-use super::process::Process;
+use super::process::{Output, Process};
 use super::rest::Rest;
 
 /// How long a start may take on a machine that does other things as well.
@@ -56,7 +56,7 @@ pub(crate) struct ControlPlane<'a> {
     host: &'a Namespace,
     data: tempfile::TempDir,
     settings: Vec<(String, String)>,
-    processes: Vec<(Role, Option<Process>)>,
+    processes: Vec<(Role, Output, Option<Process>)>,
 }
 
 impl<'a> ControlPlane<'a> {
@@ -95,7 +95,10 @@ impl<'a> ControlPlane<'a> {
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
-            processes: roles.iter().map(|role| (*role, None)).collect(),
+            processes: roles
+                .iter()
+                .map(|role| (*role, Output::of(role.name), None))
+                .collect(),
         };
         control.start_all();
         control
@@ -121,7 +124,7 @@ impl<'a> ControlPlane<'a> {
 
     /// Starts what does not run and waits until it is ready.
     pub(crate) fn start_all(&mut self) {
-        for (role, process) in &mut self.processes {
+        for (role, output, process) in &mut self.processes {
             if !process.as_mut().is_some_and(Process::runs) {
                 let mut command = self.host.command(env!("CARGO_BIN_EXE_vpnpanel"));
                 command
@@ -130,19 +133,14 @@ impl<'a> ControlPlane<'a> {
                     .env("VPNPANEL_ARGON2_MEMORY", "8MiB")
                     .envs(self.settings.iter().map(|(key, value)| (key, value)))
                     .current_dir(self.data.path());
-                *process = Some(Process::start(role.name, &mut command));
+                *process = Some(Process::start(output, &mut command));
             }
         }
-        for (role, process) in &mut self.processes {
+        for (role, output, process) in &mut self.processes {
             let process = process.as_mut().expect("started");
             let health = Rest::new(self.host, &format!("127.0.0.1:{}", role.admin_port));
             eventually(&format!("{} is ready", role.name), START, || {
-                assert!(
-                    process.runs(),
-                    "{} ended: {:#?}",
-                    role.name,
-                    process.output()
-                );
+                assert!(process.runs(), "{} ended: {:#?}", role.name, output.lines());
                 health
                     .call(hyper::Method::GET, "/health", None)
                     .is_ok_and(|answer| answer.status == 200)
@@ -152,24 +150,24 @@ impl<'a> ControlPlane<'a> {
 
     /// Kills every process of it at once.
     pub(crate) fn kill9(&mut self) {
-        for (_, process) in &mut self.processes {
+        for (_, _, process) in &mut self.processes {
             process.take().into_iter().for_each(Process::kill9);
         }
     }
 
     /// Kills one process.
     pub(crate) fn kill9_role(&mut self, name: &str) {
-        let (_, process) = self
+        let (_, _, process) = self
             .processes
             .iter_mut()
-            .find(|(role, _)| role.name == name)
+            .find(|(role, ..)| role.name == name)
             .unwrap_or_else(|| panic!("no {name}"));
         process.take().into_iter().for_each(Process::kill9);
     }
 
     /// Stops every process of it in good order.
     pub(crate) fn stop(&mut self) {
-        for (role, process) in &mut self.processes {
+        for (role, _, process) in &mut self.processes {
             if let Some(process) = process.take() {
                 let status = process.stop(STOP);
                 assert!(status.success(), "{}: {status}", role.name);
@@ -177,13 +175,26 @@ impl<'a> ControlPlane<'a> {
         }
     }
 
+    /// Where what one process prints is kept.
+    pub(crate) fn output_of(&self, name: &str) -> Output {
+        let found = self.processes.iter().find(|(role, ..)| role.name == name);
+        found.unwrap_or_else(|| panic!("no {name}")).1.clone()
+    }
+
     /// Lines that its processes printed last.
     pub(crate) fn output(&self) -> Vec<String> {
-        let processes = self
-            .processes
+        self.processes
             .iter()
-            .filter_map(|(_, process)| process.as_ref());
-        processes.flat_map(Process::output).collect()
+            .flat_map(|(_, output, _)| output.lines())
+            .collect()
+    }
+}
+
+impl Drop for ControlPlane<'_> {
+    fn drop(&mut self) {
+        for (_, output, _) in &self.processes {
+            output.show_if_panicking();
+        }
     }
 }
 
