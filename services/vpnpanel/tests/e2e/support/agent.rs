@@ -58,7 +58,7 @@ impl AgentFolder {
 
     /// Starts the agent that was enrolled before.
     pub(crate) fn run(self, host: &Namespace) -> Agent {
-        self.start(host, "vpnpanel-agent run")
+        self.start(host, "vpnpanel-agent")
     }
 
     fn start(self, host: &Namespace, line: &str) -> Agent {
@@ -67,7 +67,7 @@ impl AgentFolder {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = host.command("bash");
         command
-            .args(["-c", &format!("exec {line}")])
+            .args(["-c", &format!("exec env {line}")])
             .env("PATH", format!("{folder}:{path}"))
             .env("VPNPANEL_AGENT_DATA_DIR", self.path())
             .current_dir(self.path());
