@@ -140,8 +140,8 @@ impl Store {
 
 impl Usage {
     fn add(&mut self, other: Self) {
-        self.up += other.up;
-        self.down += other.down;
+        self.up = self.up.saturating_add(other.up);
+        self.down = self.down.saturating_add(other.down);
         self.billed += other.billed;
     }
 }

@@ -281,8 +281,8 @@ async fn node_buckets(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
         let sum = sums
             .entry((credit.tenant, credit.bucket, credit.node))
             .or_default();
-        sum.0 += credit.up;
-        sum.1 += credit.down;
+        sum.0 = sum.0.saturating_add(credit.up);
+        sum.1 = sum.1.saturating_add(credit.down);
         sum.2 += credit.billed;
     }
     let mut rows = RowSet::new(

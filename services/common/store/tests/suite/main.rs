@@ -1,0 +1,12 @@
+//! What the store promises, on SQLite and on PostgreSQL.
+
+mod access;
+mod addresses;
+mod changes;
+mod fixture;
+mod identity;
+mod leases;
+mod ledger;
+mod lists;
+mod schema;
+mod users;
