@@ -5,13 +5,17 @@ use sea_orm::{DbErr, QueryResult};
 use vpnpanel_domain::MicroBytes;
 use vpnpanel_domain::bytes::MICRO;
 
+use crate::error::Result;
 use crate::sql;
 
 /// The two columns of an amount.
-pub(crate) fn split(amount: MicroBytes) -> (i64, i64) {
-    let bytes = i64::try_from(amount.get() / MICRO).unwrap_or(i64::MAX);
+///
+/// # Errors
+/// [`crate::StoreError::InvalidArgument`] for one that they cannot hold: it is refused, never cut.
+pub(crate) fn split(amount: MicroBytes) -> Result<(i64, i64)> {
+    let bytes = u64::try_from(amount.get() / MICRO).unwrap_or(u64::MAX);
     let micro = i64::try_from(amount.get() % MICRO).unwrap_or(0);
-    (bytes, micro)
+    Ok((sql::stored(bytes)?, micro))
 }
 
 /// An amount out of its two columns. `micro` may be a sum of many.
@@ -35,9 +39,10 @@ mod tests {
     fn an_amount_survives_its_columns() {
         for micro in [0, 1, 999_999, 1_000_000, 123_456_789_012_345_678_901] {
             let amount = MicroBytes::new(micro);
-            let (bytes, rest) = split(amount);
+            let (bytes, rest) = split(amount).unwrap();
             assert_eq!(join(bytes, rest), amount);
         }
+        assert!(split(MicroBytes::MAX).is_err());
         assert_eq!(join(1, 2_500_000), MicroBytes::new(3_500_000));
     }
 }

@@ -4,6 +4,8 @@
 use sea_orm::{ConnectionTrait, DatabaseBackend, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
 
+use crate::error::StoreError;
+
 /// A statement out of a text with tokens: `{for_update}` and `{for_share}` lock the rows read on
 /// Postgres (SQLite has one writer, which holds everything). The former is the lock that an
 /// UPDATE takes, so that rows which refer to a locked one can still be inserted;
@@ -94,7 +96,18 @@ pub(crate) fn in_ids(db: &impl ConnectionTrait, number: usize) -> String {
     }
 }
 
-/// A byte count on its way into a signed column. Counters never come near 2⁶³.
+/// A counted number of bytes on its way into a signed column.
+///
+/// # Errors
+/// [`StoreError::InvalidArgument`] for one that it cannot hold: it is refused, never cut.
+pub(crate) fn stored(bytes: u64) -> Result<i64, StoreError> {
+    i64::try_from(bytes).map_err(|_| StoreError::InvalidArgument {
+        what: "an amount of bytes",
+        reason: format!("is too large to be counted: {bytes}"),
+    })
+}
+
+/// A limit, version or number on its way into a signed column; none comes near 2⁶³.
 pub(crate) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

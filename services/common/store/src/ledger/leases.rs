@@ -174,7 +174,7 @@ async fn reserve(tx: &Write, periods: &[(PeriodId, PeriodFacts)]) -> Result<()> 
         ],
     );
     for (id, facts) in periods {
-        let (bytes, micro) = amount::split(facts.reserved);
+        let (bytes, micro) = amount::split(facts.reserved)?;
         rows.push([Cell::Id(id.uuid()), Cell::Big(bytes), Cell::Big(micro)]);
     }
     if rows.is_empty() {

@@ -197,15 +197,16 @@ async fn marks(tx: &Write, effects: &Effects) -> Result<()> {
     );
     for ((node, counter), mark) in &effects.marks {
         // No column of a set is null: −1 stands for it.
-        let (awaited_up, awaited_down) = mark
-            .awaited
-            .map_or((-1, -1), |it| (sql::signed(it.up), sql::signed(it.down)));
+        let (awaited_up, awaited_down) = match mark.awaited {
+            Some(awaited) => (sql::stored(awaited.up)?, sql::stored(awaited.down)?),
+            None => (-1, -1),
+        };
         rows.push([
             Cell::Id(node.uuid()),
             Cell::Bytes(counter.incarnation.as_bytes()),
             Cell::Id(counter.peer.uuid()),
-            Cell::Big(sql::signed(mark.totals.up)),
-            Cell::Big(sql::signed(mark.totals.down)),
+            Cell::Big(sql::stored(mark.totals.up)?),
+            Cell::Big(sql::stored(mark.totals.down)?),
             Cell::Big(awaited_up),
             Cell::Big(awaited_down),
             Cell::Id(mark.attribution.user.uuid()),
@@ -245,15 +246,15 @@ async fn buckets(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
         ],
     );
     for credit in credits {
-        let (bytes, micro) = amount::split(credit.billed);
+        let (bytes, micro) = amount::split(credit.billed)?;
         rows.push([
             Cell::Id(credit.tenant.uuid()),
             Cell::Id(credit.user.uuid()),
             Cell::Big(credit.bucket.starts_ms()),
             Cell::Id(credit.node.uuid()),
             Cell::Id(credit.period.uuid()),
-            Cell::Big(sql::signed(credit.up)),
-            Cell::Big(sql::signed(credit.down)),
+            Cell::Big(sql::stored(credit.up)?),
+            Cell::Big(sql::stored(credit.down)?),
             Cell::Big(bytes),
             Cell::Big(micro),
         ]);
@@ -298,13 +299,13 @@ async fn node_buckets(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
         ],
     );
     for ((tenant, bucket, node), (up, down, billed)) in sums {
-        let (bytes, micro) = amount::split(billed);
+        let (bytes, micro) = amount::split(billed)?;
         rows.push([
             Cell::Id(tenant.uuid()),
             Cell::Id(node.uuid()),
             Cell::Big(bucket.starts_ms()),
-            Cell::Big(sql::signed(up)),
-            Cell::Big(sql::signed(down)),
+            Cell::Big(sql::stored(up)?),
+            Cell::Big(sql::stored(down)?),
             Cell::Big(bytes),
             Cell::Big(micro),
         ]);
@@ -340,12 +341,12 @@ async fn periods(tx: &Write, effects: &Effects) -> Result<()> {
         ],
     );
     for credit in &effects.periods {
-        let (bytes, micro) = amount::split(credit.billed);
-        let (reserved_bytes, reserved_micro) = amount::split(credit.reserved);
+        let (bytes, micro) = amount::split(credit.billed)?;
+        let (reserved_bytes, reserved_micro) = amount::split(credit.reserved)?;
         rows.push([
             Cell::Id(credit.period.uuid()),
-            Cell::Big(sql::signed(credit.up)),
-            Cell::Big(sql::signed(credit.down)),
+            Cell::Big(sql::stored(credit.up)?),
+            Cell::Big(sql::stored(credit.down)?),
             Cell::Big(bytes),
             Cell::Big(micro),
             Cell::Big(reserved_bytes),
@@ -392,10 +393,10 @@ pub(super) async fn leases(tx: &Write, leases: &[((NodeId, PeriodId), LeaseFacts
         ],
     );
     for ((node, period), lease) in leases {
-        let allowance = amount::split(lease.allowance);
-        let asked = lease.asked.map_or((-1, -1), amount::split);
-        let billed = amount::split(lease.billed);
-        let consumed = amount::split(lease.consumed);
+        let allowance = amount::split(lease.allowance)?;
+        let asked = lease.asked.map_or(Ok((-1, -1)), amount::split)?;
+        let billed = amount::split(lease.billed)?;
+        let consumed = amount::split(lease.consumed)?;
         rows.push([
             Cell::Id(node.uuid()),
             Cell::Id(period.uuid()),
@@ -439,7 +440,7 @@ pub(super) async fn leases(tx: &Write, leases: &[((NodeId, PeriodId), LeaseFacts
 /// What was counted and is not billed: kept, each row for itself, for a person to see.
 async fn unbilled(tx: &Write, effects: &Effects) -> Result<()> {
     for orphan in &effects.orphans {
-        let mut values = counted(orphan.node, &orphan.row, tx.now);
+        let mut values = counted(orphan.node, &orphan.row, tx.now)?;
         values.push(reason(orphan.reason).into());
         sql::run(
             &**tx,
@@ -451,7 +452,7 @@ async fn unbilled(tx: &Write, effects: &Effects) -> Result<()> {
         .await?;
     }
     for held in &effects.held {
-        let mut values = counted(held.node, &held.row, tx.now);
+        let mut values = counted(held.node, &held.row, tx.now)?;
         values.push(held.tenant.uuid().into());
         sql::run(
             &**tx,
@@ -491,8 +492,8 @@ async fn unbilled(tx: &Write, effects: &Effects) -> Result<()> {
     Ok(())
 }
 
-fn counted(node: NodeId, row: &Row, now: i64) -> Vec<Value> {
-    vec![
+fn counted(node: NodeId, row: &Row, now: i64) -> Result<Vec<Value>> {
+    Ok(vec![
         node.uuid().into(),
         row.counter.incarnation.as_bytes().to_vec().into(),
         row.counter.peer.uuid().into(),
@@ -500,12 +501,12 @@ fn counted(node: NodeId, row: &Row, now: i64) -> Vec<Value> {
         row.attribution.period.uuid().into(),
         i64::from(row.attribution.multiplier.ppm()).into(),
         row.bucket.starts_ms().into(),
-        sql::signed(row.up.from).into(),
-        sql::signed(row.up.to).into(),
-        sql::signed(row.down.from).into(),
-        sql::signed(row.down.to).into(),
+        sql::stored(row.up.from)?.into(),
+        sql::stored(row.up.to)?.into(),
+        sql::stored(row.down.from)?.into(),
+        sql::stored(row.down.to)?.into(),
         now.into(),
-    ]
+    ])
 }
 
 fn reason(reason: OrphanReason) -> &'static str {

@@ -196,8 +196,8 @@ async fn a_batch_that_the_database_refuses_becomes_a_dead_letter(test: TestStore
     let agent = Agent::connect(&world.store, world.node).await;
     let healthy = Agent::connect(&world.store, second_node).await;
     let now = world.store.now_ms();
-    // More than a signed column holds, in two steps.
-    let most = i64::MAX.unsigned_abs();
+    // More than a column holds, in two steps.
+    let most = i64::MAX.unsigned_abs() - 1_000;
     let first = agent.batch(vec![agent.row(peer, &ada, (0, most), (0, 0))], now);
     let mut again = agent.row(peer, &ada, (0, most), (0, 0));
     again.counter.incarnation.0[0] ^= 1;

@@ -1,4 +1,5 @@
 //! What the store promises, on SQLite and on PostgreSQL.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod access;
 mod addresses;

@@ -176,8 +176,8 @@ impl Ledger<'_> {
             .credits
             .entry(period)
             .or_insert_with(|| Credit::of(facts));
-        credit.up += row.up.len();
-        credit.down += row.down.len();
+        credit.up = credit.up.saturating_add(row.up.len());
+        credit.down = credit.down.saturating_add(row.down.len());
         credit.billed += billed;
         credit.seen_at_ms = credit
             .seen_at_ms
@@ -287,8 +287,8 @@ fn merge_buckets(buckets: &mut Vec<BucketCredit>) {
     buckets.dedup_by(|later, kept| {
         let same = key(later) == key(kept);
         if same {
-            kept.up += later.up;
-            kept.down += later.down;
+            kept.up = kept.up.saturating_add(later.up);
+            kept.down = kept.down.saturating_add(later.down);
             kept.billed += later.billed;
         }
         same
