@@ -250,6 +250,7 @@ impl Agent {
                 user: user.id,
                 period: user.period.id,
                 multiplier: Multiplier::ONE,
+                leased: user.limit != Limit::None,
             },
             bucket: Bucket::at(user.created_at_ms),
             up: Range::new(up.0, up.1).unwrap(),
