@@ -1,6 +1,8 @@
 //! The test network itself: a subscriber reaches the node but not the server behind it, a real
 //! client pair carries traffic, and nothing is left when the test is over.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::net::TcpStream;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The binary as a shell sees it: exit codes, and what is said on stdout and stderr.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::process::{Command, Output};
 
 fn vpnpanel(arguments: &[&str], environment: &[(&str, &str)]) -> Output {

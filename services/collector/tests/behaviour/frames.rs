@@ -68,13 +68,10 @@ async fn end_of(
     let request = Request::new(ReceiverStream::new(requests));
     match client.streaming(request, path, Raw).await {
         Err(status) => status,
-        Ok(response) => loop {
-            let mut stream = response.into_inner();
-            match stream.message().await {
-                Ok(Some(_)) => panic!("an answer to garbage"),
-                Ok(None) => break Status::unknown("no status"),
-                Err(status) => break status,
-            }
+        Ok(response) => match response.into_inner().message().await {
+            Ok(Some(_)) => panic!("an answer to garbage"),
+            Ok(None) => Status::unknown("no status"),
+            Err(status) => status,
         },
     }
 }

@@ -39,7 +39,10 @@ impl AuthGuard {
 impl Guard for AuthGuard {
     async fn check(&self, call: Call<'_>) -> Result<(), Status> {
         if call.extensions.get::<Authentication>().is_none() {
-            let found = self.authenticator.authenticate(call.metadata.as_ref()).await;
+            let found = self
+                .authenticator
+                .authenticate(call.metadata.as_ref())
+                .await;
             call.extensions.insert(found);
         }
         decide(&call).map_err(|refused| {
@@ -47,7 +50,9 @@ impl Guard for AuthGuard {
                 event = "call_refused",
                 method = call.method.path,
                 reason = refused.reason(),
-                account_id = principal(call.extensions).ok().map(|p| p.account.to_string()),
+                account_id = principal(call.extensions)
+                    .ok()
+                    .map(|p| p.account.to_string()),
             );
             refused.into()
         })
@@ -165,11 +170,7 @@ mod tests {
         }
     }
 
-    fn check(
-        method: &'static Method,
-        tenant: Option<&str>,
-        extensions: &mut Extensions,
-    ) -> Code {
+    fn check(method: &'static Method, tenant: Option<&str>, extensions: &mut Extensions) -> Code {
         let call = Call {
             method,
             tenant,
@@ -250,10 +251,7 @@ mod tests {
                 );
                 if tenant_field.is_some() {
                     assert_eq!(check_as(on_platform, method, Some(&theirs)), allowed);
-                    assert_eq!(
-                        check_as(in_tenant.clone(), method, Some(&ours)),
-                        allowed
-                    );
+                    assert_eq!(check_as(in_tenant.clone(), method, Some(&ours)), allowed);
                     assert_eq!(
                         check_as(in_tenant, method, Some(&theirs)),
                         Code::NotFound,
@@ -275,12 +273,7 @@ mod tests {
             } else {
                 Code::PermissionDenied
             };
-            assert_eq!(
-                check_as(admin, method, None),
-                expected,
-                "{}",
-                method.path
-            );
+            assert_eq!(check_as(admin, method, None), expected, "{}", method.path);
         }
     }
 
@@ -288,10 +281,7 @@ mod tests {
     async fn a_tenant_that_is_no_id_is_an_invalid_argument() {
         let method = method("/vpnpanel.user.v1.UserService/GetUser").unwrap();
         let admin = caller(&[(Role::Admin, None)]).await;
-        assert_eq!(
-            check_as(admin, method, Some("x")),
-            Code::InvalidArgument
-        );
+        assert_eq!(check_as(admin, method, Some("x")), Code::InvalidArgument);
     }
 
     #[tokio::test]

@@ -35,7 +35,10 @@ pub(super) fn read_counter_key(key: [u8; 32]) -> CounterKey {
     let (mut incarnation, mut peer) = ([0; 16], [0; 16]);
     incarnation.copy_from_slice(&key[..16]);
     peer.copy_from_slice(&key[16..]);
-    CounterKey { incarnation: Incarnation(incarnation), peer: PeerId::from_bytes(peer) }
+    CounterKey {
+        incarnation: Incarnation(incarnation),
+        peer: PeerId::from_bytes(peer),
+    }
 }
 
 pub(super) fn lease_key(user: UserId, period: PeriodId) -> [u8; 32] {

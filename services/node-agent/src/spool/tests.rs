@@ -17,11 +17,24 @@ fn period(n: u8) -> PeriodId {
 }
 
 fn every_write() -> Vec<Write> {
-    let counter = CounterKey { incarnation: Incarnation([3; 16]), peer: PeerId::from_bytes([4; 16]) };
-    let attribution =
-        Attribution { user: user(1), period: period(2), multiplier: Multiplier::ONE, leased: true };
-    let totals = Totals { up: 7, down: u64::MAX };
-    let state = AppliedState { revision: Revision(9), digest: Digest::of(b"state") };
+    let counter = CounterKey {
+        incarnation: Incarnation([3; 16]),
+        peer: PeerId::from_bytes([4; 16]),
+    };
+    let attribution = Attribution {
+        user: user(1),
+        period: period(2),
+        multiplier: Multiplier::ONE,
+        leased: true,
+    };
+    let totals = Totals {
+        up: 7,
+        down: u64::MAX,
+    };
+    let state = AppliedState {
+        revision: Revision(9),
+        digest: Digest::of(b"state"),
+    };
     vec![
         Write::Incarnation(Incarnation([3; 16])),
         Write::Counter(counter, CounterRecord::open(attribution, totals, 5)),
@@ -49,7 +62,11 @@ fn every_write() -> Vec<Write> {
             allowance: MicroBytes::from_bytes(1 << 50),
             consumed: MicroBytes::from_bytes(12),
         }),
-        Write::Anchor(TimeAnchor { server_ms: 1, boottime_ms: 2, host_boot: [7; 16] }),
+        Write::Anchor(TimeAnchor {
+            server_ms: 1,
+            boottime_ms: 2,
+            host_boot: [7; 16],
+        }),
         Write::Target(state, Bytes::from_static(b"state")),
         Write::Applied(state),
     ]
@@ -59,7 +76,9 @@ fn every_write() -> Vec<Write> {
 fn every_kind_of_record_is_there_after_a_new_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spool.redb");
-    let transaction = Transaction { writes: every_write() };
+    let transaction = Transaction {
+        writes: every_write(),
+    };
     let mut expected = Durable::new(SPOOL);
     expected.apply(&transaction);
     {
@@ -70,7 +89,10 @@ fn every_kind_of_record_is_there_after_a_new_start() {
     }
     let spool = Spool::open(&path, SpoolId([9; 16])).unwrap();
     assert_eq!(spool.load().unwrap(), expected);
-    assert_eq!(spool.payload(1, Seq(1)).unwrap().unwrap().as_ref(), b"payload");
+    assert_eq!(
+        spool.payload(1, Seq(1)).unwrap().unwrap().as_ref(),
+        b"payload"
+    );
     assert!(spool.payload(1, Seq(2)).unwrap().is_none());
 }
 
@@ -78,8 +100,15 @@ fn every_kind_of_record_is_there_after_a_new_start() {
 fn dropped_records_are_gone() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(&folder.path().join("spool.redb"), SPOOL).unwrap();
-    let counter = CounterKey { incarnation: Incarnation([3; 16]), peer: PeerId::from_bytes([4; 16]) };
-    spool.commit(&Transaction { writes: every_write() }).unwrap();
+    let counter = CounterKey {
+        incarnation: Incarnation([3; 16]),
+        peer: PeerId::from_bytes([4; 16]),
+    };
+    spool
+        .commit(&Transaction {
+            writes: every_write(),
+        })
+        .unwrap();
     let drops = vec![
         Write::DropCounter(counter),
         Write::DropLease(user(1), period(2)),
@@ -97,7 +126,10 @@ fn a_spool_has_one_owner() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spool.redb");
     let _first = Spool::open(&path, SPOOL).unwrap();
-    assert!(matches!(Spool::open(&path, SPOOL), Err(SpoolError::InUse { .. })));
+    assert!(matches!(
+        Spool::open(&path, SPOOL),
+        Err(SpoolError::InUse { .. })
+    ));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The schema goes up and down on both databases, and any number of processes may migrate at once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use vpnpanel_store::on_each_database;
 use vpnpanel_store::testing::TestStore;
 
