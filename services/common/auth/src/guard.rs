@@ -46,7 +46,7 @@ impl Guard for AuthGuard {
             call.extensions.insert(found);
         }
         decide(&call).map_err(|refused| {
-            tracing::info!(
+            tracing::debug!(
                 event = "call_refused",
                 method = call.method.path,
                 reason = refused.reason(),

@@ -1,5 +1,6 @@
-//! The management API through its real layers, in process, on SQLite: who may call what, and what
-//! each resource promises.
+//! The management API through its real layers, in process: who may call what, and what each
+//! resource promises. On SQLite; `the_same_holds_on_postgres` runs all of it once more there.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,3 +14,15 @@ mod support;
 mod tenants;
 mod usage;
 mod users;
+
+use std::process::Command;
+
+#[test]
+fn the_same_holds_on_postgres() {
+    let name = "the_same_holds_on_postgres";
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.env(support::DATABASE_VARIABLE, "postgres");
+    let output = again.args(["--skip", name]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "on postgres:\n{text}");
+}

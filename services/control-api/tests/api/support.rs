@@ -27,8 +27,10 @@ use vpnpanel_runtime::{
     rpc::InProcess,
     settings::{MapEnvironment, from_environment},
 };
-use vpnpanel_store::{NewAccount, NewTenant, Options, Store, TenantLimits, fresh_id};
+use vpnpanel_store::{NewAccount, NewTenant, Store, TenantLimits, fresh_id, testing::TestStore};
 
+/// Which database the suite runs on; SQLite unless it is "postgres".
+pub(crate) const DATABASE_VARIABLE: &str = "VPNPANEL_TEST_DATABASE";
 pub(crate) const ONE_TIME_PASSWORD: &str = "given out once";
 pub(crate) const PASSWORD: &str = "a password of their own";
 pub(crate) const ADMIN: &str = "admin@localhost";
@@ -40,17 +42,18 @@ pub(crate) struct Panel {
     pub(crate) authority: Authority,
     router: axum::Router,
     hash: String,
-    _folder: tempfile::TempDir,
+    _database: TestStore,
 }
 
 impl Panel {
     /// After its first start; nobody has signed in.
     pub(crate) async fn start() -> Self {
         vpnpanel_runtime::install_crypto_provider();
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", folder.path().join("panel.db").display());
-        let store = Store::connect(&url, Options::default()).await.unwrap();
-        store.migrate().await.unwrap();
+        let database = match std::env::var(DATABASE_VARIABLE).as_deref() {
+            Ok("postgres") => TestStore::postgres().await,
+            _ => TestStore::sqlite().await,
+        };
+        let store = database.store.clone();
         let sealer = Arc::new(Sealer::new(&MasterKey::generate().unwrap()).unwrap());
         let vault = Vault::new(Arc::clone(&sealer));
         let settings: ControlApiSettings = from_environment(&MapEnvironment::from_iter([
@@ -80,7 +83,7 @@ impl Panel {
             authority,
             router: built.service.router("api").unwrap(),
             hash: hasher.hash(PASSWORD.into()).await.unwrap(),
-            _folder: folder,
+            _database: database,
         }
     }
 
