@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::logs;
+use crate::readiness::Readiness;
 use crate::service::Service;
 use crate::settings::ProcessSettings;
 use crate::supervisor::{Addresses, StartError, Supervisor};
@@ -31,15 +32,20 @@ enum ProcessError {
 #[derive(Debug)]
 pub struct Process {
     supervisor: Supervisor,
+    started: Vec<Readiness>,
 }
 
 impl Process {
-    /// Starts a service.
+    /// Starts a service. It is ready no sooner than the process has started all of them.
     ///
     /// # Errors
     /// When an address cannot be bound.
     pub async fn start(&mut self, service: Service) -> Result<Addresses, StartError> {
-        self.supervisor.start(service).await
+        let readiness = service.readiness.clone();
+        readiness.starting(true);
+        let addresses = self.supervisor.start(service).await?;
+        self.started.push(readiness);
+        Ok(addresses)
     }
 }
 
@@ -119,7 +125,10 @@ async fn serve<E: fmt::Display>(
     build: impl AsyncFnOnce(&mut Process) -> Result<(), E>,
 ) -> Result<(), ProcessError> {
     let mut stop = StopSignals::new()?;
-    let mut process = Process { supervisor };
+    let mut process = Process {
+        supervisor,
+        started: Vec::new(),
+    };
     let built = tokio::select! {
         built = build(&mut process) => Some(built),
         () = stop.next() => None,
@@ -134,7 +143,13 @@ async fn serve<E: fmt::Display>(
             }
             return Err(error);
         }
-        Some(Ok(())) => tracing::info!("ready to serve"),
+        Some(Ok(())) => {
+            process
+                .started
+                .iter()
+                .for_each(|readiness| readiness.starting(false));
+            tracing::info!("ready to serve");
+        }
     }
     let running = process.supervisor.run(async {
         stop.next().await;

@@ -27,6 +27,8 @@ struct State {
     /// A check that takes longer has failed.
     deadline: Duration,
     checks: Mutex<Vec<Check>>,
+    /// The rest of the process is not there yet.
+    starting: AtomicBool,
     stopping: AtomicBool,
     latest: tokio::sync::Mutex<Option<(Instant, Report)>>,
 }
@@ -51,6 +53,7 @@ impl Readiness {
         Self(Arc::new(State {
             deadline,
             checks: Mutex::default(),
+            starting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             latest: tokio::sync::Mutex::default(),
         }))
@@ -70,6 +73,11 @@ impl Readiness {
             name,
             run: Arc::new(run),
         });
+    }
+
+    /// Says whether the rest of the process is still being started; the service is not ready then.
+    pub fn starting(&self, starting: bool) {
+        self.0.starting.store(starting, Ordering::SeqCst);
     }
 
     /// From here on the service is not ready, whatever the checks say.
@@ -92,13 +100,17 @@ impl Readiness {
                 report
             }
         };
-        if self.0.stopping.load(Ordering::SeqCst) {
-            let mut report = report;
-            report.ready = false;
-            report
-                .checks
-                .push(("stopping", Err("the process is stopping".to_owned())));
-            return report;
+        let mut report = report;
+        for (name, flag) in [
+            ("starting", &self.0.starting),
+            ("stopping", &self.0.stopping),
+        ] {
+            if flag.load(Ordering::SeqCst) {
+                report.ready = false;
+                report
+                    .checks
+                    .push((name, Err(format!("the process is {name}"))));
+            }
         }
         report
     }
@@ -155,6 +167,15 @@ mod tests {
         assert!(readiness.report().await.ready);
         readiness.stop();
         assert!(!readiness.report().await.ready);
+    }
+
+    #[tokio::test]
+    async fn a_service_waits_for_the_rest_of_its_process() {
+        let readiness = Readiness::default();
+        readiness.starting(true);
+        assert!(!readiness.report().await.ready);
+        readiness.starting(false);
+        assert!(readiness.report().await.ready);
     }
 
     #[tokio::test]

@@ -134,8 +134,8 @@ struct Collect<'a>(&'a mut Map<String, Value>);
 
 impl Collect<'_> {
     fn put(&mut self, field: &Field, value: Value) {
-        // `log.*` fields repeat, for records of the log crate, what the line says already.
-        if !field.name().starts_with("log.") {
+        // `log.*` and `otel.*` fields repeat, for the log crate and for traces, what the line says.
+        if !field.name().starts_with("log.") && !field.name().starts_with("otel.") {
             self.0.insert(field.name().to_owned(), value);
         }
     }
