@@ -140,10 +140,13 @@ pub enum Gate {
 }
 
 /// A change of the engine. Idempotent: it may be repeated after a crash.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Of the answer.
     pub ticket: Ticket,
+    /// The life of the counters that the books are open for. An engine that is in another one
+    /// by now changes nothing and answers with `EngineUp`.
+    pub incarnation: Incarnation,
     /// The inbounds to have, all of them: open those that are missing, reload those that
     /// differ, close the others. Nothing but a changed inbound may be reloaded.
     pub inbounds: Vec<DesiredInbound>,

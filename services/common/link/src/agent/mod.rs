@@ -219,13 +219,18 @@ impl Agent {
             self.out.push(Effect::Inspect);
             return;
         }
+        if !std::mem::replace(&mut self.engine.sampled, true) {
+            // A peer without a counter has nothing to ask a mark for.
+            let counted: BTreeSet<_> = readings.iter().map(|reading| reading.peer).collect();
+            self.engine.unknown.retain(|peer, _| counted.contains(peer));
+        }
         let used = self.meter(before, readings, now);
         self.last_read_ms = Some(self.server_ms(now));
         self.adopt(now);
         self.settle_shrinks(ticket);
         self.settle_departed();
         self.set_gates(Some(&used), now);
-        self.drained(ticket, readings, now);
+        self.drained(ticket, now);
         self.reconcile(now);
         let server_ms = self.server_ms(now);
         if now.boottime_ms >= self.next_report_ms || self.runs_low(&used, server_ms) {

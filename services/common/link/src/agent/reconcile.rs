@@ -2,12 +2,12 @@
 //! onto the books, and only then removed; what comes has its books opened before its counter
 //! exists. A crash at any point starts over from what is on disk and what the engine has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use vpnpanel_domain::{Multiplier, PeerId, PeriodId, UserId};
 
-use super::{Agent, Alarm, Change, CounterRecord, Effect, Now, Reading, Ticket, Write};
+use super::{Agent, Alarm, Change, CounterRecord, Effect, Now, Ticket, Write};
 use crate::{
     AppliedState, ConfigAck, ConfigChunk, ConfigError, CounterKey, CounterMark, DesiredInbound,
     DesiredPeer, DesiredState, DesiredUser, Incarnation, Totals, Up, wire,
@@ -34,9 +34,15 @@ pub(super) struct Engine {
     pub(super) unknown: BTreeMap<PeerId, Option<CounterMark>>,
     /// It may differ from the desired state.
     pub(super) dirty: bool,
+    /// Its counters were read in this incarnation: those without books are known.
+    pub(super) sampled: bool,
     /// Inbounds as this process has set them.
     inbounds: Option<Vec<DesiredInbound>>,
     phase: Phase,
+    /// Peers whose traffic this process has blocked.
+    blocked: BTreeSet<PeerId>,
+    /// What could not be applied of the desired state so far.
+    errors: Vec<ConfigError>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -133,6 +139,7 @@ impl Agent {
         self.write(Write::Target(state, data));
         self.desired = Some(Desired::new(state, desired));
         self.engine.dirty = true;
+        self.engine.errors.clear();
         self.allowances.departed = true;
         self.adopt(now);
         let desired = self.desired.as_ref();
@@ -203,7 +210,9 @@ impl Agent {
     pub(super) fn reconcile(&mut self, now: Now) {
         let Some(desired) = &self.desired else { return };
         let idle = matches!(self.engine.phase, Phase::Idle);
-        if !idle || !self.engine.dirty || self.engine.incarnation.is_none() {
+        // Not before the first read: a counter may outlive its peer, and books must not be
+        // opened at zero for one that does.
+        if !idle || !self.engine.dirty || !self.engine.sampled {
             return;
         }
         let leaving: Vec<_> = self
@@ -213,37 +222,34 @@ impl Agent {
             .filter(|peer| !desired.owners.contains_key(peer))
             .copied()
             .collect();
-        if leaving.is_empty() {
+        let unblocked = leaving
+            .iter()
+            .any(|peer| !self.engine.blocked.contains(peer));
+        if unblocked {
+            self.commit();
+            self.engine.blocked.extend(&leaving);
+            self.out.push(Effect::Block(leaving.clone()));
+        }
+        // Counters without books are not removed before their marks are told and their final
+        // reading is taken.
+        let unknown = &self.engine.unknown;
+        let peers: Vec<_> = leaving
+            .into_iter()
+            .filter(|peer| !unknown.contains_key(peer))
+            .collect();
+        if peers.is_empty() {
             return self.change_engine(&[], now);
         }
-        self.commit();
-        self.out.push(Effect::Block(leaving.clone()));
         let ticket = self.read_counters();
-        self.engine.phase = Phase::Draining {
-            ticket,
-            peers: leaving,
-        };
+        self.engine.phase = Phase::Draining { ticket, peers };
     }
 
     /// A sample is on the books: what was blocked before it may go now.
-    pub(super) fn drained(&mut self, read: Ticket, readings: &[Reading], now: Now) {
-        let Phase::Draining { ticket, peers } = &self.engine.phase else {
-            return;
-        };
-        if read < *ticket {
-            return;
+    pub(super) fn drained(&mut self, read: Ticket, now: Now) {
+        match std::mem::take(&mut self.engine.phase) {
+            Phase::Draining { ticket, peers } if ticket <= read => self.change_engine(&peers, now),
+            phase => self.engine.phase = phase,
         }
-        // Counters without books are not removed before their marks are told and their final
-        // reading is taken; a peer without a counter has nothing to lose.
-        let read: Vec<_> = readings.iter().map(|reading| reading.peer).collect();
-        let waiting = |peer: &PeerId| self.engine.unknown.contains_key(peer) && read.contains(peer);
-        let gone: Vec<_> = peers
-            .iter()
-            .filter(|peer| !waiting(peer))
-            .copied()
-            .collect();
-        self.engine.phase = Phase::Idle;
-        self.change_engine(&gone, now);
     }
 
     /// The read for a removal failed: it is asked for again with the next poll.
@@ -269,16 +275,23 @@ impl Agent {
             .peers()
             .filter(|(_, peer)| {
                 let known = self.engine.installed.get(&peer.id);
-                drained.contains(&peer.id) || known.is_none_or(|known| known.as_ref() != Some(peer))
+                self.engine.blocked.contains(&peer.id)
+                    || known.is_none_or(|known| known.as_ref() != Some(peer))
             })
             .map(|(user, peer)| (user, peer.clone()))
             .collect();
         let inbounds = desired.inbounds.clone();
         let state = desired.state;
-        self.engine.dirty = false;
+        // Peers that stopped being wanted while others were drained have their turn next.
+        let owners = &desired.owners;
+        self.engine.dirty = self.engine.installed.keys().any(|peer| {
+            !owners.contains_key(peer)
+                && !remove.contains(peer)
+                && !self.engine.unknown.contains_key(peer)
+        });
         let same_inbounds = self.engine.inbounds.as_ref() == Some(&inbounds);
         if remove.is_empty() && upsert.is_empty() && same_inbounds {
-            return self.applied_state(state, Vec::new());
+            return self.applied_state(state);
         }
         let server_ms = self.server_ms(now);
         for (_, peer) in &upsert {
@@ -296,15 +309,18 @@ impl Agent {
         self.commit();
         for peer in &remove {
             self.engine.installed.remove(peer);
+            self.engine.blocked.remove(peer);
         }
         for (_, peer) in &upsert {
             self.engine.installed.insert(peer.id, Some(peer.clone()));
+            self.engine.blocked.remove(&peer.id);
         }
         self.engine.inbounds = Some(inbounds.clone());
         let ticket = self.ticket();
         self.engine.phase = Phase::Applying { ticket, state };
         self.out.push(Effect::Apply(Change {
             ticket,
+            incarnation,
             inbounds,
             upsert,
             remove,
@@ -317,19 +333,22 @@ impl Agent {
             Phase::Applying { ticket, state } if ticket == answer => {
                 self.engine.phase = Phase::Idle;
                 self.allowances.departed = true;
-                self.applied_state(state, errors);
+                self.engine.errors.extend(errors);
+                self.applied_state(state);
                 self.reconcile(now);
             }
             _ => {}
         }
     }
 
-    fn applied_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
-        let newest = self
-            .desired
-            .as_ref()
-            .is_some_and(|desired| desired.state == state);
-        if newest {
+    /// The engine is as a state wants it, unless there is more to do for it or a newer came.
+    fn applied_state(&mut self, state: AppliedState) {
+        let complete = self.desired.as_ref().is_some_and(|desired| {
+            let wanted = |peer| desired.owners.contains_key(peer);
+            desired.state == state && self.engine.installed.keys().all(wanted)
+        });
+        if complete {
+            let errors = std::mem::take(&mut self.engine.errors);
             if self.durable.applied != Some(state) {
                 self.write(Write::Applied(state));
             }

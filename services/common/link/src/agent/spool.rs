@@ -280,7 +280,7 @@ impl Agent {
                 "batch {} of epoch {} is not this disk's",
                 batch.seq, batch.epoch
             );
-            self.stream.distrust();
+            // Sending goes on: what the two sides disagree about is the collector's to judge.
             self.out.push(Effect::Alarm(Alarm::Fork { what }));
             return;
         }

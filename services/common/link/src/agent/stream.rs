@@ -87,11 +87,6 @@ impl Stream {
         })
     }
 
-    /// No more usage goes over this stream: somebody else writes under this node's name.
-    pub(super) fn distrust(&mut self) {
-        self.quarantined = true;
-    }
-
     pub(super) fn deadline(&self) -> i64 {
         match self.phase {
             Phase::Offline { until_ms } | Phase::Starting { until_ms } => until_ms,

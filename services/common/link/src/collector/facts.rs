@@ -20,7 +20,7 @@ pub struct NodeFacts {
     pub spool: Option<SpoolId>,
     /// Starts of the agent, oldest first, at most [`crate::collector::open::BOOTS_KEPT`].
     pub boots: Vec<BootId>,
-    /// How often a start that had been superseded came back; see `open`.
+    /// How often starts that had been superseded came back since the newest was first seen.
     pub boot_strikes: u32,
     /// When the newest committed batch was written, server time by the agent; `None` before the
     /// first.

@@ -13,9 +13,10 @@ use super::{Cursor, NodeFacts};
 /// How many starts of an agent are remembered.
 pub const BOOTS_KEPT: usize = 8;
 
-/// How often a superseded start may come back. Once happens: a connection of the old process
-/// that was still in a queue.
-pub const BOOT_STRIKES: u32 = 2;
+/// How often superseded starts may come back before a new one is seen. It happens a few times:
+/// connections of a dead process that were still in a queue, each of which makes the living one
+/// come back too. Two living agents go on and on.
+pub const BOOT_STRIKES: u32 = 8;
 
 /// What the store loads, the node's row locked.
 #[derive(Debug, Clone, Default)]
@@ -81,12 +82,9 @@ pub fn open(
     let mut node = facts.node;
     node.generation = node.generation.next();
     remember_boot(&mut node, hello);
-    if node.quarantined.is_none() {
-        node.quarantined = if node.boot_strikes >= BOOT_STRIKES {
-            Some("two agents with this node's identity alternate".to_owned())
-        } else {
-            ahead_of_cursor(&facts.cursors, hello)
-        };
+    // Hello may be late: what it says of batches proves nothing. Batches themselves do.
+    if node.quarantined.is_none() && node.boot_strikes >= BOOT_STRIKES {
+        node.quarantined = Some("two agents with this node's identity alternate".to_owned());
     }
     let strand_leases = node.spool.is_some_and(|spool| spool != hello.spool);
     node.spool = Some(hello.spool);
@@ -139,30 +137,12 @@ fn remember_boot(node: &mut NodeFacts, hello: &Hello) {
     if let Some(place) = node.boots.iter().position(|boot| *boot == hello.boot) {
         node.boots.remove(place);
         node.boot_strikes = node.boot_strikes.saturating_add(1);
+    } else {
+        node.boot_strikes = 0;
     }
     node.boots.push(hello.boot);
     let excess = node.boots.len().saturating_sub(BOOTS_KEPT);
     node.boots.drain(..excess);
-}
-
-/// What is committed must be on the agent's disk: a cursor beyond its last batch, or another
-/// digest there, was written by somebody else.
-fn ahead_of_cursor(cursors: &HashMap<Epoch, Cursor>, hello: &Hello) -> Option<String> {
-    hello.epochs.iter().find_map(|summary| {
-        let cursor = cursors.get(&summary.epoch)?;
-        if cursor.seq > summary.last {
-            return Some(format!(
-                "batch {} of epoch {} is committed, the agent wrote up to {}",
-                cursor.seq, summary.epoch, summary.last
-            ));
-        }
-        (cursor.seq == summary.last && cursor.digest != summary.tail).then(|| {
-            format!(
-                "batch {} of epoch {} differs from the one committed",
-                cursor.seq, summary.epoch
-            )
-        })
-    })
 }
 
 /// Marks are told only where they were asked for.

@@ -147,6 +147,8 @@ struct Config {
     answered: Option<AppliedState>,
     /// Up to where the change log has been read.
     read: Revision,
+    /// What was read there.
+    wanted: Option<Digest>,
     /// The state may differ from what was read last.
     stale: bool,
     loading: bool,
@@ -341,6 +343,7 @@ impl Session {
             revision,
             digest: Digest::of(data),
         };
+        config.wanted = Some(state.digest);
         if config
             .answered
             .is_some_and(|answered| answered.digest == state.digest)
@@ -363,6 +366,12 @@ impl Session {
             self.config.sent = None;
         }
         self.config.answered = Some(ack.state);
+        // An agent that was killed on its way to an older state goes on to it after its Hello.
+        let astray = self
+            .config
+            .wanted
+            .is_some_and(|wanted| wanted != ack.state.digest);
+        self.config.stale |= astray && self.config.sent.is_none();
         effects.push(Effect::Applied {
             state: ack.state,
             errors: ack.errors,
