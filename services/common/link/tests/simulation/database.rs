@@ -1,0 +1,416 @@
+//! The control plane's tables, with the operations of operators on them. What a store does in
+//! SQL is done here on maps, and every write is checked against what the effects promise.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vpnpanel_domain::{
+    InboundId, LeaseId, Limit, MicroBytes, Multiplier, NodeId, PeerId, PeriodId, TenantId, UserId,
+};
+use vpnpanel_link::collector::ingest::{Effects, Needs, Orphan};
+use vpnpanel_link::collector::{LeaseFacts, Loaded, NodeFacts, PeriodFacts, Policy, lease};
+use vpnpanel_link::{
+    CounterKey, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Grant, Range,
+};
+
+use crate::random::Random;
+
+#[derive(Default)]
+pub(crate) struct Database {
+    pub(crate) rows: Loaded,
+    pub(crate) multipliers: BTreeMap<NodeId, Multiplier>,
+    pub(crate) stranded: Vec<(NodeId, PeriodId, LeaseFacts)>,
+    pub(crate) users: BTreeMap<UserId, User>,
+    pub(crate) usage: BTreeMap<(NodeId, UserId, PeriodId), Usage>,
+    pub(crate) raw: BTreeMap<PeriodId, (u64, u64)>,
+    pub(crate) orphans: Vec<Orphan>,
+    pub(crate) revision: u64,
+    /// The highest limit that each period ever had; `None` once it had none.
+    pub(crate) ceilings: BTreeMap<PeriodId, Option<u64>>,
+}
+
+pub(crate) struct User {
+    pub(crate) tenant: TenantId,
+    pub(crate) period: PeriodId,
+    pub(crate) disabled: bool,
+    pub(crate) peers: Vec<PeerId>,
+    pub(crate) nodes: BTreeSet<NodeId>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Usage {
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+    pub(crate) billed: MicroBytes,
+}
+
+impl Database {
+    pub(crate) fn add_node(&mut self, node: NodeId) {
+        self.rows.nodes.insert(node, NodeFacts::default());
+        self.multipliers.insert(node, Multiplier::ONE);
+    }
+
+    pub(crate) fn create_user(
+        &mut self,
+        nodes: BTreeSet<NodeId>,
+        limit: u64,
+        random: &mut Random,
+    ) -> UserId {
+        let id = UserId::from_bytes(random.array());
+        let tenant = TenantId::from_bytes([1; 16]);
+        let peers = (0..1 + random.below(2))
+            .map(|_| PeerId::from_bytes(random.array()))
+            .collect();
+        let period = self.open_period(id, tenant, limit, random);
+        self.users.insert(
+            id,
+            User {
+                tenant,
+                period,
+                disabled: false,
+                peers,
+                nodes,
+            },
+        );
+        self.revision += 1;
+        id
+    }
+
+    fn open_period(
+        &mut self,
+        user: UserId,
+        tenant: TenantId,
+        limit: u64,
+        random: &mut Random,
+    ) -> PeriodId {
+        let id = PeriodId::from_bytes(random.array());
+        let facts = PeriodFacts {
+            user,
+            tenant,
+            limit: Limit::from_wire(limit),
+            used: MicroBytes::ZERO,
+            reserved: MicroBytes::ZERO,
+            open: true,
+        };
+        self.rows.periods.insert(id, facts);
+        self.ceilings.insert(id, (limit > 0).then_some(limit));
+        id
+    }
+
+    pub(crate) fn reset_usage(&mut self, user: UserId, random: &mut Random) {
+        let Some(row) = self.users.get(&user) else {
+            return;
+        };
+        let (tenant, old) = (row.tenant, row.period);
+        let Some(facts) = self.rows.periods.get_mut(&old) else {
+            return;
+        };
+        facts.open = false;
+        let limit = facts.limit.to_wire();
+        let new = self.open_period(user, tenant, limit, random);
+        if let Some(row) = self.users.get_mut(&user) {
+            row.period = new;
+        }
+        self.revision += 1;
+    }
+
+    pub(crate) fn delete_user(&mut self, user: UserId) {
+        if let Some(row) = self.users.remove(&user) {
+            if let Some(facts) = self.rows.periods.get_mut(&row.period) {
+                facts.open = false;
+            }
+            self.revision += 1;
+        }
+    }
+
+    /// Returns the grants for each node.
+    pub(crate) fn set_limit(
+        &mut self,
+        user: UserId,
+        limit: u64,
+        policy: &Policy,
+        now_ms: i64,
+    ) -> Vec<(NodeId, Grant)> {
+        let Some(row) = self.users.get(&user) else {
+            return Vec::new();
+        };
+        let period = row.period;
+        if let Some(facts) = self.rows.periods.get_mut(&period) {
+            facts.limit = Limit::from_wire(limit);
+        }
+        if let Some(ceiling) = self.ceilings.get_mut(&period) {
+            *ceiling = ceiling.map(|high| high.max(limit)).filter(|_| limit > 0);
+        }
+        self.revision += 1;
+        self.rebalance(period, policy, now_ms)
+    }
+
+    pub(crate) fn rebalance(
+        &mut self,
+        period: PeriodId,
+        policy: &Policy,
+        now_ms: i64,
+    ) -> Vec<(NodeId, Grant)> {
+        let Some(facts) = self.rows.periods.get_mut(&period) else {
+            return Vec::new();
+        };
+        let mut leases: Vec<_> = self
+            .rows
+            .leases
+            .iter()
+            .filter(|((_, of), _)| *of == period)
+            .map(|((node, _), lease)| (*node, *lease))
+            .collect();
+        leases.sort_by_key(|(node, _)| *node);
+        let changed = lease::rebalance(facts, &mut leases, policy, now_ms);
+        let mut grants = Vec::new();
+        for (node, lease) in leases {
+            self.rows.leases.insert((node, period), lease);
+            if changed.contains(&node) {
+                grants.push((node, lease::grant(period, &lease)));
+            }
+        }
+        grants
+    }
+
+    /// Leases for users with a limit that have none on the node yet.
+    pub(crate) fn open_leases(
+        &mut self,
+        node: NodeId,
+        policy: &Policy,
+        now_ms: i64,
+        random: &mut Random,
+    ) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        if self
+            .rows
+            .nodes
+            .get(&node)
+            .is_none_or(|facts| facts.quarantined.is_some())
+        {
+            return grants;
+        }
+        for user in self
+            .users
+            .values()
+            .filter(|user| user.nodes.contains(&node))
+        {
+            let key = (node, user.period);
+            let Some(facts) = self.rows.periods.get_mut(&user.period) else {
+                continue;
+            };
+            if facts.limit == Limit::None || self.rows.leases.contains_key(&key) {
+                continue;
+            }
+            let lease = LeaseId::from_bytes(random.array());
+            let opened = lease::open(facts, lease, policy, now_ms);
+            grants.push(lease::grant(user.period, &opened));
+            self.rows.leases.insert(key, opened);
+        }
+        grants
+    }
+
+    pub(crate) fn strand(&mut self, node: NodeId) {
+        let lost: Vec<_> = self
+            .rows
+            .leases
+            .keys()
+            .filter(|(of, _)| *of == node)
+            .copied()
+            .collect();
+        for key in lost {
+            if let Some(lease) = self.rows.leases.remove(&key) {
+                self.stranded.push((key.0, key.1, lease));
+            }
+        }
+    }
+
+    pub(crate) fn unanswered(&self, node: NodeId) -> Vec<Grant> {
+        let mut grants: Vec<_> = self
+            .rows
+            .leases
+            .iter()
+            .filter(|((of, _), lease)| *of == node && lease.version > lease.answered)
+            .map(|((_, period), lease)| lease::grant(*period, lease))
+            .collect();
+        grants.sort_by_key(|grant| grant.lease);
+        grants
+    }
+
+    pub(crate) fn desired(&self, node: NodeId) -> DesiredState {
+        let mut state = DesiredState {
+            multiplier: self.multipliers.get(&node).copied().unwrap_or_default(),
+            inbounds: Vec::new(),
+            users: self
+                .users
+                .iter()
+                .filter(|(_, user)| user.nodes.contains(&node))
+                .map(|(id, user)| self.desired_user(*id, user))
+                .collect(),
+        };
+        state.sort();
+        state
+    }
+
+    fn desired_user(&self, id: UserId, user: &User) -> DesiredUser {
+        let facts = self.rows.periods.get(&user.period);
+        DesiredUser {
+            id,
+            period: DesiredPeriod {
+                id: user.period,
+                ends_ms: None,
+            },
+            next_period: None,
+            blocked: user.disabled || facts.is_some_and(|facts| facts.limit.is_reached(facts.used)),
+            limited: facts.is_some_and(|facts| facts.limit != Limit::None),
+            not_after_ms: None,
+            peers: user
+                .peers
+                .iter()
+                .map(|peer| DesiredPeer {
+                    id: *peer,
+                    inbound: InboundId::from_bytes([2; 16]),
+                    public_key: [3; 32],
+                    preshared_key: None,
+                    ipv4: None,
+                    ipv6: None,
+                })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn load(&self, needs: &Needs) -> Loaded {
+        fn some<K: Copy + Eq + std::hash::Hash, V: Clone>(
+            rows: &std::collections::HashMap<K, V>,
+            keys: &[K],
+        ) -> std::collections::HashMap<K, V> {
+            keys.iter()
+                .filter_map(|key| Some((*key, rows.get(key)?.clone())))
+                .collect()
+        }
+        Loaded {
+            nodes: some(&self.rows.nodes, &needs.nodes),
+            cursors: some(&self.rows.cursors, &needs.cursors),
+            digests: some(&self.rows.digests, &needs.digests),
+            marks: some(&self.rows.marks, &needs.marks),
+            periods: some(&self.rows.periods, &needs.periods),
+            leases: some(&self.rows.leases, &needs.leases),
+        }
+    }
+
+    /// Writes what a transaction decided, and checks that it could be written by bulk
+    /// statements: no key twice, every compare-and-swap as expected.
+    pub(crate) fn write(&mut self, effects: &Effects) -> Result<(), String> {
+        for cursor in &effects.cursors {
+            let key = (cursor.node, cursor.epoch);
+            let found = self.rows.cursors.get(&key).map(|known| known.seq);
+            if found != cursor.expected {
+                return Err(format!(
+                    "cursor of {key:?} is {found:?}, not {:?}",
+                    cursor.expected
+                ));
+            }
+            let successor = self
+                .rows
+                .cursors
+                .get(&key)
+                .and_then(|known| known.successor);
+            self.rows.cursors.insert(
+                key,
+                vpnpanel_link::collector::Cursor {
+                    seq: cursor.seq,
+                    digest: cursor.digest,
+                    successor,
+                },
+            );
+        }
+        for successor in &effects.successors {
+            if let Some(cursor) = self
+                .rows
+                .cursors
+                .get_mut(&(successor.node, successor.epoch))
+            {
+                cursor.successor = Some(successor.successor);
+            }
+        }
+        for digest in &effects.digests {
+            self.rows
+                .digests
+                .insert((digest.node, digest.epoch, digest.seq), digest.digest);
+        }
+        for (node, at) in &effects.written {
+            if let Some(facts) = self.rows.nodes.get_mut(node) {
+                facts.last_written_at_ms = facts.last_written_at_ms.max(Some(*at));
+            }
+        }
+        once(&effects.marks, |(key, _)| *key, "mark")?;
+        for (key, mark) in &effects.marks {
+            if let Some(known) = self.rows.marks.get(key)
+                && !mark.totals.covers(known.totals)
+            {
+                return Err(format!("the mark of {key:?} went back"));
+            }
+            self.rows.marks.insert(*key, *mark);
+        }
+        for credit in &effects.buckets {
+            let usage = self
+                .usage
+                .entry((credit.node, credit.user, credit.period))
+                .or_default();
+            usage.up += credit.up;
+            usage.down += credit.down;
+            usage.billed += credit.billed;
+        }
+        once(&effects.periods, |credit| credit.period, "period")?;
+        for credit in &effects.periods {
+            if let Some(facts) = self.rows.periods.get_mut(&credit.period) {
+                facts.used += credit.billed;
+                facts.reserved = credit.reserved;
+            }
+            let raw = self.raw.entry(credit.period).or_default();
+            raw.0 += credit.up;
+            raw.1 += credit.down;
+        }
+        once(&effects.leases, |(key, _)| *key, "lease")?;
+        for (key, lease) in &effects.leases {
+            self.rows.leases.insert(*key, *lease);
+        }
+        for (node, reason) in &effects.quarantined {
+            if let Some(facts) = self.rows.nodes.get_mut(node) {
+                facts.quarantined = Some(reason.clone());
+            }
+        }
+        self.orphans.extend(effects.orphans.iter().copied());
+        if !effects.limited.is_empty() {
+            self.revision += 1;
+        }
+        Ok(())
+    }
+
+    /// What of a counter is billed.
+    pub(crate) fn mark(&self, node: NodeId, counter: CounterKey) -> vpnpanel_link::Totals {
+        self.rows
+            .marks
+            .get(&(node, counter))
+            .map(|mark| mark.totals)
+            .unwrap_or_default()
+    }
+}
+
+fn once<T, K: Ord + std::fmt::Debug>(
+    rows: &[T],
+    key: impl Fn(&T) -> K,
+    what: &str,
+) -> Result<(), String> {
+    match rows.windows(2).find(|pair| key(&pair[0]) >= key(&pair[1])) {
+        Some(pair) => Err(format!(
+            "{what} {:?} is not in order or comes twice",
+            key(&pair[1])
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What of a range lies below a mark.
+pub(crate) fn below(range: Range, mark: u64) -> u64 {
+    range.to.min(mark).saturating_sub(range.from)
+}

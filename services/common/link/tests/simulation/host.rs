@@ -1,0 +1,422 @@
+//! An edge host: engine, disk and the agent's process, which is the real machine. Carries out
+//! its effects one after the other, as a driver must, and may be killed between any two.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use vpnpanel_domain::{NodeId, PeerId};
+use vpnpanel_link::agent::{
+    Agent, Alarm, Change, Durable, Effect, EpochNumber, Event, Now, Reading, Settings, Ticket,
+    Transaction, Write,
+};
+use vpnpanel_link::{Batch, CounterKey, Incarnation, Payload, Seq, SpoolId, Totals, Up, wire};
+
+use crate::engine::Engine;
+use crate::mutation::Mutation;
+use crate::random::Random;
+use crate::truth::Truth;
+
+pub(crate) struct Host {
+    pub(crate) node: NodeId,
+    pub(crate) engine: Engine,
+    pub(crate) disk: Option<Disk>,
+    pub(crate) agent: Option<Agent>,
+    pub(crate) host_boot: [u8; 16],
+    pub(crate) booted_ms: i64,
+    /// Answers of engine and network to the agent, by when they come.
+    pub(crate) answers: VecDeque<(i64, Answer)>,
+    pub(crate) read: Option<Read>,
+    /// The open stream, as the agent sees it.
+    pub(crate) stream: Option<u64>,
+    pub(crate) alarms: Vec<Alarm>,
+    /// For `Mutation::NoFinalRead`: the sample before.
+    stale: Vec<Reading>,
+    /// For `Mutation::ReencodedResend`: what was sent once.
+    sent: Vec<(EpochNumber, Seq)>,
+    /// For `Mutation::EpochKeptAcrossStart`.
+    first_draw: Option<Random>,
+    /// For `Mutation::ResetOnRead`: what the driver added up, in memory.
+    added_up: BTreeMap<PeerId, Totals>,
+}
+
+pub(crate) struct Disk {
+    pub(crate) durable: Durable,
+    pub(crate) payloads: BTreeMap<(EpochNumber, Seq), Bytes>,
+}
+
+pub(crate) enum Answer {
+    Inspected,
+    Applied(Ticket),
+    Connected,
+    Refused,
+    Disconnected,
+}
+
+/// A read of the counters under way, in its three parts.
+pub(crate) struct Read {
+    pub(crate) ticket: Ticket,
+    pub(crate) due_ms: i64,
+    pub(crate) before: Option<Incarnation>,
+    pub(crate) readings: Option<Vec<Reading>>,
+    pub(crate) is_final: bool,
+}
+
+/// What the world has to do for a host.
+pub(crate) enum Errand {
+    Dial,
+    HangUp,
+    Send(Up),
+}
+
+/// How a run treats hosts.
+pub(crate) struct Rules {
+    pub(crate) mutation: Option<Mutation>,
+    /// Of 1,000 effects, how many are followed by a kill.
+    pub(crate) kills: u64,
+}
+
+impl Disk {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let durable = Durable::new(SpoolId(random.array()));
+        Self {
+            durable,
+            payloads: BTreeMap::new(),
+        }
+    }
+
+    fn commit(&mut self, transaction: &Transaction) {
+        self.durable.apply(transaction);
+        for write in &transaction.writes {
+            match write {
+                Write::Batch {
+                    epoch,
+                    seq,
+                    payload,
+                    ..
+                } => {
+                    self.payloads.insert((*epoch, *seq), payload.clone());
+                }
+                Write::DropBatch(epoch, seq) => {
+                    self.payloads.remove(&(*epoch, *seq));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Host {
+    pub(crate) fn new(node: NodeId, now_ms: i64, random: &mut Random) -> Self {
+        Self {
+            node,
+            engine: Engine::new(crate::truth::fresh(random)),
+            disk: None,
+            agent: None,
+            host_boot: random.array(),
+            booted_ms: now_ms - 1_000,
+            answers: VecDeque::new(),
+            read: None,
+            stream: None,
+            alarms: Vec::new(),
+            stale: Vec::new(),
+            sent: Vec::new(),
+            first_draw: None,
+            added_up: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn now(&self, now_ms: i64) -> Now {
+        Now {
+            boottime_ms: now_ms - self.booted_ms,
+            wall_ms: now_ms,
+        }
+    }
+
+    /// Kills the agent's process: what was in memory is gone.
+    pub(crate) fn kill(&mut self) {
+        self.agent = None;
+        self.answers.clear();
+        self.read = None;
+        self.stream = None;
+        self.added_up.clear();
+        self.stale.clear();
+    }
+
+    pub(crate) fn start(
+        &mut self,
+        now_ms: i64,
+        rules: &Rules,
+        truth: &mut Truth,
+        random: &mut Random,
+    ) -> Result<Vec<Errand>, String> {
+        let now = self.now(now_ms);
+        let disk = self.disk.get_or_insert_with(|| Disk::new(random));
+        let settings = Settings {
+            host_boot: self.host_boot,
+            line_rate: 10_000_000,
+            ..Settings::default()
+        };
+        let durable = disk.durable.clone();
+        let (agent, effects) = if rules.mutation == Some(Mutation::EpochKeptAcrossStart) {
+            let mut same = self
+                .first_draw
+                .get_or_insert_with(|| random.clone())
+                .clone();
+            Agent::start(durable, settings, now, &mut same)
+        } else {
+            Agent::start(durable, settings, now, random)
+        };
+        self.agent = Some(agent);
+        self.carry_out(effects, now_ms, rules, truth, random)
+    }
+
+    pub(crate) fn feed(
+        &mut self,
+        event: Event,
+        now_ms: i64,
+        rules: &Rules,
+        truth: &mut Truth,
+        random: &mut Random,
+    ) -> Result<Vec<Errand>, String> {
+        let now = self.now(now_ms);
+        let Some(agent) = &mut self.agent else {
+            return Ok(Vec::new());
+        };
+        trace!("{now_ms} {} <- {event:?}", self.node);
+        let effects = agent.step(event, now, random);
+        self.carry_out(effects, now_ms, rules, truth, random)
+    }
+
+    fn carry_out(
+        &mut self,
+        effects: Vec<Effect>,
+        now_ms: i64,
+        rules: &Rules,
+        truth: &mut Truth,
+        random: &mut Random,
+    ) -> Result<Vec<Errand>, String> {
+        let mut errands = Vec::new();
+        let mut blocked = false;
+        for effect in effects {
+            if random.chance(rules.kills) {
+                self.kill_within(&effect, rules, truth, random);
+                errands.push(Errand::HangUp);
+                return Ok(errands);
+            }
+            let soon = now_ms + random.below(300) as i64;
+            trace!("{now_ms} {} -> {effect:?}", self.node);
+            match effect {
+                Effect::Commit(transaction) => {
+                    if let Some(disk) = &mut self.disk {
+                        truth.observe(self.node, &disk.durable, &transaction);
+                        disk.commit(&transaction);
+                    }
+                }
+                Effect::Connect => errands.push(Errand::Dial),
+                Effect::Disconnect { .. } => {
+                    errands.push(Errand::HangUp);
+                    self.answers.push_back((soon, Answer::Disconnected));
+                }
+                Effect::Send(up) => errands.push(Errand::Send(up)),
+                Effect::SendBatch { epoch, seq } => {
+                    errands.push(Errand::Send(Up::Batch(self.stored(epoch, seq, rules)?)));
+                }
+                Effect::Inspect => self.answers.push_back((soon, Answer::Inspected)),
+                Effect::ReadCounters(ticket) => {
+                    let due_ms = soon;
+                    let is_final = std::mem::take(&mut blocked);
+                    self.read = Some(Read {
+                        ticket,
+                        due_ms,
+                        before: None,
+                        readings: None,
+                        is_final,
+                    });
+                }
+                Effect::Block(peers) => {
+                    self.engine.block(peers);
+                    blocked = true;
+                }
+                Effect::Gates(gates) => self.engine.set_gates(gates),
+                Effect::Apply(change) if change.incarnation != self.engine.incarnation => {
+                    self.answers.push_back((soon, Answer::Inspected));
+                }
+                Effect::Apply(change) => {
+                    self.check_change(&change)?;
+                    self.engine.apply(&change);
+                    if rules.mutation == Some(Mutation::BaselineDroppedWithUser)
+                        && !change.remove.is_empty()
+                    {
+                        self.drop_books(&change.remove);
+                        self.kill();
+                        errands.push(Errand::HangUp);
+                        return Ok(errands);
+                    }
+                    self.answers
+                        .push_back((soon, Answer::Applied(change.ticket)));
+                }
+                Effect::Alarm(alarm) => self.alarms.push(alarm),
+            }
+        }
+        Ok(errands)
+    }
+
+    /// A stored batch, as it goes out.
+    fn stored(&mut self, epoch: EpochNumber, seq: Seq, rules: &Rules) -> Result<Batch, String> {
+        let missing = || format!("batch {seq} of epoch number {epoch} is to be sent, not on disk");
+        let disk = self.disk.as_ref().ok_or_else(missing)?;
+        let payload = disk
+            .payloads
+            .get(&(epoch, seq))
+            .cloned()
+            .ok_or_else(missing)?;
+        let record = disk
+            .durable
+            .batches
+            .get(&(epoch, seq))
+            .ok_or_else(missing)?;
+        let name = disk.durable.epochs.get(&epoch).ok_or_else(missing)?.epoch;
+        let again = self.sent.contains(&(epoch, seq));
+        self.sent.push((epoch, seq));
+        let decoded = |bytes: &Bytes| -> Result<Payload, String> {
+            wire::decode_payload(bytes).map_err(|error| error.to_string())
+        };
+        match rules.mutation {
+            Some(Mutation::ReencodedResend) if again => {
+                let mut changed = decoded(&payload)?;
+                changed.written_at_ms += 1;
+                Ok(wire::seal(name, seq, &changed))
+            }
+            Some(Mutation::MergeOfSentBatch) if again => {
+                let mut grown = decoded(&payload)?;
+                if let Some(next) = disk.payloads.get(&(epoch, seq.next())) {
+                    grown.rows.extend(decoded(next)?.rows);
+                }
+                Ok(wire::seal(name, seq, &grown))
+            }
+            _ => Ok(Batch {
+                epoch: name,
+                seq,
+                digest: record.digest,
+                payload,
+            }),
+        }
+    }
+
+    /// A read has three parts, and anything may happen between them.
+    pub(crate) fn advance_read(
+        &mut self,
+        now_ms: i64,
+        rules: &Rules,
+        random: &mut Random,
+    ) -> Option<Event> {
+        let read = self.read.as_mut().filter(|read| read.due_ms <= now_ms)?;
+        read.due_ms = now_ms + random.below(300) as i64;
+        if read.before.is_none() {
+            read.before = Some(self.engine.incarnation);
+            return None;
+        }
+        if read.readings.is_none() {
+            let mut readings = self.engine.readings();
+            match rules.mutation {
+                Some(Mutation::ResetOnRead) => {
+                    readings = self.engine.read_and_reset();
+                    for reading in &mut readings {
+                        let total = self.added_up.entry(reading.peer).or_default();
+                        total.up += reading.totals.up;
+                        total.down += reading.totals.down;
+                        reading.totals = *total;
+                    }
+                }
+                Some(Mutation::NoFinalRead) if read.is_final => readings = self.stale.clone(),
+                _ => {}
+            }
+            self.stale.clone_from(&readings);
+            read.readings = Some(readings);
+            return None;
+        }
+        let Read {
+            ticket,
+            before,
+            readings,
+            ..
+        } = self.read.take()?;
+        let before = before?;
+        if random.chance(20) {
+            return Some(Event::ReadFailed { ticket });
+        }
+        let after = if rules.mutation == Some(Mutation::NoSandwich) {
+            before
+        } else {
+            self.engine.incarnation
+        };
+        Some(Event::Sample {
+            ticket,
+            before,
+            after,
+            readings: readings?,
+        })
+    }
+
+    /// Dies before an effect, or, where local writes can tear, in the middle of one.
+    fn kill_within(
+        &mut self,
+        effect: &Effect,
+        rules: &Rules,
+        truth: &mut Truth,
+        random: &mut Random,
+    ) {
+        if let (Effect::Commit(whole), Some(Mutation::TornLocalWrite), Some(disk)) =
+            (effect, rules.mutation, &mut self.disk)
+        {
+            let part = random.below(whole.writes.len() as u64 + 1) as usize;
+            let torn = Transaction {
+                writes: whole.writes[..part].to_vec(),
+            };
+            truth.observe(self.node, &disk.durable, &torn);
+            disk.commit(&torn);
+        }
+        self.kill();
+    }
+
+    /// Books are open before a counter exists, and nobody goes whom the node should have.
+    fn check_change(&self, change: &Change) -> Result<(), String> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        for (_, peer) in &change.upsert {
+            let key = CounterKey {
+                incarnation: self.engine.incarnation,
+                peer: peer.id,
+            };
+            let counts = self.engine.counters.contains_key(&peer.id);
+            if !counts && !disk.durable.counters.contains_key(&key) {
+                return Err(format!("{key:?} is created before its books"));
+            }
+        }
+        if change.remove.is_empty() {
+            return Ok(());
+        }
+        let desired = wire::decode_state(&disk.durable.target_data).map_err(|e| e.to_string())?;
+        let wanted = desired.users.iter().flat_map(|user| &user.peers);
+        match wanted
+            .map(|peer| peer.id)
+            .find(|peer| change.remove.contains(peer))
+        {
+            Some(peer) => Err(format!("{peer} is removed though the node should have it")),
+            None => Ok(()),
+        }
+    }
+
+    fn drop_books(&mut self, peers: &[PeerId]) {
+        let incarnation = self.engine.incarnation;
+        if let Some(disk) = &mut self.disk {
+            for peer in peers {
+                disk.durable.counters.remove(&CounterKey {
+                    incarnation,
+                    peer: *peer,
+                });
+            }
+        }
+    }
+}

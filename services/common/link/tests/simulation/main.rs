@@ -1,0 +1,99 @@
+//! The node link in a world of misfortune. Both ends are the real machines; time, network, disks,
+//! engines and database are the simulation's. A run is a seed:
+//!
+//! - `LINK_SIM_SEEDS=20000` sets how many are run (1,000 otherwise),
+//! - `LINK_SIM_SEED=77` replays one.
+
+/// Prints a step of a replayed run: `LINK_SIM_TRACE=1`.
+macro_rules! trace {
+    ($($text:tt)*) => {
+        if $crate::traced() {
+            println!($($text)*);
+        }
+    };
+}
+
+mod database;
+mod engine;
+mod host;
+mod mutation;
+mod plane;
+mod random;
+mod truth;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mutation::Mutation;
+use world::World;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn traced() -> bool {
+    static TRACED: OnceLock<bool> = OnceLock::new();
+    *TRACED.get_or_init(|| number("LINK_SIM_TRACE").is_some())
+}
+
+fn run(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
+    let run = || World::new(seed, mutation).run();
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("a machine panicked".to_owned()))
+}
+
+/// Runs seeds on every core until one fails.
+fn first_failure(seeds: u64, mutation: Option<Mutation>) -> Option<(u64, String)> {
+    let next = AtomicU64::new(0);
+    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= seeds {
+                            return None;
+                        }
+                        if let Err(what) = run(seed, mutation) {
+                            next.store(seeds, Ordering::Relaxed);
+                            return Some((seed, what));
+                        }
+                    }
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .filter_map(|worker| worker.join().ok().flatten())
+            .min()
+    })
+}
+
+#[test]
+fn every_byte_is_billed_once_whatever_happens() {
+    if let Some(seed) = number("LINK_SIM_SEED") {
+        run(seed, None).unwrap_or_else(|what| panic!("LINK_SIM_SEED={seed}: {what}"));
+        return;
+    }
+    let seeds = number("LINK_SIM_SEEDS").unwrap_or(1_000);
+    if let Some((seed, what)) = first_failure(seeds, None) {
+        panic!("LINK_SIM_SEED={seed}: {what}");
+    }
+}
+
+#[test]
+fn every_broken_rule_is_found() {
+    let missed: Vec<_> = Mutation::ALL
+        .into_iter()
+        .filter(|mutation| match first_failure(400, Some(*mutation)) {
+            Some((seed, what)) => {
+                println!("{mutation:?}: seed {seed}: {what}");
+                false
+            }
+            None => true,
+        })
+        .collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}

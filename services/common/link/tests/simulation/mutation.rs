@@ -1,0 +1,51 @@
+//! Rules broken on purpose, around the machines and never inside them: each has to be found, or
+//! the simulation would not notice if the rule were forgotten.
+
+/// What is broken in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// The collector replies, then its transaction is rolled back now and then.
+    AckBeforeCommit,
+    /// Reading a counter sets it to zero; the driver adds up in memory.
+    ResetOnRead,
+    /// The incarnation is taken to be the same before and after a read.
+    NoSandwich,
+    /// Removing a peer forgets its books, on disk, while its counter lives on.
+    BaselineDroppedWithUser,
+    /// A new disk takes every counter from zero instead of from the collector's mark.
+    BaselineFromZero,
+    /// The sample before a removal is an older one.
+    NoFinalRead,
+    /// A local transaction may be half written in a crash.
+    TornLocalWrite,
+    /// A batch that was sent grows.
+    MergeOfSentBatch,
+    /// The epoch of the start before is used again.
+    EpochKeptAcrossStart,
+    /// A batch sent again is encoded anew.
+    ReencodedResend,
+    /// The collector bills by the node's multiplier of the moment.
+    MultiplierAtCommit,
+    /// The collector takes the generation of a stream for the node's newest.
+    FenceSkipped,
+    /// What a silent node holds is given to others after a while.
+    LeaseFreedByTime,
+}
+
+impl Mutation {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::AckBeforeCommit,
+        Self::ResetOnRead,
+        Self::NoSandwich,
+        Self::BaselineDroppedWithUser,
+        Self::BaselineFromZero,
+        Self::NoFinalRead,
+        Self::TornLocalWrite,
+        Self::MergeOfSentBatch,
+        Self::EpochKeptAcrossStart,
+        Self::ReencodedResend,
+        Self::MultiplierAtCommit,
+        Self::FenceSkipped,
+        Self::LeaseFreedByTime,
+    ];
+}

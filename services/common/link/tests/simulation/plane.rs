@@ -1,0 +1,422 @@
+//! The control plane: a database that survives, and a collector that does not need to. Drives
+//! the real session machine and the real ingest decision; its network is here too, because a
+//! stream is a pair of queues that may break at either end.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use vpnpanel_domain::{MicroBytes, NodeId, PeriodId};
+use vpnpanel_link::agent::Durable;
+use vpnpanel_link::collector::ingest::{self, Submission};
+use vpnpanel_link::collector::open::{self, StreamFacts};
+use vpnpanel_link::collector::session::{Effect, Event, Limits, Session};
+use vpnpanel_link::collector::{Policy, lease};
+use vpnpanel_link::{
+    CounterMark, Down, Grant, Hello, Pace, Revision, StateEpoch, Totals, Up, wire,
+};
+
+use crate::database::Database;
+use crate::mutation::Mutation;
+use crate::random::Random;
+
+pub(crate) struct Plane {
+    pub(crate) database: Database,
+    pub(crate) streams: BTreeMap<u64, Stream>,
+    pub(crate) policy: Policy,
+    pub(crate) mutation: Option<Mutation>,
+    /// Of 1,000 transactions, how many fail.
+    pub(crate) failures: u64,
+    next_stream: u64,
+    submissions: Vec<(u64, Submission)>,
+    work: Vec<(u64, Effect)>,
+    rung: u64,
+}
+
+/// A stream, from both ends.
+pub(crate) struct Stream {
+    pub(crate) node: NodeId,
+    /// Gone when the collector has ended it or crashed.
+    pub(crate) session: Option<Session>,
+    /// Whether the agent still listens.
+    pub(crate) agent: bool,
+    pub(crate) up: VecDeque<(i64, Up)>,
+    pub(crate) down: VecDeque<(i64, Down)>,
+}
+
+impl Plane {
+    pub(crate) fn new(mutation: Option<Mutation>) -> Self {
+        let policy = Policy {
+            ahead_min: 200_000,
+            ahead_max: 8_000_000,
+            step_min: 50_000,
+            ..Policy::default()
+        };
+        Self {
+            database: Database::default(),
+            streams: BTreeMap::new(),
+            policy,
+            mutation,
+            failures: 0,
+            next_stream: 1,
+            submissions: Vec::new(),
+            work: Vec::new(),
+            rung: 0,
+        }
+    }
+
+    pub(crate) fn accept(&mut self, node: NodeId, now_ms: i64) -> u64 {
+        let id = self.next_stream;
+        self.next_stream += 1;
+        let pace = Pace {
+            window: 4,
+            ..Pace::default()
+        };
+        self.streams.insert(
+            id,
+            Stream {
+                node,
+                session: Some(Session::new(node, pace, Limits::default(), now_ms)),
+                agent: true,
+                up: VecDeque::new(),
+                down: VecDeque::new(),
+            },
+        );
+        id
+    }
+
+    /// The collector's process dies: sessions and what waited for a transaction are gone.
+    pub(crate) fn crash(&mut self) {
+        self.submissions.clear();
+        self.work.clear();
+        for stream in self.streams.values_mut() {
+            stream.session = None;
+            stream.up.clear();
+        }
+        self.rung = 0;
+    }
+
+    pub(crate) fn feed(&mut self, id: u64, event: Event, now_ms: i64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let Some(session) = &mut stream.session else {
+            return;
+        };
+        trace!("{now_ms} stream {id} <- {event:?}");
+        for effect in session.step(event, now_ms) {
+            trace!("{now_ms} stream {id} -> {effect:?}");
+            match effect {
+                Effect::Send(down) => stream.down.push_back((now_ms + 20, down)),
+                Effect::Close(_) => {
+                    stream.session = None;
+                    stream.up.clear();
+                    return;
+                }
+                Effect::Ingest(submission) => self.submissions.push((id, submission)),
+                Effect::Applied { .. } | Effect::Alive(_) => {}
+                other => self.work.push((id, other)),
+            }
+        }
+    }
+
+    /// One turn of the process: sessions' errands, a transaction, the doorbell.
+    pub(crate) fn turn(&mut self, now_ms: i64, random: &mut Random) -> Result<(), String> {
+        for (id, effect) in std::mem::take(&mut self.work) {
+            match effect {
+                Effect::Open(hello) => self.open(id, &hello, now_ms, random),
+                Effect::LoadState => self.load_state(id, now_ms, random),
+                _ => {}
+            }
+        }
+        if !self.submissions.is_empty() && !random.chance(300) {
+            self.transact(now_ms, random)?;
+        }
+        if self.mutation == Some(Mutation::LeaseFreedByTime) {
+            self.free_by_time(now_ms);
+        }
+        if self.rung < self.database.revision {
+            self.rung = self.database.revision;
+            self.ring(Event::Revision(Revision(self.rung)), now_ms);
+        }
+        let ids: Vec<_> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.feed(id, Event::Tick, now_ms);
+        }
+        self.streams.retain(|_, stream| {
+            stream.session.is_some() || (stream.agent && !stream.down.is_empty()) || stream.agent
+        });
+        Ok(())
+    }
+
+    fn ring(&mut self, event: Event, now_ms: i64) {
+        let ids: Vec<_> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.feed(id, event.clone(), now_ms);
+        }
+    }
+
+    fn open(&mut self, id: u64, hello: &Hello, now_ms: i64, random: &mut Random) {
+        let Some(node) = self.streams.get(&id).map(|stream| stream.node) else {
+            return;
+        };
+        let rows = &self.database.rows;
+        let cursors = hello
+            .epochs
+            .iter()
+            .filter_map(|known| Some((known.epoch, *rows.cursors.get(&(node, known.epoch))?)))
+            .collect();
+        let marks = hello
+            .unknown_baselines
+            .iter()
+            .filter_map(|counter| {
+                let mark = rows.marks.get(&(node, *counter))?;
+                let attribution = Some(mark.attribution);
+                Some(CounterMark {
+                    counter: *counter,
+                    totals: mark.totals,
+                    attribution,
+                })
+            })
+            .collect();
+        let mut awaited: Vec<_> = rows
+            .marks
+            .iter()
+            .filter(|((of, _), mark)| *of == node && mark.awaited.is_some())
+            .map(|((_, counter), mark)| CounterMark {
+                counter: *counter,
+                totals: mark.totals,
+                attribution: Some(mark.attribution),
+            })
+            .collect();
+        awaited.sort_by_key(|mark| mark.counter);
+        let facts = StreamFacts {
+            node: rows.nodes.get(&node).cloned().unwrap_or_default(),
+            cursors,
+            marks,
+            awaited,
+            unanswered: self.database.unanswered(node),
+            state_epoch: StateEpoch(1),
+        };
+        let pace = Pace {
+            window: 4,
+            ..Pace::default()
+        };
+        let opened = open::open(facts, hello, pace, now_ms).map(|mut opening| {
+            self.database.rows.nodes.insert(node, opening.node.clone());
+            if opening.strand_leases {
+                self.database.strand(node);
+            }
+            if self.mutation == Some(Mutation::BaselineFromZero) {
+                for mark in &mut opening.welcome.marks {
+                    mark.totals = Totals::default();
+                }
+            }
+            Box::new(opening)
+        });
+        // Older streams of the node may learn late that they are.
+        let older: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|(other, stream)| **other != id && stream.node == node)
+            .map(|(other, _)| *other)
+            .collect();
+        for other in older {
+            if random.chance(500) {
+                self.feed(other, Event::Superseded, now_ms);
+            }
+        }
+        self.feed(id, Event::Opened(opened), now_ms);
+    }
+
+    fn load_state(&mut self, id: u64, now_ms: i64, random: &mut Random) {
+        let Some(node) = self.streams.get(&id).map(|stream| stream.node) else {
+            return;
+        };
+        if random.chance(50) {
+            return self.feed(id, Event::LoadFailed, now_ms);
+        }
+        let grants = self
+            .database
+            .open_leases(node, &self.policy, now_ms, random);
+        let data = wire::encode_state(&self.database.desired(node));
+        let revision = Revision(self.database.revision);
+        self.feed(id, Event::State { revision, data }, now_ms);
+        if !grants.is_empty() {
+            self.feed(id, Event::Grants(grants), now_ms);
+        }
+    }
+
+    /// One transaction for all that waits.
+    fn transact(&mut self, now_ms: i64, random: &mut Random) -> Result<(), String> {
+        let mut waiting = std::mem::take(&mut self.submissions);
+        if random.chance(self.failures) {
+            for (id, _) in waiting {
+                self.feed(id, Event::IngestFailed, now_ms);
+            }
+            return Ok(());
+        }
+        let true_generations: Vec<_> = waiting.iter().map(|(_, one)| one.generation).collect();
+        self.mutate(&mut waiting);
+        let (ids, submissions): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        let loaded = self.database.load(&ingest::needs(&submissions));
+        let before = loaded.leases.clone();
+        let effects = ingest::decide(loaded, submissions, &self.policy, now_ms, random);
+        let lost = self.mutation == Some(Mutation::AckBeforeCommit) && random.chance(100);
+        if !lost {
+            self.database.write(&effects)?;
+        }
+        self.check_reserves(&effects, &before)?;
+        for (reply, generation) in effects.replies.iter().zip(&true_generations) {
+            let node = self.database.rows.nodes.get(&reply.node);
+            if !reply.superseded && node.is_some_and(|node| node.generation != *generation) {
+                return Err(format!("a superseded stream of {} has written", reply.node));
+            }
+            for batch in &reply.committed {
+                let cursor = self.database.rows.cursors.get(&(reply.node, batch.epoch));
+                if cursor.is_none_or(|cursor| cursor.seq < batch.seq) {
+                    return Err(format!("{batch:?} is acknowledged, not committed"));
+                }
+            }
+        }
+        for (id, reply) in ids.into_iter().zip(effects.replies) {
+            self.feed(id, Event::Ingested(reply), now_ms);
+        }
+        for period in effects.starved {
+            let grants = self.database.rebalance(period, &self.policy, now_ms);
+            self.send_grants(grants, now_ms);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send_grants(&mut self, grants: Vec<(NodeId, Grant)>, now_ms: i64) {
+        for (node, grant) in grants {
+            let generation = self
+                .database
+                .rows
+                .nodes
+                .get(&node)
+                .map(|node| node.generation);
+            let live = self.streams.iter().find(|(_, stream)| {
+                stream.node == node
+                    && stream.session.as_ref().map(Session::generation) == generation
+            });
+            if let Some(id) = live.map(|(id, _)| *id) {
+                self.feed(id, Event::Grants(vec![grant]), now_ms);
+            }
+        }
+    }
+
+    fn mutate(&self, waiting: &mut [(u64, Submission)]) {
+        for (_, submission) in waiting {
+            let node = submission.node;
+            match self.mutation {
+                Some(Mutation::FenceSkipped) => {
+                    if let Some(facts) = self.database.rows.nodes.get(&node) {
+                        submission.generation = facts.generation;
+                    }
+                }
+                Some(Mutation::MultiplierAtCommit) => {
+                    let now = self
+                        .database
+                        .multipliers
+                        .get(&node)
+                        .copied()
+                        .unwrap_or_default();
+                    for batch in &mut submission.batches {
+                        if let Ok(payload) = &mut batch.payload {
+                            for row in &mut payload.rows {
+                                row.attribution.multiplier = now;
+                            }
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn free_by_time(&mut self, now_ms: i64) {
+        for ((_, period), lease) in &mut self.database.rows.leases {
+            let silent = now_ms - lease.moved_at_ms > 20_000;
+            if let (true, Some(facts)) = (silent, self.database.rows.periods.get_mut(period)) {
+                lease::write_off(facts, lease);
+            }
+        }
+    }
+
+    /// The inequality holds wherever something was granted, and `reserved` is the true sum.
+    fn check_reserves(
+        &self,
+        effects: &ingest::Effects,
+        before: &std::collections::HashMap<
+            (NodeId, PeriodId),
+            vpnpanel_link::collector::LeaseFacts,
+        >,
+    ) -> Result<(), String> {
+        for ((node, period), lease) in &effects.leases {
+            let had = before.get(&(*node, *period)).map(|lease| lease.allowance);
+            if lease.allowance > had.unwrap_or_default() {
+                self.check_inequality(*period)?;
+            }
+        }
+        for credit in &effects.periods {
+            self.check_sum(credit.period)?;
+        }
+        Ok(())
+    }
+
+    fn check_inequality(&self, period: PeriodId) -> Result<(), String> {
+        let Some(facts) = self.database.rows.periods.get(&period) else {
+            return Ok(());
+        };
+        match facts.limit.micro() {
+            Some(limit) if facts.used + facts.reserved > limit => {
+                Err(format!("{period}: granted beyond the limit: {facts:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_sum(&self, period: PeriodId) -> Result<(), String> {
+        let Some(facts) = self.database.rows.periods.get(&period) else {
+            return Ok(());
+        };
+        let rows = &self.database.rows;
+        let current = rows.leases.iter().filter(|((_, of), _)| *of == period);
+        let stranded = self
+            .database
+            .stranded
+            .iter()
+            .filter(|(_, of, _)| *of == period);
+        let sum: MicroBytes = current
+            .map(|(_, lease)| lease.reserved())
+            .chain(stranded.map(|(_, _, lease)| lease.reserved()))
+            .sum();
+        if sum == facts.reserved {
+            Ok(())
+        } else {
+            Err(format!(
+                "{period}: {} reserved by leases, {} on record",
+                sum, facts.reserved
+            ))
+        }
+    }
+
+    /// No node may let through more of a lease than is on record for it.
+    pub(crate) fn check_leases(&self, node: NodeId, disk: &Durable) -> Result<(), String> {
+        for held in disk.leases.values() {
+            let current = self.database.rows.leases.get(&(node, held.period));
+            let lost = self
+                .database
+                .stranded
+                .iter()
+                .find(|(_, _, lease)| lease.lease == held.lease);
+            let known = current
+                .filter(|lease| lease.lease == held.lease)
+                .or(lost.map(|(_, _, lease)| lease));
+            if known.is_some_and(|known| held.allowance > known.allowance) {
+                return Err(format!("{node} holds {held:?}, on record is {known:?}"));
+            }
+        }
+        Ok(())
+    }
+}

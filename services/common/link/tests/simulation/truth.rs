@@ -1,0 +1,278 @@
+//! The ledger of truth: what every counter counted, and to whom each range belongs by what was
+//! durable on the node when it was counted. It never looks at a batch, so that a batch that
+//! lies shows.
+
+use std::collections::BTreeMap;
+
+use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, UserId};
+use vpnpanel_link::agent::{Durable, Transaction, Write};
+use vpnpanel_link::{Attribution, CounterKey, Incarnation, Range, Totals};
+
+use crate::database::{Database, Usage, below};
+use crate::engine::Engine;
+
+#[derive(Default)]
+pub(crate) struct Truth {
+    /// Final values of counters that died, and of these what must be billed.
+    dead: BTreeMap<(NodeId, CounterKey), Dead>,
+    /// Stretches as the node's disk took them onto the books.
+    stretches: BTreeMap<(NodeId, CounterKey), Vec<Stretch>>,
+}
+
+struct Dead {
+    counted: Totals,
+    durable: Totals,
+}
+
+#[derive(Clone, Copy)]
+struct Stretch {
+    attribution: Attribution,
+    up: Range,
+    down: Range,
+}
+
+impl Truth {
+    /// Notes what a local transaction moves, before it is made.
+    pub(crate) fn observe(&mut self, node: NodeId, disk: &Durable, transaction: &Transaction) {
+        let mut books: BTreeMap<CounterKey, (Totals, Attribution)> = BTreeMap::new();
+        for write in &transaction.writes {
+            let Write::Counter(key, record) = write else {
+                continue;
+            };
+            let before = books
+                .get(key)
+                .copied()
+                .or_else(|| disk.counters.get(key).map(|record| record.baseline()));
+            let after = record.baseline();
+            books.insert(*key, after);
+            let stretches = self.stretches.entry((node, *key)).or_default();
+            let Some((from, attribution)) = before else {
+                // Books that open: what an older disk took beyond them was never billed.
+                for stretch in stretches.iter_mut() {
+                    stretch.up.to = stretch.up.to.min(after.0.up).max(stretch.up.from);
+                    stretch.down.to = stretch.down.to.min(after.0.down).max(stretch.down.from);
+                }
+                continue;
+            };
+            if after.0 != from {
+                stretches.push(Stretch {
+                    attribution,
+                    up: Range {
+                        from: from.up,
+                        to: after.0.up,
+                    },
+                    down: Range {
+                        from: from.down,
+                        to: after.0.down,
+                    },
+                });
+            }
+        }
+    }
+
+    /// The engine of a node dies: what is on the books must still be billed; the rest is lost.
+    pub(crate) fn engine_died(&mut self, node: NodeId, engine: &Engine, disk: Option<&Durable>) {
+        for (peer, counted) in &engine.counters {
+            let key = CounterKey {
+                incarnation: engine.incarnation,
+                peer: *peer,
+            };
+            let books = disk.and_then(|disk| disk.counters.get(&key));
+            let durable = books.map(|record| record.baseline().0).unwrap_or_default();
+            self.dead.insert(
+                (node, key),
+                Dead {
+                    counted: *counted,
+                    durable,
+                },
+            );
+        }
+    }
+
+    /// A disk is lost: of counters that died before, only what is billed already is sure.
+    pub(crate) fn disk_lost(&mut self, node: NodeId) {
+        for ((of, _), dead) in &mut self.dead {
+            if *of == node {
+                dead.durable = Totals::default();
+            }
+        }
+    }
+
+    /// Nothing is ever billed that was not counted.
+    pub(crate) fn never_more(
+        &self,
+        database: &Database,
+        engines: &BTreeMap<NodeId, &Engine>,
+    ) -> Result<(), String> {
+        for ((node, key), mark) in &database.rows.marks {
+            let counted = self.counted(*node, *key, engines);
+            if !counted.covers(mark.totals) {
+                return Err(format!(
+                    "{:?} of {key:?} on {node} are billed, {counted:?} were counted",
+                    mark.totals
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Once quiet: everything counted is billed, but for what died unread.
+    pub(crate) fn all_billed(
+        &self,
+        database: &Database,
+        engines: &BTreeMap<NodeId, &Engine>,
+    ) -> Result<(), String> {
+        for (node, engine) in engines {
+            for (peer, counted) in &engine.counters {
+                let key = CounterKey {
+                    incarnation: engine.incarnation,
+                    peer: *peer,
+                };
+                let billed = database.mark(*node, key);
+                if billed != *counted {
+                    return Err(format!(
+                        "{key:?} on {node}: {counted:?} counted, {billed:?} billed"
+                    ));
+                }
+            }
+        }
+        for ((node, key), dead) in &self.dead {
+            let billed = database.mark(*node, *key);
+            if !billed.covers(dead.durable) {
+                return Err(format!(
+                    "{key:?} on {node}, dead: {:?} were on the books, {billed:?} billed",
+                    dead.durable
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Once quiet: sums by node, user and period are what the truth says, to the micro-byte.
+    pub(crate) fn sums(&self, database: &Database) -> Result<(), String> {
+        let mut expected: BTreeMap<(NodeId, UserId, PeriodId), Usage> = BTreeMap::new();
+        for ((node, key), stretches) in &self.stretches {
+            let mark = database.mark(*node, *key);
+            for stretch in stretches {
+                let up = below(stretch.up, mark.up);
+                let down = below(stretch.down, mark.down);
+                let to = stretch.attribution;
+                if up + down > 0 {
+                    let usage = expected.entry((*node, to.user, to.period)).or_default();
+                    usage.up += up;
+                    usage.down += down;
+                    usage.billed += to.multiplier.bill(up + down);
+                }
+            }
+        }
+        for orphan in &database.orphans {
+            let to = orphan.row.attribution;
+            let key = (orphan.node, to.user, to.period);
+            let Some(usage) = expected.get_mut(&key) else {
+                return Err(format!("an orphan that nobody counted: {orphan:?}"));
+            };
+            usage.up -= orphan.row.up.len();
+            usage.down -= orphan.row.down.len();
+            usage.billed = usage.billed.saturating_sub(orphan.row.billable());
+        }
+        expected.retain(|_, usage| usage.up + usage.down > 0);
+        if expected != database.usage {
+            let differs = |key: &_| expected.get(key) != database.usage.get(key);
+            let wrong: Vec<_> = expected
+                .keys()
+                .chain(database.usage.keys())
+                .filter(|key| differs(key))
+                .map(|key| (key, expected.get(key), database.usage.get(key)))
+                .collect();
+            return Err(format!(
+                "usage differs from the truth (expected, billed): {wrong:#?}"
+            ));
+        }
+        for (period, facts) in &database.rows.periods {
+            let of = |pick: fn(&Usage) -> u128| -> u128 {
+                let usage = database.usage.iter().filter(|((_, _, id), _)| id == period);
+                usage.map(|(_, usage)| pick(usage)).sum()
+            };
+            let raw = database.raw.get(period).copied().unwrap_or_default();
+            let same = of(|usage| usage.billed.get()) == facts.used.get()
+                && of(|usage| u128::from(usage.up)) == u128::from(raw.0)
+                && of(|usage| u128::from(usage.down)) == u128::from(raw.1);
+            if !same {
+                return Err(format!("{period}: the sum of nodes is not the period's"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What passed of each period, billed or not, micro-bytes.
+    pub(crate) fn passed(
+        &self,
+        database: &Database,
+        hosts: &[(NodeId, &Engine, Option<&Durable>)],
+    ) -> BTreeMap<PeriodId, MicroBytes> {
+        let mut passed: BTreeMap<PeriodId, MicroBytes> = database
+            .rows
+            .periods
+            .iter()
+            .map(|(period, facts)| (*period, facts.used))
+            .collect();
+        for (node, engine, disk) in hosts {
+            for (peer, counted) in &engine.counters {
+                let key = CounterKey {
+                    incarnation: engine.incarnation,
+                    peer: *peer,
+                };
+                let billed = database.mark(*node, key);
+                let unbilled = counted.sum().saturating_sub(billed.sum());
+                let books = disk.and_then(|disk| disk.counters.get(&key));
+                let to = books.map(|record| record.baseline().1).or_else(|| {
+                    database
+                        .rows
+                        .marks
+                        .get(&(*node, key))
+                        .map(|mark| mark.attribution)
+                });
+                if let (true, Some(to)) = (unbilled > 0, to) {
+                    *passed.entry(to.period).or_default() += to.multiplier.bill(unbilled);
+                }
+            }
+        }
+        for ((node, key), dead) in &self.dead {
+            let billed = database.mark(*node, *key);
+            let unbilled = dead.counted.sum().saturating_sub(billed.sum());
+            let last = self
+                .stretches
+                .get(&(*node, *key))
+                .and_then(|all| all.last());
+            if let (true, Some(stretch)) = (unbilled > 0, last) {
+                let to = stretch.attribution;
+                *passed.entry(to.period).or_default() += to.multiplier.bill(unbilled);
+            }
+        }
+        passed
+    }
+
+    fn counted(
+        &self,
+        node: NodeId,
+        key: CounterKey,
+        engines: &BTreeMap<NodeId, &Engine>,
+    ) -> Totals {
+        let live = engines
+            .get(&node)
+            .filter(|engine| engine.incarnation == key.incarnation);
+        match live {
+            Some(engine) => engine.counters.get(&key.peer).copied().unwrap_or_default(),
+            None => self
+                .dead
+                .get(&(node, key))
+                .map(|dead| dead.counted)
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// An incarnation that no engine ever had.
+pub(crate) fn fresh(random: &mut crate::random::Random) -> Incarnation {
+    Incarnation(random.array())
+}

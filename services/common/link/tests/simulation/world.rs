@@ -1,0 +1,577 @@
+//! A run: hosts, a control plane, operators, subscribers and misfortune, all drawn from a seed.
+//! After every step the invariants are checked; at the end everything must come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, UserId};
+use vpnpanel_link::agent::Event;
+use vpnpanel_link::collector::session;
+use vpnpanel_link::{Digest, Down, Totals, wire};
+
+use crate::host::{Answer, Errand, Host, Rules};
+use crate::mutation::Mutation;
+use crate::plane::Plane;
+use crate::random::Random;
+use crate::truth::Truth;
+
+/// How hard a run is.
+#[derive(Debug, Clone)]
+pub(crate) struct Misfortune {
+    pub(crate) hosts: u64,
+    pub(crate) steps: u64,
+    /// Of 1,000 effects of an agent, how many are followed by a kill.
+    pub(crate) agent_kills: u64,
+    /// Of 1,000 steps: how often each strikes.
+    pub(crate) stream_cuts: u64,
+    pub(crate) collector_crashes: u64,
+    pub(crate) engine_deaths: u64,
+    pub(crate) disk_losses: u64,
+    pub(crate) long_sleeps: u64,
+    pub(crate) multiplier_changes: u64,
+    pub(crate) transaction_failures: u64,
+    pub(crate) hides_removed: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) now_ms: i64,
+    pub(crate) random: Random,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) plane: Plane,
+    pub(crate) truth: Truth,
+    misfortune: Misfortune,
+    mutation: Option<Mutation>,
+    /// Traffic may pass that one poll has not seen: what the cap may be exceeded by.
+    slack: MicroBytes,
+}
+
+impl Misfortune {
+    pub(crate) fn draw(random: &mut Random) -> Self {
+        let mut some = |most: u64| {
+            if random.chance(500) {
+                random.below(most)
+            } else {
+                0
+            }
+        };
+        let disk_losses = some(15);
+        Self {
+            agent_kills: some(30),
+            stream_cuts: some(60),
+            collector_crashes: some(30),
+            engine_deaths: some(15),
+            disk_losses,
+            long_sleeps: some(30),
+            multiplier_changes: some(30),
+            transaction_failures: some(150),
+            hides_removed: disk_losses == 0 && some(2) == 1,
+            hosts: 1 + random.below(3),
+            steps: 100 + random.below(200),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, mutation: Option<Mutation>) -> Self {
+        let mut random = Random::new(seed);
+        let misfortune = Misfortune::draw(&mut random);
+        Self::with(random, misfortune, mutation)
+    }
+
+    pub(crate) fn with(
+        mut random: Random,
+        misfortune: Misfortune,
+        mutation: Option<Mutation>,
+    ) -> Self {
+        let now_ms = 1_795_000_000_000;
+        let mut plane = Plane::new(mutation);
+        plane.failures = misfortune.transaction_failures;
+        let mut hosts = Vec::new();
+        for _ in 0..misfortune.hosts {
+            let node = NodeId::from_bytes(random.array());
+            plane.database.add_node(node);
+            let mut host = Host::new(node, now_ms, &mut random);
+            host.engine.hides_removed = misfortune.hides_removed;
+            hosts.push(host);
+        }
+        let slack = MicroBytes::from_bytes(2_000_000 * misfortune.hosts);
+        let truth = Truth::default();
+        let mut world = Self {
+            now_ms,
+            random,
+            hosts,
+            plane,
+            truth,
+            misfortune,
+            mutation,
+            slack,
+        };
+        for _ in 0..1 + world.random.below(4) {
+            world.create_user();
+        }
+        world
+    }
+
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        for _ in 0..self.misfortune.steps {
+            self.strike()?;
+            self.operate();
+            self.traffic()?;
+            self.pass_time()?;
+            self.check()?;
+        }
+        self.come_to_rest()
+    }
+
+    /// Time goes on by a step, and what is due happens.
+    pub(crate) fn pass_time(&mut self) -> Result<(), String> {
+        self.now_ms += self.random.below(700) as i64;
+        let rules = self.rules();
+        for index in 0..self.hosts.len() {
+            self.run_host(index, &rules)?;
+        }
+        self.deliver(&rules)?;
+        self.plane.turn(self.now_ms, &mut self.random)
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            mutation: self.mutation,
+            kills: self.misfortune.agent_kills,
+        }
+    }
+
+    fn run_host(&mut self, index: usize, rules: &Rules) -> Result<(), String> {
+        let host = &mut self.hosts[index];
+        if host.agent.is_none() {
+            if self.random.chance(300) {
+                let errands = host.start(self.now_ms, rules, &mut self.truth, &mut self.random)?;
+                self.run_errands(index, errands);
+            }
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        host.answers.retain_mut(|(at, answer)| {
+            let now = *at <= self.now_ms;
+            if now {
+                due.push(std::mem::replace(answer, Answer::Refused));
+            }
+            !now
+        });
+        for answer in due {
+            let host = &self.hosts[index];
+            let event = match answer {
+                Answer::Inspected => Event::EngineUp {
+                    incarnation: host.engine.incarnation,
+                    peers: host.engine.peers.keys().copied().collect(),
+                },
+                Answer::Applied(ticket) => Event::Applied {
+                    ticket,
+                    errors: Vec::new(),
+                },
+                Answer::Connected => Event::Connected,
+                Answer::Refused | Answer::Disconnected => Event::Disconnected,
+            };
+            self.feed(index, event, rules)?;
+        }
+        let host = &mut self.hosts[index];
+        if let Some(event) = host.advance_read(self.now_ms, rules, &mut self.random) {
+            self.feed(index, event, rules)?;
+        }
+        let host = &self.hosts[index];
+        let now = host.now(self.now_ms).boottime_ms;
+        if host
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.deadline() <= now)
+        {
+            self.feed(index, Event::Tick, rules)?;
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, index: usize, event: Event, rules: &Rules) -> Result<(), String> {
+        let host = &mut self.hosts[index];
+        let errands = host.feed(event, self.now_ms, rules, &mut self.truth, &mut self.random)?;
+        self.run_errands(index, errands);
+        Ok(())
+    }
+
+    fn run_errands(&mut self, index: usize, errands: Vec<Errand>) {
+        for errand in errands {
+            let host = &mut self.hosts[index];
+            match errand {
+                Errand::Dial => {
+                    let answer = if self.random.chance(self.misfortune.stream_cuts) {
+                        Answer::Refused
+                    } else {
+                        host.stream = Some(self.plane.accept(host.node, self.now_ms));
+                        Answer::Connected
+                    };
+                    host.answers.push_back((self.now_ms + 50, answer));
+                }
+                Errand::HangUp => self.hang_up(index),
+                Errand::Send(up) => {
+                    let stream = host.stream.and_then(|id| self.plane.streams.get_mut(&id));
+                    if let Some(stream) = stream
+                        && stream.session.is_some()
+                    {
+                        let due = self.now_ms + self.random.below(200) as i64;
+                        let due = stream.up.back().map_or(due, |(last, _)| due.max(*last));
+                        stream.up.push_back((due, up));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The agent's end is gone; what is under way may still arrive.
+    fn hang_up(&mut self, index: usize) {
+        if let Some(id) = self.hosts[index].stream.take()
+            && let Some(stream) = self.plane.streams.get_mut(&id)
+        {
+            stream.agent = false;
+            stream.down.clear();
+            let arrives = self.random.below(stream.up.len() as u64 + 1) as usize;
+            stream.up.truncate(arrives);
+            for (due, _) in &mut stream.up {
+                // Late enough, now and then, to meet the next stream.
+                *due += self.random.below(4_000) as i64;
+            }
+        }
+    }
+
+    fn deliver(&mut self, rules: &Rules) -> Result<(), String> {
+        let ids: Vec<_> = self.plane.streams.keys().copied().collect();
+        for id in ids {
+            loop {
+                let Some(stream) = self.plane.streams.get_mut(&id) else {
+                    break;
+                };
+                let due = stream
+                    .up
+                    .front()
+                    .is_some_and(|(due, _)| *due <= self.now_ms);
+                if !due {
+                    break;
+                }
+                let Some((_, up)) = stream.up.pop_front() else {
+                    break;
+                };
+                let up = wire::up_from_wire(wire::up_to_wire(up))
+                    .map_err(|error| format!("the agent sent what cannot be read: {error}"))?;
+                if let Some(up) = up {
+                    self.plane.feed(id, session::Event::Frame(up), self.now_ms);
+                }
+            }
+            self.deliver_down(id, rules)?;
+        }
+        Ok(())
+    }
+
+    fn deliver_down(&mut self, id: u64, rules: &Rules) -> Result<(), String> {
+        let owner = self.hosts.iter().position(|host| host.stream == Some(id));
+        loop {
+            let Some(stream) = self.plane.streams.get_mut(&id) else {
+                return Ok(());
+            };
+            let due = stream
+                .down
+                .front()
+                .is_some_and(|(due, _)| *due <= self.now_ms);
+            if !due {
+                break;
+            }
+            let Some((_, down)) = stream.down.pop_front() else {
+                break;
+            };
+            let down: Option<Down> = wire::down_from_wire(wire::down_to_wire(down))
+                .map_err(|error| format!("the collector sent what cannot be read: {error}"))?;
+            if let (Some(down), Some(index)) = (down, owner) {
+                self.feed(index, Event::Message(down), rules)?;
+            }
+        }
+        let stream = self.plane.streams.get_mut(&id);
+        let ended = stream.is_some_and(|stream| stream.session.is_none() && stream.agent);
+        if let (true, Some(index)) = (ended, owner)
+            && self.hosts[index].stream == Some(id)
+        {
+            self.hang_up(index);
+            self.hosts[index]
+                .answers
+                .push_back((self.now_ms, Answer::Disconnected));
+        }
+        Ok(())
+    }
+
+    fn strike(&mut self) -> Result<(), String> {
+        let misfortune = self.misfortune.clone();
+        let index = self.random.below(self.hosts.len() as u64) as usize;
+        if self.random.chance(misfortune.stream_cuts) && self.hosts[index].stream.is_some() {
+            self.hang_up(index);
+            self.hosts[index]
+                .answers
+                .push_back((self.now_ms + 100, Answer::Disconnected));
+        }
+        if self.random.chance(misfortune.agent_kills) {
+            self.hosts[index].kill();
+            self.hang_up(index);
+        }
+        if self.random.chance(misfortune.collector_crashes) {
+            self.plane.crash();
+        }
+        if self.random.chance(misfortune.engine_deaths) {
+            self.kill_engine(index);
+        }
+        if self.random.chance(misfortune.disk_losses) {
+            self.hang_up(index);
+            let host = &mut self.hosts[index];
+            host.kill();
+            host.disk = None;
+            self.truth.disk_lost(host.node);
+        }
+        if self.random.chance(misfortune.long_sleeps) {
+            self.now_ms += self.random.below(90_000) as i64;
+        }
+        Ok(())
+    }
+
+    /// The engine dies; the kernel may have been rebooted with it. A running agent notices at
+    /// its next read.
+    fn kill_engine(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let disk = host.disk.as_ref().map(|disk| &disk.durable);
+        self.truth.engine_died(host.node, &host.engine, disk);
+        let with_peers = self.random.chance(500);
+        host.engine
+            .restart(crate::truth::fresh(&mut self.random), with_peers);
+        if self.random.chance(300) {
+            host.kill();
+            host.host_boot = self.random.array();
+            host.booted_ms = self.now_ms;
+            self.hang_up(index);
+        }
+    }
+
+    fn create_user(&mut self) {
+        let mut nodes: BTreeSet<_> = self
+            .hosts
+            .iter()
+            .map(|host| host.node)
+            .filter(|_| self.random.chance(700))
+            .collect();
+        nodes.insert(self.hosts[0].node);
+        let limit = if self.random.chance(600) {
+            5_000_000 + self.random.below(30_000_000)
+        } else {
+            0
+        };
+        self.plane
+            .database
+            .create_user(nodes, limit, &mut self.random);
+    }
+
+    fn operate(&mut self) {
+        let users: Vec<_> = self.plane.database.users.keys().copied().collect();
+        let user = self.random.pick(&users);
+        match (self.random.below(400), user) {
+            (0..4, _) => self.create_user(),
+            (4..6, Some(user)) => self.plane.database.delete_user(user),
+            (6..12, Some(user)) => self.change_user(user),
+            (12..16, Some(user)) => {
+                self.plane.database.reset_usage(user, &mut self.random);
+            }
+            (16..22, Some(user)) => {
+                let limit = if self.random.chance(100) {
+                    0
+                } else {
+                    5_000_000 + self.random.below(60_000_000)
+                };
+                let policy = self.plane.policy;
+                let grants = self
+                    .plane
+                    .database
+                    .set_limit(user, limit, &policy, self.now_ms);
+                self.plane.send_grants(grants, self.now_ms);
+            }
+            _ => {}
+        }
+        if self.random.chance(self.misfortune.multiplier_changes) {
+            let index = self.random.below(self.hosts.len() as u64) as usize;
+            let ppm = 250_000 + self.random.below(1_750_000) as u32;
+            let multiplier = Multiplier::from_ppm(ppm).unwrap_or_default();
+            self.plane
+                .database
+                .multipliers
+                .insert(self.hosts[index].node, multiplier);
+            self.plane.database.revision += 1;
+        }
+    }
+
+    /// Disabled, enabled, or moved between nodes.
+    fn change_user(&mut self, id: UserId) {
+        let nodes: Vec<_> = self.hosts.iter().map(|host| host.node).collect();
+        let node = self.random.pick(&nodes);
+        let Some(user) = self.plane.database.users.get_mut(&id) else {
+            return;
+        };
+        match (self.random.chance(400), node) {
+            (true, _) => user.disabled = !user.disabled,
+            (false, Some(node)) => {
+                if !user.nodes.remove(&node) {
+                    user.nodes.insert(node);
+                }
+            }
+            (false, None) => {}
+        }
+        self.plane.database.revision += 1;
+    }
+
+    fn traffic(&mut self) -> Result<(), String> {
+        for host in &mut self.hosts {
+            let peers: Vec<_> = host.engine.peers.keys().copied().collect();
+            for _ in 0..self.random.below(3) {
+                let Some(peer) = self.random.pick(&peers) else {
+                    continue;
+                };
+                let up = self.random.below(30_000);
+                let down = self.random.below(300_000);
+                host.engine.pass(peer, Totals { up, down })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        let engines: BTreeMap<_, _> = self
+            .hosts
+            .iter()
+            .map(|host| (host.node, &host.engine))
+            .collect();
+        self.truth.never_more(&self.plane.database, &engines)?;
+        for host in &self.hosts {
+            if let Some(disk) = &host.disk {
+                self.plane.check_leases(host.node, &disk.durable)?;
+            }
+            if let Some(alarm) = host.alarms.first() {
+                return Err(format!("{} raised {alarm:?}", host.node));
+            }
+        }
+        if let Some((node, facts)) = self
+            .plane
+            .database
+            .rows
+            .nodes
+            .iter()
+            .find(|(_, facts)| facts.quarantined.is_some())
+        {
+            return Err(format!("{node} is quarantined: {:?}", facts.quarantined));
+        }
+        let hosts: Vec<_> = self
+            .hosts
+            .iter()
+            .map(|host| {
+                (
+                    host.node,
+                    &host.engine,
+                    host.disk.as_ref().map(|disk| &disk.durable),
+                )
+            })
+            .collect();
+        for (period, passed) in self.truth.passed(&self.plane.database, &hosts) {
+            let ceiling = self.plane.database.ceilings.get(&period).copied().flatten();
+            if let Some(limit) = ceiling
+                && passed > MicroBytes::from_bytes(limit) + self.slack
+            {
+                return Err(format!(
+                    "{passed} passed of {period}, whose limit is {limit}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// No more misfortune and no more traffic: within minutes everything agrees.
+    fn come_to_rest(&mut self) -> Result<(), String> {
+        let calm = Misfortune {
+            agent_kills: 0,
+            stream_cuts: 0,
+            collector_crashes: 0,
+            engine_deaths: 0,
+            disk_losses: 0,
+            long_sleeps: 0,
+            multiplier_changes: 0,
+            transaction_failures: 0,
+            ..self.misfortune.clone()
+        };
+        self.misfortune = calm;
+        self.plane.failures = 0;
+        let mut unrest = String::new();
+        for _ in 0..1_500 {
+            self.pass_time()?;
+            self.check()?;
+            match self.unrest() {
+                None => return self.final_checks(),
+                Some(what) => unrest = what,
+            }
+        }
+        Err(format!(
+            "no rest after {} ms of calm: {unrest}",
+            self.now_ms
+        ))
+    }
+
+    fn unrest(&self) -> Option<String> {
+        let engines: BTreeMap<_, _> = self
+            .hosts
+            .iter()
+            .map(|host| (host.node, &host.engine))
+            .collect();
+        if let Err(what) = self.truth.all_billed(&self.plane.database, &engines) {
+            return Some(what);
+        }
+        for host in &self.hosts {
+            let desired = Digest::of(&wire::encode_state(&self.plane.database.desired(host.node)));
+            let applied = host.disk.as_ref().and_then(|disk| disk.durable.applied);
+            if applied.map(|state| state.digest) != Some(desired) {
+                let desired = self.plane.database.desired(host.node);
+                let found = host
+                    .disk
+                    .as_ref()
+                    .map(|disk| wire::decode_state(&disk.durable.target_data).unwrap_or_default());
+                return Some(format!(
+                    "{} has {found:?} instead of {desired:?}",
+                    host.node
+                ));
+            }
+            let wanted: BTreeSet<_> = self
+                .plane
+                .database
+                .users
+                .values()
+                .filter(|user| user.nodes.contains(&host.node))
+                .flat_map(|user| user.peers.iter().copied())
+                .collect();
+            let installed: BTreeSet<_> = host.engine.peers.keys().copied().collect();
+            if wanted != installed {
+                return Some(format!("{} does not have the peers it should", host.node));
+            }
+            if !host
+                .agent
+                .as_ref()
+                .is_some_and(|agent| agent.is_connected())
+            {
+                return Some(format!("{} is not connected", host.node));
+            }
+        }
+        None
+    }
+
+    fn final_checks(&mut self) -> Result<(), String> {
+        self.truth.sums(&self.plane.database)?;
+        let periods: Vec<_> = self.plane.database.rows.periods.keys().copied().collect();
+        for period in periods {
+            self.plane.check_sum(period)?;
+        }
+        Ok(())
+    }
+}
