@@ -124,6 +124,7 @@ impl Plane {
     pub(super) async fn apply(&mut self, change: Change) -> Event {
         let Change {
             ticket,
+            incarnation,
             inbounds,
             upsert,
             remove,
@@ -133,6 +134,10 @@ impl Plane {
             Ok(failed) => failed,
             Err(error) => vec![config_error("engine", String::new(), &error)],
         };
+        if self.incarnation.is_some_and(|present| present != incarnation) {
+            // The books of the change are open for counters that are gone.
+            return self.inspect().await;
+        }
         let mut touched = self.subscribers.users_of(remove.iter().copied());
         let names: Vec<PeerId> = remove
             .iter()
