@@ -46,6 +46,9 @@ pub enum Error {
     /// control-api cannot be reached, or failed.
     #[error("certificates cannot be signed right now")]
     SignerUnavailable,
+    /// The contract's descriptors cannot be served.
+    #[error(transparent)]
+    Reflection(#[from] vpnpanel_runtime::reflection::ReflectionError),
     /// The database could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -64,6 +67,7 @@ impl Error {
             Self::Broken(_) => "broken",
             Self::SlowAgent => "slow_agent",
             Self::SignerUnavailable => "signer_unavailable",
+            Self::Reflection(_) => "reflection",
             Self::Store(_) => "store",
             Self::Closed(close) => match close {
                 Close::Goodbye(_) => "goodbye",
@@ -135,7 +139,9 @@ impl From<Error> for Status {
                 "the database is busy or away",
             )
             .retry_after(retry),
-            Error::Store(_) | Error::Unreadable { .. } => Failure::internal(),
+            Error::Store(_) | Error::Reflection(_) | Error::Unreadable { .. } => {
+                Failure::internal()
+            }
         };
         failure.into_status()
     }

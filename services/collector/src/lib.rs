@@ -21,15 +21,16 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::{body::Body, client::GrpcService, service::Routes};
 use vpnpanel_api::{
-    Guard, Guarded,
+    FILE_DESCRIPTOR_SET, Guard, Guarded,
     agent::v1::{
         enrollment_service_server::EnrollmentServiceServer,
         node_link_service_server::NodeLinkServiceServer,
     },
     pki::v1::signer_service_client::SignerServiceClient,
 };
+use vpnpanel_auth::AuthLayer;
 use vpnpanel_pki::Sealer;
-use vpnpanel_runtime::{Grpc, Service, rpc::MAX_MESSAGE_BYTES, tls::ServerTls};
+use vpnpanel_runtime::{Grpc, Service, reflection, rpc::MAX_MESSAGE_BYTES, tls::ServerTls};
 use vpnpanel_store::Store;
 
 pub use enrolment::Enrollment;
@@ -50,6 +51,8 @@ pub struct Dependencies<G, T> {
     pub signer: T,
     /// The node link's listener: mutual TLS.
     pub link_tls: ServerTls,
+    /// Guards reflection, where there is any.
+    pub reflection: Option<AuthLayer>,
     /// The enrolment listener: server TLS, with the authority in the chain for those who pin it.
     pub enrolment_tls: ServerTls,
 }
@@ -76,6 +79,7 @@ where
         guard,
         signer,
         link_tls,
+        reflection,
         enrolment_tls,
     } = dependencies;
     let mut service = Service::new("collector");
@@ -91,24 +95,30 @@ where
     let parts = parts(&mut service, &store, sealer, &settings).await?;
     let link = NodeLinkServiceServer::new(Guarded::new(NodeLink::new(parts), guard.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
-    service.grpc(
-        "link",
-        Grpc::new(Routes::new(link))
-            .listen(settings.listen)
-            .tls(link_tls),
-    );
+    let link = reflected(Routes::new(link), reflection.clone())?;
+    service.grpc("link", link.listen(settings.listen).tls(link_tls));
     let enrolment = Enrollment::new(
         SignerServiceClient::new(signer),
         settings.link_endpoint.clone(),
     );
     let enrolment = EnrollmentServiceServer::new(Guarded::new(enrolment, guard));
+    let enrolment = reflected(Routes::new(enrolment), reflection)?;
     service.grpc(
         "enrolment",
-        Grpc::new(Routes::new(enrolment))
+        enrolment
             .listen(settings.enrolment_listen)
             .tls(enrolment_tls),
     );
     Ok(service)
+}
+
+/// Adds reflection behind its layer.
+fn reflected(routes: Routes, layer: Option<AuthLayer>) -> Result<Grpc, Error> {
+    let Some(layer) = layer else {
+        return Ok(Grpc::new(routes));
+    };
+    let router = reflection::mount(routes.into_axum_router(), FILE_DESCRIPTOR_SET)?;
+    Ok(Grpc::new(router.layer(layer)))
 }
 
 /// What streams share, and the tasks behind it.

@@ -24,6 +24,9 @@ pub enum Error {
     /// The page token was not made by this service.
     #[error("page_token is not one that ListJobRuns returned")]
     MalformedPageToken,
+    /// The contract's descriptors cannot be served.
+    #[error(transparent)]
+    Reflection(#[from] vpnpanel_runtime::reflection::ReflectionError),
     /// The database could not do it.
     #[error(transparent)]
     Store(StoreError),
@@ -54,7 +57,11 @@ impl From<Error> for Status {
                 "the database is busy or away",
             )
             .retry_after(Duration::from_secs(1)),
-            Error::Store(_) | Error::LeaseLost | Error::RunTimedOut | Error::Panicked => {
+            Error::Store(_)
+            | Error::Reflection(_)
+            | Error::LeaseLost
+            | Error::RunTimedOut
+            | Error::Panicked => {
                 tracing::error!(event = "rpc.internal_error", %error, "a request failed");
                 Failure::internal()
             }

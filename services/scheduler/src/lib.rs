@@ -10,9 +10,10 @@ mod settings;
 
 use tonic::service::Routes;
 use vpnpanel_api::{
-    Guard, Guarded, scheduler::v1::scheduler_service_server::SchedulerServiceServer,
+    FILE_DESCRIPTOR_SET, Guarded, scheduler::v1::scheduler_service_server::SchedulerServiceServer,
 };
-use vpnpanel_runtime::{Grpc, Service};
+use vpnpanel_auth::AuthGuard;
+use vpnpanel_runtime::{Grpc, Service, reflection};
 use vpnpanel_store::Store;
 
 pub use error::Error;
@@ -21,11 +22,17 @@ pub use runner::Runner;
 pub use service::Scheduler;
 pub use settings::Settings;
 
-/// Builds the scheduler (its gRPC router is `api`) over `store`; `guard` decides who may call its API.
+/// Builds the scheduler (its gRPC router is `api`) over `store`; `guard` decides who may call its
+/// API. In `development` reflection needs no permission.
 ///
 /// # Errors
 /// When the rows of new jobs cannot be written.
-pub async fn build<G: Guard>(settings: Settings, store: Store, guard: G) -> Result<Service, Error> {
+pub async fn build(
+    settings: Settings,
+    store: Store,
+    guard: AuthGuard,
+    development: bool,
+) -> Result<Service, Error> {
     let mut service = Service::new("scheduler");
     service.admin(settings.admin_listen);
     service.check("database", {
@@ -44,7 +51,9 @@ pub async fn build<G: Guard>(settings: Settings, store: Store, guard: G) -> Resu
         runner.run(stop).await;
         Ok::<(), Error>(())
     });
+    let layer = guard.layer(development);
     let routes = Routes::new(SchedulerServiceServer::new(Guarded::new(handlers, guard)));
-    service.grpc("api", Grpc::new(routes).listen(listen));
+    let router = reflection::mount(routes.into_axum_router(), FILE_DESCRIPTOR_SET)?;
+    service.grpc("api", Grpc::new(router.layer(layer)).listen(listen));
     Ok(service)
 }

@@ -43,14 +43,7 @@ async fn without_a_certificate_of_this_installation_no_connection_comes_about() 
         let (_, reason) = outcome(&fleet, credentials).await;
         assert_eq!(reason, "", "refused by TLS, before any handler");
     }
-    assert!(
-        fleet
-            .store
-            .node_states(&[node.id])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_eq!(fleet.store.stream_generation(node.id).await.unwrap(), None);
     fleet.stop().await;
 }
 

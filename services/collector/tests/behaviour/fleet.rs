@@ -115,6 +115,7 @@ impl Fleet {
             signer,
             link_tls: ServerTls::mutual(credentials.clone(), &bundle, TrustDomain::default())
                 .unwrap(),
+            reflection: None,
             enrolment_tls: ServerTls::server_only(credentials).unwrap(),
         };
         let service = vpnpanel_collector::build(settings, dependencies)

@@ -93,14 +93,7 @@ async fn bytes_that_are_no_message_or_too_many_end_the_stream() {
             "{size} bytes: {status:?}"
         );
     }
-    assert!(
-        fleet
-            .store
-            .node_states(&[node.id])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_eq!(fleet.store.stream_generation(node.id).await.unwrap(), None);
     fleet.stop().await;
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tonic::{Extensions, Status};
 use vpnpanel_api::{Access, Call, Guard};
 use vpnpanel_domain::TenantId;
-use vpnpanel_runtime::{PeerIdentity, tls::Peer};
+use vpnpanel_runtime::{PeerIdentity, reflection, tls::Peer};
 
-use crate::{AuthError, Authentication, Authenticator, Principal};
+use crate::{AuthError, AuthLayer, Authentication, Authenticator, Principal};
 
 /// What an account may still do while its password must be changed.
 const BEFORE_PASSWORD_CHANGE: [&str; 3] = [
@@ -28,6 +28,17 @@ impl AuthGuard {
     /// A guard that asks `authenticator` where no layer in front has done so.
     pub fn new(authenticator: Arc<Authenticator>) -> Self {
         Self { authenticator }
+    }
+
+    /// The layer around a router that has reflection: in development anybody may ask for it,
+    /// otherwise whoever holds `system.reflect`.
+    pub fn layer(&self, development: bool) -> AuthLayer {
+        let layer = AuthLayer::new(Arc::clone(&self.authenticator));
+        if development {
+            layer
+        } else {
+            layer.gate(reflection::PATH_PREFIX, "system.reflect")
+        }
     }
 
     /// What authenticates, to build an [`crate::AuthLayer`] of.

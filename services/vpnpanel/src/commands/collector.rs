@@ -69,6 +69,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
             guard: access.guard(),
             signer,
             link_tls: link_tls.clone(),
+            reflection: Some(access.guard().layer(args.process.development)),
             enrolment_tls: enrolment_tls.clone(),
         },
     )

@@ -81,6 +81,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
             guard: access.guard(),
             signer: InProcess::of(api.clone(), PeerIdentity::control_plane("collector")?),
             link_tls: link_tls.clone(),
+            reflection: Some(access.guard().layer(args.process.development)),
             enrolment_tls: enrolment_tls.clone(),
         },
     )
@@ -93,9 +94,13 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         maker.renew("collector", due_ms, users, stop)
     });
 
-    let scheduler =
-        vpnpanel_scheduler::build(args.scheduler, installation.store.clone(), access.guard())
-            .await?;
+    let scheduler = vpnpanel_scheduler::build(
+        args.scheduler,
+        installation.store.clone(),
+        access.guard(),
+        args.process.development,
+    )
+    .await?;
     let jobs = scheduler
         .router("api")
         .ok_or(Error::NoRouter("scheduler"))?;

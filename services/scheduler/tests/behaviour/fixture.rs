@@ -1,0 +1,123 @@
+//! A tenant with users, and replicas of the scheduler over one database.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use vpnpanel_domain::{Limit, ResetStrategy, TenantId, UserId, UserStatus, Zone};
+use vpnpanel_runtime::{
+    metrics,
+    settings::{self, MapEnvironment},
+};
+use vpnpanel_scheduler::{Metrics, Runner, Settings, jobs};
+use vpnpanel_store::{
+    ChangeKind, LogPosition, NewTenant, NewUser, Page, Store, TenantLimits, UserFilter, fresh_id,
+};
+
+pub(crate) const JOB: &str = "expire-users";
+
+/// Settings that make a test quick: short leases, small batches.
+pub(crate) fn quick() -> Settings {
+    let environment: MapEnvironment = [
+        ("VPNPANEL_SCHEDULER_POLL_INTERVAL", "10ms"),
+        ("VPNPANEL_SCHEDULER_LEASE", "600ms"),
+        ("VPNPANEL_SCHEDULER_EXPIRY_INTERVAL", "20ms"),
+        ("VPNPANEL_SCHEDULER_EXPIRY_BATCH", "7"),
+    ]
+    .into_iter()
+    .collect();
+    settings::from_environment(&environment).unwrap()
+}
+
+/// A tenant with `count` users whose time ends at `expires_at_ms`.
+pub(crate) async fn users(store: &Store, count: usize, expires_at_ms: Option<i64>) -> TenantId {
+    let tenant = NewTenant {
+        id: fresh_id(),
+        name: "tenant".to_owned(),
+        time_zone: Zone::utc(),
+        limits: TenantLimits::default(),
+    };
+    let id = tenant.id;
+    store.create_tenant(tenant, None).await.unwrap();
+    let new = (0..count).map(|_| {
+        let user: UserId = fresh_id();
+        NewUser {
+            id: user,
+            username: format!("user-{user}"),
+            note: String::new(),
+            group_ids: BTreeSet::new(),
+            limit: Limit::None,
+            reset_strategy: ResetStrategy::None,
+            expires_at_ms,
+            on_hold_ms: None,
+            disabled: false,
+            devices: Vec::new(),
+        }
+    });
+    store.create_users(id, new.collect()).await.unwrap();
+    id
+}
+
+/// A replica: its loop in a task. Aborting the task is a kill: nothing is rolled up or given back.
+pub(crate) fn replica(
+    store: Store,
+    settings: Settings,
+    stop: &CancellationToken,
+) -> JoinHandle<()> {
+    let metrics = Metrics::register(&metrics::Metrics::new("scheduler"));
+    let runner = Runner::new(store, jobs::all(&settings), settings, metrics);
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        runner.register().await.expect("the job's row");
+        runner.run(stop).await;
+    })
+}
+
+/// Users whose stored status says that they have expired.
+pub(crate) async fn expired(store: &Store, tenant: TenantId) -> usize {
+    let filter = UserFilter {
+        status: Some(UserStatus::Expired),
+        ..UserFilter::default()
+    };
+    store
+        .users(tenant, &filter, Page::first(1_000))
+        .await
+        .unwrap()
+        .len()
+}
+
+/// How often each user is in the change log since a position.
+pub(crate) async fn changes(store: &Store, since: LogPosition) -> Vec<UserId> {
+    let mut users = Vec::new();
+    let mut position = since;
+    loop {
+        let read = store.changes_since(position, 1_000).await.unwrap();
+        let changed = read
+            .changes
+            .iter()
+            .filter(|change| change.kind == ChangeKind::User);
+        users.extend(changed.filter_map(|change| change.user_id));
+        position = read.position;
+        if !read.more {
+            return users;
+        }
+    }
+}
+
+/// Waits until what is looked at is as expected.
+pub(crate) async fn until<F: Future<Output = bool>>(mut look: impl FnMut() -> F) {
+    let looking = async {
+        while !look().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looking)
+        .await
+        .expect("it in time");
+}
+
+/// The sum of what all kept runs say that they changed.
+pub(crate) async fn changed_by_runs(store: &Store) -> u64 {
+    let runs = store.job_runs(JOB, Page::first(1_000)).await.unwrap();
+    runs.iter().map(|run| run.changed).sum()
+}
