@@ -26,7 +26,7 @@ async fn until(fleet: &Fleet, node: &Node, expected: impl Fn(&NodeState) -> bool
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), looking)
+    tokio::time::timeout(Duration::from_secs(120), looking)
         .await
         .expect("the expected state")
 }
