@@ -131,6 +131,11 @@ impl<'a> ControlPlane<'a> {
                     .arg(role.name)
                     .env("VPNPANEL_DATA_DIR", self.data.path())
                     .env("VPNPANEL_ARGON2_MEMORY", "8MiB")
+                    // Every request would be noise: tests ask often.
+                    .env(
+                        "VPNPANEL_LOG",
+                        "info,vpnpanel_gateway::observe=warn,vpnpanel_runtime::rpc=warn",
+                    )
                     .envs(self.settings.iter().map(|(key, value)| (key, value)))
                     .current_dir(self.data.path());
                 *process = Some(Process::start(output, &mut command));
