@@ -134,7 +134,10 @@ impl Plane {
             Ok(failed) => failed,
             Err(error) => vec![config_error("engine", String::new(), &error)],
         };
-        if self.incarnation.is_some_and(|present| present != incarnation) {
+        if self
+            .incarnation
+            .is_some_and(|present| present != incarnation)
+        {
             // The books of the change are open for counters that are gone.
             return self.inspect().await;
         }

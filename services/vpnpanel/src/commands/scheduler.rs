@@ -26,8 +26,13 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     installation.wait_for_schema().await?;
     let access = Access::open(&args.tokens, &installation.store, &installation.vault()).await?;
     let store = installation.store.clone();
-    let service = vpnpanel_scheduler::build(args.scheduler, store, access.guard(), args.process.development)
-        .await?;
+    let service = vpnpanel_scheduler::build(
+        args.scheduler,
+        store,
+        access.guard(),
+        args.process.development,
+    )
+    .await?;
     process.start(service).await?;
     Ok(())
 }
