@@ -1,7 +1,6 @@
 //! The management API through its real layers, in process: who may call what, and what each
 //! resource promises. On SQLite; `the_same_holds_on_postgres` runs all of it once more there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
 mod connections;

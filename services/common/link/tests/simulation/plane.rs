@@ -141,9 +141,8 @@ impl Plane {
         for id in ids {
             self.feed(id, Event::Tick, now_ms);
         }
-        self.streams.retain(|_, stream| {
-            stream.session.is_some() || (stream.agent && !stream.down.is_empty()) || stream.agent
-        });
+        self.streams
+            .retain(|_, stream| stream.session.is_some() || stream.agent);
         Ok(())
     }
 

@@ -243,10 +243,7 @@ impl World {
     fn deliver(&mut self, rules: &Rules) -> Result<(), String> {
         let ids: Vec<_> = self.plane.streams.keys().copied().collect();
         for id in ids {
-            loop {
-                let Some(stream) = self.plane.streams.get_mut(&id) else {
-                    break;
-                };
+            while let Some(stream) = self.plane.streams.get_mut(&id) {
                 let due = stream
                     .up
                     .front()
