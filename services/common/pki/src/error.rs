@@ -46,3 +46,12 @@ pub enum Error {
     #[error("the time is outside the calendar of certificates")]
     Time,
 }
+
+impl Error {
+    pub(crate) fn file(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::MasterKeyFile {
+            path: path.display().to_string(),
+            source,
+        }
+    }
+}

@@ -2,8 +2,8 @@
 //! owner may read. Everything sealed at rest is lost without it, so it belongs in the backup,
 //! apart from the database.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -58,51 +58,65 @@ impl MasterKey {
     /// # Errors
     /// A file that others can read, that holds no key, or that cannot be read or made.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
-        let shown = || path.display().to_string();
-        let failed = |source| Error::MasterKeyFile {
-            path: shown(),
-            source,
-        };
-        match OpenOptions::new().read(true).open(path) {
-            Ok(file) => {
-                if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
-                    return Err(Error::MasterKeyPermissions { path: shown() });
-                }
-                let mut text = Zeroizing::new(String::new());
-                file.take(1024).read_to_string(&mut text).map_err(failed)?;
-                Self::parse(&text)
+        match Self::read(path) {
+            Err(Error::MasterKeyFile { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Self::generate()?
+                    .create_file(path)
+                    .map_err(|source| Error::file(path, source))?;
+                // Of several processes that start at once, one has made the file.
+                Self::read(path)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let key = Self::generate()?;
-                key.create_file(path).map_err(failed)?;
-                Ok(key)
-            }
-            Err(error) => Err(failed(error)),
+            read => read,
         }
+    }
+
+    fn read(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::file(path, source);
+        let file = File::open(path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
+            return Err(Error::MasterKeyPermissions {
+                path: path.display().to_string(),
+            });
+        }
+        let mut text = Zeroizing::new(String::new());
+        file.take(1024).read_to_string(&mut text).map_err(failed)?;
+        Self::parse(&text)
     }
 
     pub(crate) fn bytes(&self) -> &[u8; LEN] {
         &self.0
     }
 
-    /// Written beside and renamed, so that a crash never leaves half a key.
+    /// Written beside and linked: a crash never leaves half a key, and a key that is there, made
+    /// by another process meanwhile, is never replaced.
     fn create_file(&self, path: &Path) -> std::io::Result<()> {
-        let beside = path.with_extension("new");
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|_| std::io::Error::other("no randomness"))?;
+        let beside = path.with_extension(hex::encode(random));
+        let made = self
+            .write(&beside)
+            .and_then(|()| std::fs::hard_link(&beside, path));
+        let removed = std::fs::remove_file(&beside);
+        match made {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => removed?,
+        }
+        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, path: &Path) -> std::io::Result<()> {
         let text = Zeroizing::new(STANDARD.encode(self.bytes()));
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
-            .open(&beside)?;
+            .open(path)?;
         file.write_all(text.as_bytes())?;
         file.write_all(b"\n")?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)?;
-        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::File::open(folder)?.sync_all()?;
-        }
-        Ok(())
+        file.sync_all()
     }
 }
 
@@ -126,6 +140,26 @@ mod tests {
         let read = MasterKey::load_or_create(&path).unwrap();
         assert_eq!(made.bytes(), read.bytes());
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn processes_that_start_at_once_get_the_same_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.key");
+        let start = std::sync::Barrier::new(8);
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        start.wait();
+                        *MasterKey::load_or_create(&path).unwrap().bytes()
+                    })
+                })
+                .collect();
+            starts.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
