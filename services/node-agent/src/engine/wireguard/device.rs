@@ -72,7 +72,7 @@ impl Device {
         }
     }
 
-    /// Sets key and port. Peers may be lost by it: see [`Self::report`].
+    /// Sets key and port.
     pub(super) fn set_interface(&self, private_key: &[u8; 32], port: u16) -> Result<(), Error> {
         match self {
             Self::Kernel(device) => device.set_interface(private_key, port),

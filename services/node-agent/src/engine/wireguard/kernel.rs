@@ -1,17 +1,15 @@
 //! WireGuard of the kernel, by netlink.
 
-use std::collections::BTreeSet;
-use std::time::UNIX_EPOCH;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use defguard_wireguard_rs::error::WireguardInterfaceError;
-use defguard_wireguard_rs::key::Key;
-use defguard_wireguard_rs::net::IpAddrMask;
-use defguard_wireguard_rs::peer::Peer;
-use defguard_wireguard_rs::{InterfaceConfiguration, Kernel, WGApi, WireguardInterfaceApi};
 use ipnet::IpNet;
+use netlink_packet_wireguard::{
+    WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute,
+    WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
+};
 
+use super::genl;
 use super::uapi::{InterfaceReport, PeerReport, PeerSettings};
 use crate::{Error, host};
 
@@ -33,92 +31,201 @@ impl KernelDevice {
         if host::exists(&self.interface)? {
             return Ok(false);
         }
-        self.api()?
-            .create_interface()
-            .map_err(|error| self.failed(&error))?;
-        Ok(true)
+        if host::add_wireguard(&self.interface)? {
+            return Ok(true);
+        }
+        Err(self.failed("the interface cannot be made".to_owned()))
     }
 
-    /// Sets key and port. The library replaces the peers with none: they have to be set again.
+    /// Sets key and port; the peers stay.
     pub(super) fn set_interface(&self, private_key: &[u8; 32], port: u16) -> Result<(), Error> {
-        let configuration = InterfaceConfiguration {
-            name: self.interface.clone(),
-            prvkey: STANDARD.encode(private_key),
-            addresses: Vec::new(),
-            port,
-            peers: Vec::new(),
-            mtu: None,
-            fwmark: None,
-        };
-        self.api()?
-            .configure_interface(&configuration)
-            .map_err(|error| self.failed(&error))
+        self.set([
+            WireguardAttribute::PrivateKey(*private_key),
+            WireguardAttribute::ListenPort(port),
+        ])
     }
 
     pub(super) fn set_peer(&self, settings: &PeerSettings) -> Result<(), Error> {
-        let mut peer = Peer::new(Key::new(settings.public_key));
-        peer.preshared_key = Some(Key::new(settings.preshared_key));
-        peer.endpoint = settings.endpoint;
-        peer.allowed_ips = settings
-            .allowed_ips
-            .iter()
-            .copied()
-            .map(IpAddrMask::host)
-            .collect();
-        self.api()?
-            .configure_peer(&peer)
-            .map_err(|error| self.failed(&error))
+        self.set([WireguardAttribute::Peers(vec![peer(settings)])])
     }
 
     pub(super) fn remove_peer(&self, public_key: [u8; 32]) -> Result<(), Error> {
-        self.api()?
-            .remove_peer(&Key::new(public_key))
-            .map_err(|error| self.failed(&error))
+        let peer = WireguardPeer(vec![
+            WireguardPeerAttribute::PublicKey(public_key),
+            WireguardPeerAttribute::Flags(WireguardPeerFlags::RemoveMe),
+        ]);
+        self.set([WireguardAttribute::Peers(vec![peer])])
     }
 
     pub(super) fn report(&self) -> Result<InterfaceReport, Error> {
-        let found = self
-            .api()?
-            .read_interface_data()
-            .map_err(|error| self.failed(&error))?;
-        Ok(InterfaceReport {
-            private_key: found.private_key.map(|key| key.as_array()),
-            listen_port: found.listen_port,
-            peers: found.peers.into_values().map(peer_report).collect(),
-        })
+        let parts = genl::get(&self.interface).map_err(|message| self.failed(message))?;
+        Ok(report(parts))
     }
 
     pub(super) fn remove(&self) -> Result<(), Error> {
         host::remove(&self.interface)
     }
 
-    fn api(&self) -> Result<WGApi<Kernel>, Error> {
-        WGApi::new(&self.interface).map_err(|error| self.failed(&error))
+    fn set<const N: usize>(&self, attributes: [WireguardAttribute; N]) -> Result<(), Error> {
+        let name = WireguardAttribute::IfName(self.interface.clone());
+        let attributes = std::iter::once(name).chain(attributes).collect();
+        genl::set(attributes).map_err(|message| self.failed(message))
     }
 
-    fn failed(&self, error: &WireguardInterfaceError) -> Error {
+    fn failed(&self, message: String) -> Error {
         Error::Kernel {
             interface: self.interface.clone(),
-            message: error.to_string(),
+            message,
         }
     }
 }
 
-fn peer_report(peer: Peer) -> PeerReport {
-    let networks: BTreeSet<IpNet> = peer
-        .allowed_ips
-        .iter()
-        .filter_map(|mask| IpNet::new(mask.address, mask.cidr).ok())
-        .collect();
-    let last_handshake = peer
-        .last_handshake
-        .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-        .and_then(|elapsed| i64::try_from(elapsed.as_secs()).ok())
-        .unwrap_or(0);
-    PeerReport {
-        public_key: peer.public_key.as_array(),
-        allowed_ips: networks,
-        endpoint: peer.endpoint,
-        last_handshake,
+fn peer(settings: &PeerSettings) -> WireguardPeer {
+    let mut attributes = vec![
+        WireguardPeerAttribute::PublicKey(settings.public_key),
+        WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
+        // All zeroes is none, to the kernel too.
+        WireguardPeerAttribute::PresharedKey(settings.preshared_key),
+        WireguardPeerAttribute::AllowedIps(
+            settings
+                .allowed_ips
+                .iter()
+                .copied()
+                .map(host_route)
+                .collect(),
+        ),
+    ];
+    attributes.extend(settings.endpoint.map(WireguardPeerAttribute::Endpoint));
+    WireguardPeer(attributes)
+}
+
+fn host_route(address: IpAddr) -> WireguardAllowedIp {
+    let (family, length) = match address {
+        IpAddr::V4(_) => (WireguardAddressFamily::Ipv4, 32),
+        IpAddr::V6(_) => (WireguardAddressFamily::Ipv6, 128),
+    };
+    WireguardAllowedIp(vec![
+        WireguardAllowedIpAttr::Family(family),
+        WireguardAllowedIpAttr::IpAddr(address),
+        WireguardAllowedIpAttr::Cidr(length),
+    ])
+}
+
+fn report(parts: Vec<Vec<WireguardAttribute>>) -> InterfaceReport {
+    let mut report = InterfaceReport::default();
+    // A peer with more addresses than a part can hold goes on in the next one, by its key.
+    let mut peers: BTreeMap<[u8; 32], PeerReport> = BTreeMap::new();
+    for attribute in parts.into_iter().flatten() {
+        match attribute {
+            WireguardAttribute::PrivateKey(key) => report.private_key = Some(key),
+            WireguardAttribute::ListenPort(port) => report.listen_port = port,
+            WireguardAttribute::Peers(listed) => {
+                for peer in &listed {
+                    add(&mut peers, peer);
+                }
+            }
+            _ => {}
+        }
+    }
+    report.peers = peers.into_values().collect();
+    report
+}
+
+fn add(peers: &mut BTreeMap<[u8; 32], PeerReport>, peer: &WireguardPeer) {
+    let Some(public_key) = peer.iter().find_map(|attribute| match attribute {
+        WireguardPeerAttribute::PublicKey(key) => Some(*key),
+        _ => None,
+    }) else {
+        return;
+    };
+    let report = peers.entry(public_key).or_default();
+    report.public_key = public_key;
+    for attribute in peer.iter() {
+        match attribute {
+            WireguardPeerAttribute::Endpoint(endpoint) => report.endpoint = Some(*endpoint),
+            WireguardPeerAttribute::LastHandshake(at) => report.last_handshake = at.seconds,
+            WireguardPeerAttribute::AllowedIps(addresses) => {
+                report
+                    .allowed_ips
+                    .extend(addresses.iter().filter_map(network));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn network(listed: &WireguardAllowedIp) -> Option<IpNet> {
+    let (mut address, mut length) = (None, None);
+    for attribute in listed.iter() {
+        match attribute {
+            WireguardAllowedIpAttr::IpAddr(found) => address = Some(*found),
+            WireguardAllowedIpAttr::Cidr(found) => length = Some(*found),
+            _ => {}
+        }
+    }
+    IpNet::new(address?, length?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_wireguard::WireguardTimeSpec;
+
+    use super::*;
+
+    fn settings() -> PeerSettings {
+        PeerSettings {
+            public_key: [7; 32],
+            preshared_key: [9; 32],
+            allowed_ips: ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()].into(),
+            endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_peer_is_reported_as_it_was_set() {
+        let report = report(vec![vec![
+            WireguardAttribute::PrivateKey([1; 32]),
+            WireguardAttribute::ListenPort(51820),
+            WireguardAttribute::Peers(vec![peer(&settings())]),
+        ]]);
+        assert_eq!(
+            (report.private_key, report.listen_port),
+            (Some([1; 32]), 51820)
+        );
+        let expected = PeerReport {
+            public_key: [7; 32],
+            allowed_ips: [
+                "10.0.0.2/32".parse().unwrap(),
+                "fd00::2/128".parse().unwrap(),
+            ]
+            .into(),
+            endpoint: settings().endpoint,
+            last_handshake: 0,
+        };
+        assert_eq!(report.peers, [expected]);
+    }
+
+    #[test]
+    fn a_peer_told_in_two_parts_is_one_peer() {
+        let part = |attribute| {
+            vec![WireguardAttribute::Peers(vec![WireguardPeer(vec![
+                WireguardPeerAttribute::PublicKey([7; 32]),
+                attribute,
+            ])])]
+        };
+        let address = |text: &str| {
+            WireguardPeerAttribute::AllowedIps(vec![host_route(text.parse().unwrap())])
+        };
+        let report = report(vec![
+            part(WireguardPeerAttribute::LastHandshake(WireguardTimeSpec {
+                seconds: 5,
+                nano_seconds: 1,
+            })),
+            part(address("10.0.0.2")),
+            part(address("10.0.0.3")),
+        ]);
+        assert_eq!(report.peers.len(), 1);
+        assert_eq!(report.peers[0].allowed_ips.len(), 2);
+        assert_eq!(report.peers[0].last_handshake, 5);
     }
 }

@@ -6,6 +6,7 @@
 mod allowance;
 mod core;
 mod device;
+mod genl;
 mod kernel;
 mod names;
 mod uapi;
