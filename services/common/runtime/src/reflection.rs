@@ -1,4 +1,5 @@
-//! gRPC reflection (v1 and v1alpha, as older grpcurl asks) from the contract's descriptor bytes.
+//! gRPC reflection (v1 and v1alpha, as older grpcurl asks) from the contract's descriptor bytes,
+//! and of grpc.health.v1, which every server has.
 
 use axum::Router;
 use tonic_reflection::server::Builder;
@@ -17,7 +18,11 @@ pub const PATH_PREFIX: &str = "/grpc.reflection.";
 /// # Errors
 /// When `descriptors` does not decode.
 pub fn mount(router: Router, descriptors: &'static [u8]) -> Result<Router, ReflectionError> {
-    let builder = || Builder::configure().register_encoded_file_descriptor_set(descriptors);
+    let builder = || {
+        Builder::configure()
+            .register_encoded_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     Ok(router
         .route_service(
             "/grpc.reflection.v1.ServerReflection/{*rest}",

@@ -39,7 +39,7 @@ pub(crate) async fn create_join_token(
     let text = token.text();
     // In variables, not arguments: arguments can be read by every user of the host.
     let install_command = format!(
-        "VPNPANEL_ENROLLMENT_URL={} VPNPANEL_CA_PIN={ca_pin} VPNPANEL_JOIN_TOKEN={} vpnpanel-agent",
+        "VPNPANEL_ENROLLMENT_URL={} VPNPANEL_CA_PIN={ca_pin} VPNPANEL_JOIN_TOKEN={} vpnpanel-agent run",
         context.enrollment_url,
         text.as_str(),
     );

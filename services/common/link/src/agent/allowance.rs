@@ -63,9 +63,37 @@ impl Agent {
                     consumed: MicroBytes::ZERO,
                 }));
                 self.allowances.reports.insert(of);
+                self.charge_from_now(grant.user, grant.period);
             }
         }
         self.allowances.departed = true;
+    }
+
+    /// What the user's counters show from their baselines on is charged to the lease that just
+    /// came: the gate opens by it before the next reading.
+    fn charge_from_now(&mut self, user: UserId, period: PeriodId) {
+        let Some(incarnation) = self.engine.incarnation else {
+            return;
+        };
+        let peers = self.desired.as_ref().and_then(|d| d.users.get(&user));
+        let keys: Vec<_> = peers
+            .into_iter()
+            .flat_map(|user| &user.peers)
+            .map(|peer| CounterKey {
+                incarnation,
+                peer: peer.id,
+            })
+            .collect();
+        for key in keys {
+            let Some(record) = self.durable.counters.get(&key) else {
+                continue;
+            };
+            let (_, attribution) = record.baseline();
+            if (attribution.user, attribution.period) == (user, period) && !attribution.leased {
+                let record = record.charged_from_here();
+                self.write(Write::Counter(key, record));
+            }
+        }
     }
 
     /// Answers shrinks whose counters have been read.

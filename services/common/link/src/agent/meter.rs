@@ -223,6 +223,31 @@ impl Agent {
     }
 }
 
+impl CounterRecord {
+    /// The books with what comes next charged to the lease, which the agent has from now on.
+    pub(super) fn charged_from_here(&self) -> Self {
+        let mut segments = self.segments.clone();
+        if let Some(last) = segments.last_mut() {
+            let attribution = Attribution {
+                leased: true,
+                ..last.attribution
+            };
+            let opened = Segment {
+                attribution,
+                from: last.to,
+                to: last.to,
+                grown_at_ms: last.grown_at_ms,
+            };
+            if last.is_empty() {
+                *last = opened;
+            } else {
+                segments.push(opened);
+            }
+        }
+        Self { segments }
+    }
+}
+
 /// The books after a reading: the last stretch grows; a new attribution opens the next.
 fn advance(
     record: &CounterRecord,

@@ -10,3 +10,4 @@ pub mod session;
 
 pub use facts::{Cursor, LeaseFacts, Loaded, Mark, NodeFacts, PeriodFacts};
 pub use lease::Policy;
+pub use open::BOOT_STRIKES;

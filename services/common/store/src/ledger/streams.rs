@@ -70,7 +70,7 @@ impl Store {
     pub async fn stream_generation(&self, node: NodeId) -> Result<Option<Generation>> {
         let row = sql::one(
             self.read(),
-            "SELECT generation FROM node_links WHERE node_id = $1",
+            "SELECT generation FROM node_links WHERE node_id = $1 AND generation > 0",
             vec![node.uuid().into()],
         )
         .await?;

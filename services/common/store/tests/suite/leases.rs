@@ -2,7 +2,7 @@
 
 use vpnpanel_domain::{Limit, MicroBytes};
 use vpnpanel_link::LeaseState;
-use vpnpanel_link::collector::Policy;
+use vpnpanel_link::collector::{BOOT_STRIKES, Policy};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{StoreError, UserPatch, on_each_database};
 
@@ -138,7 +138,7 @@ async fn two_agents_with_one_identity_are_quarantined_until_the_host_enrols_agai
     world.user("ada", Limit::Bytes(MIB)).await;
     let mut one = Agent::connect(&world.store, world.node).await;
     let mut two = Agent::connect(&world.store, world.node).await;
-    for _ in 0..3 {
+    for _ in 0..BOOT_STRIKES.div_ceil(2) {
         one.reconnect(&world.store).await;
         two.reconnect(&world.store).await;
     }

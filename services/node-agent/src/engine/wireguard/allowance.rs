@@ -5,14 +5,15 @@
 //! offset, which grows only while packets are dropped. The limit to program is
 //!
 //! ```text
-//! limit = sum of counters at the last reading + remainder + offset
+//! limit = sum of counters at which to cut + offset
 //! ```
 //!
 //! and is the same at every reading of one allowance: nothing has to be timed. The quotas are
 //! read before the counters, so an offset is never taken too large, and a limit never too high;
-//! the largest offset seen is the best one.
+//! the largest offset seen is the best one. A quota that is over tells its limit for its use:
+//! how much it dropped shows only once its limit is higher, so limits follow what readings teach.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use vpnpanel_domain::{PeerId, UserId};
 
@@ -27,7 +28,11 @@ pub const QUOTA_SLACK: u64 = 64 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Allowances {
     peers: HashMap<UserId, BTreeSet<PeerId>>,
+    /// Sums of the user's counters at which the user is cut; none for those who may pass nothing.
+    cuts: HashMap<UserId, i128>,
     offsets: HashMap<UserId, i128>,
+    /// Users whose quota was over at the last reading.
+    over: HashSet<UserId>,
 }
 
 impl Allowances {
@@ -39,6 +44,7 @@ impl Allowances {
         for user in [before, now].into_iter().flatten() {
             // The sum is of other counters from now on.
             self.offsets.remove(&user);
+            self.cuts.remove(&user);
         }
         if let Some(user) = before
             && let Some(peers) = self.peers.get_mut(&user)
@@ -55,10 +61,14 @@ impl Allowances {
 
     /// Learns from a reading.
     pub(super) fn observe(&mut self, counted: &Counted) {
-        for (user, (_, used)) in &counted.quotas {
+        self.over.clear();
+        for (user, (limit, used)) in &counted.quotas {
             let offset = i128::from(*used) - self.sum(*user, &counted.peers);
             let known = self.offsets.entry(*user).or_insert(offset);
             *known = offset.max(*known);
+            if used >= limit {
+                self.over.insert(*user);
+            }
         }
     }
 
@@ -67,9 +77,16 @@ impl Allowances {
         !self.offsets.contains_key(&user)
     }
 
+    /// Whether the user's quota dropped what no reading has shown yet.
+    pub(super) fn is_over(&self, user: UserId) -> bool {
+        self.over.contains(&user)
+    }
+
     /// The counters started anew: what was learnt of the old ones is void.
     pub(super) fn forget_readings(&mut self) {
         self.offsets.clear();
+        self.cuts.clear();
+        self.over.clear();
     }
 
     /// Whether it is a limited user.
@@ -77,20 +94,35 @@ impl Allowances {
         self.peers.contains_key(&user)
     }
 
-    /// The limit to program for a remainder counted from the last reading handed out.
-    pub(super) fn limit(
-        &self,
+    /// Notes what a user may pass, counted from the last reading handed out.
+    pub(super) fn allow(
+        &mut self,
         user: UserId,
         last: &HashMap<PeerId, (u64, u64)>,
         remainder: u64,
-    ) -> u64 {
+    ) {
         if remainder == 0 {
-            return 0;
+            self.cuts.remove(&user);
+        } else {
+            let cut = self.sum(user, last) + i128::from(remainder);
+            self.cuts.insert(user, cut);
         }
+    }
+
+    /// The limit to program.
+    pub(super) fn limit(&self, user: UserId) -> u64 {
+        let Some(cut) = self.cuts.get(&user) else {
+            return 0;
+        };
         let offset = self.offsets.get(&user).copied().unwrap_or(0);
-        let limit = self.sum(user, last) + offset + i128::from(remainder) + i128::from(QUOTA_SLACK);
+        let limit = cut + offset + i128::from(QUOTA_SLACK);
         // The kernel takes no more than i64::MAX.
         u64::try_from(limit.clamp(0, i128::from(i64::MAX))).unwrap_or(0)
+    }
+
+    /// The limits of all who may pass something, for comparison with what is programmed.
+    pub(super) fn limits(&self) -> impl Iterator<Item = (UserId, u64)> {
+        self.cuts.keys().map(|user| (*user, self.limit(*user)))
     }
 
     fn sum(&self, user: UserId, counters: &HashMap<PeerId, (u64, u64)>) -> i128 {
@@ -115,7 +147,7 @@ mod tests {
     fn counted(used: u64, phone: u64, laptop: u64) -> Counted {
         Counted {
             peers: HashMap::from([(PHONE, (0, phone)), (LAPTOP, (laptop, 0))]),
-            quotas: HashMap::from([(USER, (0, used))]),
+            quotas: HashMap::from([(USER, (u64::MAX, used))]),
         }
     }
 
@@ -126,16 +158,22 @@ mod tests {
         allowances
     }
 
+    /// The limit for a remainder counted from a reading.
+    fn limit_at(allowances: &mut Allowances, reading: &Counted, remainder: u64) -> u64 {
+        allowances.allow(USER, &reading.peers, remainder);
+        allowances.limit(USER)
+    }
+
     #[test]
     fn the_limit_of_an_allowance_is_the_same_at_every_reading() {
         let mut allowances = allowances();
         let first = counted(300, 200, 100);
         allowances.observe(&first);
-        let limit = allowances.limit(USER, &first.peers, 1_000);
+        let limit = limit_at(&mut allowances, &first, 1_000);
         assert_eq!(limit, 1_300 + QUOTA_SLACK);
         let later = counted(800, 300, 500);
         allowances.observe(&later);
-        assert_eq!(allowances.limit(USER, &later.peers, 500), limit);
+        assert_eq!(limit_at(&mut allowances, &later, 500), limit);
     }
 
     #[test]
@@ -144,9 +182,33 @@ mod tests {
         allowances.observe(&counted(300, 200, 100));
         let frozen = counted(5_300, 200, 100);
         allowances.observe(&frozen);
+        assert_eq!(limit_at(&mut allowances, &frozen, 10), 5_310 + QUOTA_SLACK);
+    }
+
+    #[test]
+    fn what_an_over_quota_dropped_is_made_up_for_once_it_shows() {
+        let mut allowances = allowances();
+        allowances.observe(&counted(300, 200, 100));
+        let over = Counted {
+            quotas: HashMap::from([(USER, (1_300, 1_300))]),
+            ..counted(0, 1_200, 100)
+        };
+        allowances.observe(&over);
+        assert!(allowances.is_over(USER));
+        // It dropped 5,000 bytes, and says nothing of them until its limit is higher.
         assert_eq!(
-            allowances.limit(USER, &frozen.peers, 10),
-            5_310 + QUOTA_SLACK
+            limit_at(&mut allowances, &over, 10_000),
+            11_300 + QUOTA_SLACK
+        );
+        let shown = Counted {
+            quotas: HashMap::from([(USER, (11_300 + QUOTA_SLACK, 6_300))]),
+            ..counted(0, 1_200, 100)
+        };
+        allowances.observe(&shown);
+        assert!(!allowances.is_over(USER));
+        assert_eq!(
+            allowances.limits().collect::<Vec<_>>(),
+            [(USER, 16_300 + QUOTA_SLACK)]
         );
     }
 
@@ -157,7 +219,7 @@ mod tests {
         let skewed = counted(300, 1_000, 200);
         allowances.observe(&skewed);
         assert_eq!(
-            allowances.limit(USER, &skewed.peers, 1_000),
+            limit_at(&mut allowances, &skewed, 1_000),
             1_300 + QUOTA_SLACK
         );
     }
@@ -167,7 +229,7 @@ mod tests {
         let mut allowances = allowances();
         let reading = counted(300, 200, 100);
         allowances.observe(&reading);
-        assert_eq!(allowances.limit(USER, &reading.peers, 0), 0);
+        assert_eq!(limit_at(&mut allowances, &reading, 0), 0);
     }
 
     #[test]
@@ -179,9 +241,6 @@ mod tests {
         assert!(allowances.needs_reading(USER));
         let reading = counted(300, 200, 100);
         allowances.observe(&reading);
-        assert_eq!(
-            allowances.limit(USER, &reading.peers, 50),
-            350 + QUOTA_SLACK
-        );
+        assert_eq!(limit_at(&mut allowances, &reading, 50), 350 + QUOTA_SLACK);
     }
 }

@@ -481,6 +481,10 @@ impl Core {
             .map(|(user, _)| *user)
             .collect();
         self.last.clone_from(&counted.peers);
+        if let Err(error) = program_limits(table, &self.allowances) {
+            // Users are cut early at worst; the reading counts all the same.
+            tracing::error!(event = "quota_failed", %error, "quotas lag behind their allowances");
+        }
         Ok(Reading {
             incarnation: table.incarnation(),
             at_ms,
@@ -510,21 +514,32 @@ impl Core {
 
     pub(super) fn set_allowances(&mut self, remainders: &[(UserId, u64)]) -> Result<(), Error> {
         let table = self.table.as_mut().ok_or(Error::Stopped)?;
-        if remainders.iter().any(|(user, remainder)| {
-            *remainder > 0
-                && self.allowances.contains(*user)
-                && self.allowances.needs_reading(*user)
-        }) {
-            let counted = table.read()?;
-            self.allowances.observe(&counted);
+        let (mut unread, mut over) = (false, false);
+        let mut blocked = Vec::new();
+        for (user, remainder) in remainders {
+            if !self.allowances.contains(*user) {
+                continue;
+            }
+            self.allowances.allow(*user, &self.last, *remainder);
+            if *remainder == 0 {
+                blocked.push((*user, 0));
+            } else {
+                unread |= self.allowances.needs_reading(*user);
+                over |= self.allowances.is_over(*user);
+            }
         }
-        let limits: Vec<_> = remainders
-            .iter()
-            .filter(|(user, _)| self.allowances.contains(*user))
-            .map(|(user, rest)| (*user, self.allowances.limit(*user, &self.last, *rest)))
-            .filter(|(user, limit)| table.quota(*user) != Some(*limit))
-            .collect();
-        table.set_quotas(&limits)
+        blocked.retain(|(user, limit)| table.quota(*user) != Some(*limit));
+        table.set_quotas(&blocked)?;
+        if unread {
+            self.allowances.observe(&table.read()?);
+        }
+        program_limits(table, &self.allowances)?;
+        if over {
+            // What the quota dropped shows now that its limit is higher.
+            self.allowances.observe(&table.read()?);
+            program_limits(table, &self.allowances)?;
+        }
+        Ok(())
     }
 
     pub(super) fn sessions(&mut self) -> Result<Vec<Session>, Error> {
@@ -574,6 +589,15 @@ impl Core {
         self.table = None;
         Table::remove(&self.names.table())
     }
+}
+
+/// Brings the kernel's quotas to what readings have taught.
+fn program_limits(table: &mut Table, allowances: &Allowances) -> Result<(), Error> {
+    let limits: Vec<_> = allowances
+        .limits()
+        .filter(|(user, limit)| table.quota(*user) != Some(*limit))
+        .collect();
+    table.set_quotas(&limits)
 }
 
 fn report(results: &mut [Result<(), Error>], index: usize, result: Result<(), Error>) {

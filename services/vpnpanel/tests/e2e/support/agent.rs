@@ -58,7 +58,7 @@ impl AgentFolder {
 
     /// Starts the agent that was enrolled before.
     pub(crate) fn run(self, host: &Namespace) -> Agent {
-        self.start(host, "vpnpanel-agent")
+        self.start(host, "vpnpanel-agent run")
     }
 
     fn start(self, host: &Namespace, line: &str) -> Agent {
