@@ -42,6 +42,9 @@ fn main() -> Result<()> {
     std::fs::write(out.join("validation.rs"), validation::generate(&pool)?)?;
     std::fs::write(out.join("redacted.rs"), redacted::generate(&pool)?)?;
 
+    let mut names = tonic_prost_build::Config::new();
+    // A message knows what the descriptor calls it.
+    names.enable_type_names();
     tonic_prost_build::configure()
         .btree_map(".")
         .bytes(".google.api.HttpBody.data")
@@ -52,7 +55,7 @@ fn main() -> Result<()> {
         // clients are made from a channel.
         .build_transport(false)
         .include_file("packages.rs")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .compile_fds_with_config(compiler.file_descriptor_set(), names)?;
     Ok(())
 }
 

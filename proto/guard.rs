@@ -34,6 +34,7 @@ impl<G: Guard> Guard for std::sync::Arc<G> {
 }
 
 /// A service behind a guard. Implements the server trait of every service that `S` implements.
+/// Handlers find the method that is called, a `&'static` [`Method`], in the request's extensions.
 #[derive(Debug, Clone)]
 pub struct Guarded<S, G> {
     inner: S,
@@ -61,6 +62,7 @@ impl<S, G: Guard> Guarded<S, G> {
             extensions: &mut extensions,
         };
         self.guard.check(call).await?;
+        extensions.insert(method);
         message.validate().map_err(|violations| {
             let mut details = ErrorDetails::with_error_info("INVALID_FIELDS", "vpnpanel", []);
             for violation in &violations {
@@ -93,6 +95,7 @@ impl<S, G: Guard> Guarded<S, G> {
             extensions: &mut extensions,
         };
         self.guard.check(call).await?;
+        extensions.insert(method);
         Ok(Request::from_parts(metadata, extensions, stream))
     }
 }

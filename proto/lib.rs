@@ -12,6 +12,7 @@
 mod contract;
 mod guard;
 mod redacted;
+mod shown;
 mod validate;
 
 /// Generated messages and stubs, nested by package.
@@ -32,6 +33,7 @@ pub use contract::{Access, METHODS, Method, method};
 pub use guard::{Call, Guard, Guarded};
 pub use packages::google;
 pub use packages::vpnpanel::*;
+pub use shown::{REDACTED, difference, shown};
 pub use validate::{FieldPath, Validate, Violation, Violations};
 
 use std::sync::OnceLock;

@@ -1,5 +1,6 @@
 //! The few words in which the two databases' data definition differs. Migrations are written
-//! once, with `{tokens}`; a line that only one of them may see begins with `{pg}` or `{lite}`.
+//! once, with `{tokens}`; a line that only one of them may see begins with `{pg}` or `{lite}`, and
+//! a semicolon inside a statement (the body of a trigger) is `{;}`.
 
 use sea_orm_migration::SchemaManager;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseBackend, DbErr};
@@ -24,16 +25,25 @@ const TOKENS: [(&str, &str, &str); 10] = [
     ("{clustered}", "", "STRICT, WITHOUT ROWID"),
 ];
 
+/// What `{;}` is while a text is cut into its statements.
+const INNER: &str = "\u{1}";
+
 /// Runs data definition, statement by statement.
 pub(crate) async fn run(manager: &SchemaManager<'_>, sql: &str) -> Result<(), DbErr> {
     let db = manager.get_connection();
     let postgres = db.get_database_backend() == DatabaseBackend::Postgres;
-    for statement in render(sql, postgres).split(';') {
-        if !statement.trim().is_empty() {
-            db.execute_unprepared(statement).await?;
-        }
+    for statement in statements(sql, postgres) {
+        db.execute_unprepared(&statement).await?;
     }
     Ok(())
+}
+
+fn statements(sql: &str, postgres: bool) -> Vec<String> {
+    render(&sql.replace("{;}", INNER), postgres)
+        .split(';')
+        .filter(|statement| !statement.trim().is_empty())
+        .map(|statement| statement.replace(INNER, ";"))
+        .collect()
 }
 
 fn render(sql: &str, postgres: bool) -> String {
@@ -66,5 +76,12 @@ mod tests {
             render(sql, false),
             "CREATE TABLE t (id BLOB\n, y INT\n) STRICT\n"
         );
+    }
+
+    #[test]
+    fn a_semicolon_inside_a_statement_does_not_end_it() {
+        let sql = "CREATE TRIGGER t BEGIN SELECT 1{;} END;\nDROP TABLE x;\n";
+        let text = ["CREATE TRIGGER t BEGIN SELECT 1; END", "\nDROP TABLE x"];
+        assert_eq!(statements(sql, false), text);
     }
 }

@@ -7,11 +7,11 @@ use vpnpanel_auth::{KeyRing, PasswordHasher, Role, SigningKey};
 use vpnpanel_domain::Zone;
 use vpnpanel_runtime::settings::Secret;
 use vpnpanel_store::{
-    self as store, NewAccount, NewSigningKey, NewTenant, SigningKeyState, Store, StoreError,
-    TenantLimits, fresh_id,
+    self as store, Attribution, NewAccount, NewSigningKey, NewTenant, SigningKeyState, Store,
+    StoreError, TenantLimits, fresh_id,
 };
 
-use crate::{Error, seal::Vault, settings::BootstrapSettings};
+use crate::{Error, audit, seal::Vault, settings::BootstrapSettings};
 
 /// The first administrator, to be told to whoever started the process, once.
 #[derive(Debug)]
@@ -36,8 +36,12 @@ pub(crate) async fn first_start(
     if store.has_accounts().await? {
         return Ok(None);
     }
-    make_default_tenant(store).await?;
-    make_administrator(store, hasher, settings).await
+    let store = store.acting(Attribution::system(
+        "control-api/first-start",
+        audit::describe,
+    ));
+    make_default_tenant(&store).await?;
+    make_administrator(&store, hasher, settings).await
 }
 
 async fn make_default_tenant(store: &Store) -> Result<(), Error> {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use vpnpanel_auth::{PasswordHasher, PasswordSignIn, StandingCache, TokenIssuer};
+use vpnpanel_domain::AccountId;
 use vpnpanel_store::Store;
 
-use crate::{authority::Authority, seal::Vault};
+use crate::{authority::Authority, caller::Caller, seal::Vault};
 
 /// The parts of the service, shared by all handlers.
 #[derive(Debug)]
@@ -19,4 +20,16 @@ pub(crate) struct Context {
     pub(crate) standings: StandingCache,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
+}
+
+impl Context {
+    /// The store, acting for a caller: what is changed through it is in the audit log.
+    pub(crate) fn acting(&self, caller: &Caller) -> Store {
+        self.store.acting(caller.who.clone())
+    }
+
+    /// The store, acting for somebody who has just proven to be an account.
+    pub(crate) fn acting_as(&self, account: AccountId, caller: &Caller) -> Store {
+        self.store.acting(caller.who.clone().by_account(account))
+    }
 }

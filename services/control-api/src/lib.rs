@@ -3,6 +3,7 @@
 
 mod access;
 mod accounts;
+mod audit;
 mod authority;
 mod bootstrap;
 mod caller;

@@ -1,6 +1,7 @@
 //! The scheduler: periodic jobs on leased rows of the store, run by any number of replicas with
 //! effects that commit once (docs/adr/0005), and the API that shows and starts them.
 
+mod audit;
 mod error;
 pub mod jobs;
 mod metrics;

@@ -10,9 +10,10 @@ use vpnpanel_api::scheduler::v1::{
     Job, JobRun, ListJobRunsRequest, ListJobRunsResponse, ListJobsRequest, ListJobsResponse,
     RunJobRequest, RunJobResponse, scheduler_service_server::SchedulerService,
 };
+use vpnpanel_audit::attribution;
 use vpnpanel_store::{self as store, Page, Store, StoreError};
 
-use crate::error::Error;
+use crate::{audit, error::Error};
 
 /// Page size when the request names none.
 const DEFAULT_PAGE: u32 = 50;
@@ -48,8 +49,10 @@ impl SchedulerService for Scheduler {
         &self,
         request: Request<RunJobRequest>,
     ) -> Result<Response<RunJobResponse>, Status> {
+        let who = attribution(request.metadata(), request.extensions(), audit::describe);
         let name = request.into_inner().name;
-        self.store.make_job_due(&name).await.map_err(named(&name))?;
+        let acting = self.store.acting(who);
+        acting.make_job_due(&name).await.map_err(named(&name))?;
         let row = self.store.job(&name).await.map_err(named(&name))?;
         self.bell.notify_one();
         Ok(Response::new(RunJobResponse {

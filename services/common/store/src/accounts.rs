@@ -8,12 +8,16 @@ use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QuerySele
 use uuid::Uuid;
 use vpnpanel_domain::{AccountId, MembershipId, TenantId};
 
+use crate::audit::Event;
 use crate::connect::Store;
 use crate::entity::account::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
 use crate::tenants::name_key;
 use crate::transaction::Write;
 use crate::{fresh_id, sql};
+
+/// What events call it.
+const ACCOUNT: &str = "account";
 
 /// Somebody who signs in.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,7 +83,8 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn seed_roles(&self, roles: &[Role]) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
+        tx.needs_no_event();
         for role in roles {
             sql::run(
                 &*tx,
@@ -101,8 +106,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::AlreadyExists`] for the e-mail address.
     pub async fn create_account(&self, new: NewAccount) -> Result<Account> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let account = insert(&tx, new).await?;
+        tx.audit(Event::on(ACCOUNT, None, account.id));
         tx.commit().await?;
         Ok(account)
     }
@@ -117,7 +123,7 @@ impl Store {
         new: NewAccount,
         role: &str,
     ) -> Result<Option<Account>> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         sql::one(&*tx, "SELECT id FROM installation {for_update}", vec![]).await?;
         if sql::one(&*tx, "SELECT 1 FROM accounts LIMIT 1", vec![])
             .await?
@@ -127,6 +133,7 @@ impl Store {
         }
         let account = insert(&tx, new).await?;
         set_role(&tx, account.id, None, role).await?;
+        tx.audit(Event::on(ACCOUNT, None, account.id));
         tx.commit().await?;
         Ok(Some(account))
     }
@@ -166,7 +173,8 @@ impl Store {
         password_hash: String,
         change_required: bool,
     ) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
+        tx.audit(Event::on(ACCOUNT, None, id));
         let row = live()
             .filter(Column::Id.eq(id.uuid()))
             .lock(LockType::NoKeyUpdate)
@@ -197,7 +205,8 @@ impl Store {
         tenant: Option<TenantId>,
         role: &str,
     ) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
+        tx.audit(Event::on(ACCOUNT, tenant, account));
         set_role(&tx, account, tenant, role).await?;
         tx.commit().await
     }

@@ -7,6 +7,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 use uuid::Uuid;
 use vpnpanel_domain::{NodeId, TenantId};
 
+use crate::audit::Event;
 use crate::connect::Store;
 use crate::entity::node_certificate::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
@@ -102,8 +103,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] for the node.
     pub async fn enrol_certificate(&self, new: NewNodeCertificate) -> Result<()> {
-        let tx = self.begin().await?;
-        enrol(&tx, new).await?;
+        let mut tx = self.begin().await?;
+        enrol(&mut tx, new).await?;
         tx.commit().await
     }
 
@@ -189,14 +190,16 @@ impl Store {
 }
 
 /// Makes a certificate the current one of its node.
-pub(crate) async fn enrol(tx: &Write, new: NewNodeCertificate) -> Result<()> {
-    sql::one(
+pub(crate) async fn enrol(tx: &mut Write, new: NewNodeCertificate) -> Result<()> {
+    let node = sql::one(
         &**tx,
-        "SELECT id FROM nodes WHERE id = $1 AND deleted_at IS NULL {for_update}",
+        "SELECT tenant_id FROM nodes WHERE id = $1 AND deleted_at IS NULL {for_update}",
         vec![new.node_id.uuid().into()],
     )
     .await?
     .ok_or(StoreError::NotFound("node"))?;
+    let owner = sql::get::<Option<Uuid>>(&node, 0)?.map(TenantId::new);
+    tx.audit(Event::on("node", owner, new.node_id));
     sql::run(
         &**tx,
         "UPDATE node_certificates SET state = 'retired'

@@ -15,6 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::watch;
 
+use crate::audit::Attribution;
 use crate::doorbell::Doorbell;
 use crate::error::{Result, StoreError};
 use crate::sql;
@@ -69,6 +70,8 @@ type Clock = dyn Fn() -> i64 + Send + Sync;
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
+    /// For whom, where the audit log has to say so.
+    pub(crate) acting: Option<Arc<Attribution>>,
 }
 
 pub(crate) struct Inner {
@@ -119,6 +122,7 @@ impl Store {
                 doorbell,
                 clock: Box::new(clock),
             }),
+            acting: None,
         })
     }
 
@@ -200,6 +204,7 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
             .field("backend", &self.inner.backend)
+            .field("acting", &self.acting)
             .finish_non_exhaustive()
     }
 }

@@ -92,6 +92,13 @@ pub enum StoreError {
     /// The caller's key maker failed, or the operating system has no random bytes.
     #[error("a key could not be made")]
     Key(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A transaction on somebody's behalf noted no audit event: a bug here, and nothing is done
+    /// that nobody could be asked about.
+    #[error("{method} would change something without an audit event")]
+    Unaudited {
+        /// Path of the method.
+        method: String,
+    },
     /// The URL or an option makes no sense.
     #[error("{0}")]
     Configuration(String),

@@ -9,6 +9,7 @@ use sea_orm::{
 };
 use vpnpanel_domain::{GroupId, InboundId, TenantId};
 
+use crate::audit::Event;
 use crate::changes::{ChangeKind, Entry};
 use crate::connect::Store;
 use crate::entity::group::{ActiveModel, Column, Entity, Model};
@@ -95,8 +96,10 @@ impl Store {
             .map_err(StoreError::unique("name"))?;
         set_inbounds(&tx, new.tenant_id, new.id, &new.inbound_ids).await?;
         tx.changed(Entry::new(ChangeKind::Group, Some(new.tenant_id), new.id));
+        let made = group(row, new.inbound_ids);
+        tx.audit(Event::created(&made));
         tx.commit().await?;
-        Ok(group(row, new.inbound_ids))
+        Ok(made)
     }
 
     /// One group.
@@ -108,8 +111,7 @@ impl Store {
             .one(self.read())
             .await?
             .ok_or(StoreError::NotFound("group"))?;
-        let mut groups = with_inbounds(self.read(), tenant, vec![row]).await?;
-        groups.pop().ok_or(StoreError::NotFound("group"))
+        shown(self.read(), tenant, row).await
     }
 
     /// Groups of a tenant in the order they were made.
@@ -144,6 +146,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
+        let before = shown(&*tx, tenant, row.clone()).await?;
         let mut change = ActiveModel {
             tenant_id: Set(row.tenant_id),
             id: Set(row.id),
@@ -164,9 +167,10 @@ impl Store {
             peers::sync(&mut tx, tenant, Scope::Group(id)).await?;
         }
         tx.changed(Entry::new(ChangeKind::Group, Some(tenant), id));
-        let mut groups = with_inbounds(&*tx, tenant, vec![row]).await?;
+        let changed = shown(&*tx, tenant, row).await?;
+        tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
-        groups.pop().ok_or(StoreError::NotFound("group"))
+        Ok(changed)
     }
 
     /// Deletes a group; its members lose the peers that no other group gives them.
@@ -182,6 +186,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
+        tx.audit(Event::deleted(&shown(&*tx, tenant, row).await?));
         set_inbounds(&tx, tenant, id, &BTreeSet::new()).await?;
         peers::sync(&mut tx, tenant, Scope::Group(id)).await?;
         Entity::delete_by_id((tenant.uuid(), id.uuid()))
@@ -261,6 +266,12 @@ async fn set_inbounds(
         }
     }
     Ok(())
+}
+
+/// A group with its inbounds.
+async fn shown(db: &impl ConnectionTrait, tenant: TenantId, row: Model) -> Result<Group> {
+    let mut groups = with_inbounds(db, tenant, vec![row]).await?;
+    groups.pop().ok_or(StoreError::NotFound("group"))
 }
 
 async fn with_inbounds(

@@ -11,6 +11,7 @@ use sea_orm::{
 use serde::{Deserialize, Serialize};
 use vpnpanel_domain::{InboundId, NodeId, TenantId};
 
+use crate::audit::Event;
 use crate::bindings::{self, MakeNodeKey};
 use crate::changes::{ChangeKind, Entry};
 use crate::connect::Store;
@@ -198,8 +199,10 @@ impl Store {
         check_nodes(&tx, new.tenant_id, &new.nodes).await?;
         tx.changed(Entry::new(ChangeKind::Inbound, new.tenant_id, new.id).on_inbound(new.id));
         bindings::rebind_owner(&mut tx, new.tenant_id, keys).await?;
+        let made = Inbound::try_from(row)?;
+        tx.audit(Event::created(&made));
         tx.commit().await?;
-        row.try_into()
+        Ok(made)
     }
 
     /// One inbound that an owner has; for a tenant, also one that the platform offers.
@@ -290,8 +293,10 @@ impl Store {
         if rebind {
             bindings::rebind_owner(&mut tx, tenant, keys).await?;
         }
+        let changed = Inbound::try_from(row)?;
+        tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
-        row.try_into()
+        Ok(changed)
     }
 
     /// Deletes an inbound with its bindings and peers.
@@ -307,6 +312,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
+        tx.audit(Event::deleted(&Inbound::try_from(row)?));
         let nodes = sql::all(
             &*tx,
             "SELECT node_id FROM inbound_nodes WHERE inbound_id = $1 ORDER BY node_id",

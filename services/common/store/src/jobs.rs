@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, QueryResult};
 use tracing::info;
-use vpnpanel_domain::{TenantId, UserId};
 
-use crate::changes::Entry;
-use crate::connect::{Backend, Store};
+use crate::audit::Event;
+use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::page::Page;
 use crate::sql;
+use crate::transaction::Write;
 
 /// Runs of each job that are kept.
 const RUNS_KEPT: i64 = 1_000;
@@ -275,7 +275,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], and those of the database.
     pub async fn make_job_due(&self, name: &str) -> Result<()> {
-        let write = self.begin().await?;
+        let mut write = self.begin().await?;
+        write.audit(Event::on("job", None, name));
         // one millisecond beyond the start of a run that began just now: see finish_job
         let changed = sql::run(
             &*write,
@@ -295,7 +296,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], and those of the database.
     pub async fn pause_job(&self, name: &str, paused: bool) -> Result<()> {
-        let write = self.begin().await?;
+        let mut write = self.begin().await?;
+        write.audit(Event::on("job", None, name));
         let changed = sql::run(
             &*write,
             "UPDATE jobs SET paused = $2 WHERE name = $1",
@@ -326,60 +328,25 @@ impl Store {
         }
         rows.iter().map(|row| run(row, 0)).collect()
     }
+}
 
-    /// Expires users whose time has ended, at most `limit`, under a job's lease: their status,
-    /// the change log and the run's figure in one transaction. Returns how many there were.
-    ///
-    /// # Errors
-    /// [`StoreError::LeaseLost`], and those of the database.
-    pub async fn expire_users(&self, lease: &JobLease, limit: u32) -> Result<u64> {
-        let mut write = self.begin().await?;
-        hold(&*write, lease).await?;
-        // a user that somebody else holds right now is left to the next run
-        let skip = match self.backend() {
-            Backend::Postgres => "FOR UPDATE SKIP LOCKED",
-            Backend::Sqlite => "",
-        };
-        // these three statuses and no other are below `expired` in `UserFacts::status`
-        let rows = sql::all(
-            &*write,
-            format!(
-                "WITH due AS MATERIALIZED (
-                     SELECT id FROM users
-                     WHERE status IN ('active', 'on_hold', 'limited') AND expires_at <= $1
-                     ORDER BY expires_at, id LIMIT $2 {skip})
-                 UPDATE users SET status = 'expired', version = version + 1, updated_at = $1
-                 WHERE id IN (SELECT id FROM due)
-                 RETURNING tenant_id, id"
-            ),
-            vec![write.now.into(), i64::from(limit).into()],
-        )
-        .await?;
-        for row in &rows {
-            let (tenant, user) = (
-                TenantId::new(sql::get(row, 0)?),
-                UserId::new(sql::get(row, 1)?),
-            );
-            write.changed(Entry::user(tenant, user));
-        }
-        let count = rows.len() as u64;
-        sql::run(
-            &*write,
-            "UPDATE job_runs SET changed = changed + $3 WHERE job = $1 AND number = $2",
-            vec![
-                lease.job.as_str().into(),
-                sql::signed(lease.fence).into(),
-                sql::signed(count).into(),
-            ],
-        )
-        .await?;
-        write.commit().await?;
-        Ok(count)
-    }
+/// Counts what a batch of a run changed into the run's figure.
+pub(crate) async fn count(tx: &Write, lease: &JobLease, changed: u64) -> Result<()> {
+    sql::run(
+        &**tx,
+        "UPDATE job_runs SET changed = changed + $3 WHERE job = $1 AND number = $2",
+        vec![
+            lease.job.as_str().into(),
+            sql::signed(lease.fence).into(),
+            sql::signed(changed).into(),
+        ],
+    )
+    .await?;
+    Ok(())
 }
 
 /// Locks the job's row until the transaction ends, if the lease still holds.
-async fn hold(db: &impl ConnectionTrait, lease: &JobLease) -> Result<()> {
+pub(crate) async fn hold(db: &impl ConnectionTrait, lease: &JobLease) -> Result<()> {
     let held = sql::one(
         db,
         "SELECT 1 FROM jobs WHERE name = $1 AND fence = $2 AND lease_until IS NOT NULL {for_update}",

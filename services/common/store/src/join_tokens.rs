@@ -4,6 +4,7 @@
 
 use vpnpanel_domain::{NodeId, TenantId};
 
+use crate::audit::Event;
 use crate::connect::Store;
 use crate::error::Result;
 use crate::sql;
@@ -41,8 +42,9 @@ impl Store {
         tenant: Option<TenantId>,
         new: NewJoinToken,
     ) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         crate::nodes::lock(&tx, tenant, new.node_id).await?;
+        tx.audit(Event::on("node", tenant, new.node_id));
         sql::run(
             &*tx,
             "UPDATE join_tokens SET superseded_at = $2
@@ -75,7 +77,9 @@ impl Store {
         hash: &[u8],
         spki_sha256: &[u8],
     ) -> Result<Option<JoinToken>> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
+        // What is done with it is: that the node has a certificate.
+        tx.needs_no_event();
         let spent = sql::one(
             &*tx,
             "UPDATE join_tokens SET used_at = COALESCE(used_at, $3), used_by_spki = $2

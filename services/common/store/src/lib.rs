@@ -10,6 +10,7 @@
 mod accounts;
 mod addresses;
 mod amount;
+mod audit;
 mod authorities;
 mod bindings;
 mod certificates;
@@ -20,6 +21,7 @@ mod desired;
 mod doorbell;
 mod entity;
 mod error;
+mod expiry;
 mod groups;
 mod idempotency;
 mod inbounds;
@@ -45,6 +47,7 @@ mod user_create;
 mod users;
 
 pub use accounts::{Account, Membership, NewAccount, Role};
+pub use audit::{Attribution, Describe, Described, Event, HeldRole, Outcome, Resource};
 pub use authorities::{Authority, AuthorityState, NewAuthority};
 pub use bindings::{Binding, MakeNodeKey, NodeKey};
 pub use certificates::{CertificateState, NewNodeCertificate, NodeCertificate, NodeIdentity};

@@ -9,6 +9,7 @@ use sea_orm::{
 };
 use vpnpanel_domain::{Multiplier, NodeId, TenantId};
 
+use crate::audit::Event;
 use crate::bindings::{self, MakeNodeKey};
 use crate::certificates;
 use crate::changes::{ChangeKind, Entry};
@@ -130,8 +131,10 @@ impl Store {
             .map_err(StoreError::unique("name"))?;
         tx.changed(Entry::new(ChangeKind::Node, new.tenant_id, new.id).on_node(new.id));
         bindings::rebind_owner(&mut tx, new.tenant_id, keys).await?;
+        let made = Node::try_from(row)?;
+        tx.audit(Event::created(&made));
         tx.commit().await?;
-        row.try_into()
+        Ok(made)
     }
 
     /// One node of a tenant or, with `None`, a shared one.
@@ -190,6 +193,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
+        let before = Node::try_from(row.clone())?;
         let mut change = ActiveModel {
             id: Set(row.id),
             version: Set(row.version + 1),
@@ -224,8 +228,10 @@ impl Store {
         if relabelled {
             bindings::rebind_owner(&mut tx, tenant, keys).await?;
         }
+        let changed = Node::try_from(row)?;
+        tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
-        row.try_into()
+        Ok(changed)
     }
 
     /// Deletes a node: its certificates stop working; what it has billed stays.
@@ -241,6 +247,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
+        tx.audit(Event::deleted(&Node::try_from(row)?));
         certificates::revoke_all(&tx, id).await?;
         for text in [
             "DELETE FROM inbound_nodes WHERE node_id = $1",

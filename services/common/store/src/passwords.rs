@@ -3,6 +3,7 @@
 
 use vpnpanel_domain::AccountId;
 
+use crate::audit::Event;
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::sql;
@@ -38,7 +39,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::StaleVersion`] when the password was changed since `read` was.
     pub async fn change_password(&self, id: AccountId, read: &str, new: &str) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
+        tx.audit(Event::on("account", None, id));
         let changed = sql::run(
             &*tx,
             "UPDATE accounts SET password_hash = $3, password_change_required = $4,

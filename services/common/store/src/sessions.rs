@@ -4,11 +4,15 @@
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 use vpnpanel_domain::{AccountId, SessionId};
 
+use crate::audit::Event;
 use crate::connect::Store;
 use crate::entity::session::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
 use crate::sql;
 use crate::transaction::Write;
+
+/// What events call it.
+const SESSION: &str = "session";
 
 /// A sign-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +67,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn create_session(&self, new: NewSession, token_hash: &[u8]) -> Result<Session> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let row = Model {
             id: new.id.uuid(),
             account_id: new.account_id.uuid(),
@@ -79,6 +83,7 @@ impl Store {
             .exec_without_returning(&*tx)
             .await?;
         add_token(&tx, new.id, token_hash).await?;
+        tx.audit(Event::on(SESSION, None, new.id));
         tx.commit().await?;
         Ok(row.into())
     }
@@ -88,7 +93,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn rotate_refresh_token(&self, spent: &[u8], next: &[u8]) -> Result<Rotation> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let found = sql::one(
             &*tx,
             "SELECT session_id, spent_at FROM refresh_tokens WHERE hash = $1 {for_update}",
@@ -114,6 +119,7 @@ impl Store {
                 vec![session.into(), now.into()],
             )
             .await?;
+            tx.audit(Event::on(SESSION, None, session).refused("REFRESH_TOKEN_REUSED"));
             tx.commit().await?;
             return Ok(Rotation::Reused(
                 Model {
@@ -137,6 +143,8 @@ impl Store {
         )
         .await?;
         add_token(&tx, SessionId::new(session), next).await?;
+        // A session that goes on is no news, and happens by the thousand.
+        tx.needs_no_event();
         tx.commit().await?;
         Ok(Rotation::Rotated(
             Model {
@@ -186,7 +194,8 @@ impl Store {
         id: SessionId,
         reason: &str,
     ) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
+        tx.audit(Event::on(SESSION, None, id));
         let ended = sql::run(
             &*tx,
             "UPDATE sessions SET revoked_at = $3, revoked_reason = $4
@@ -215,7 +224,7 @@ impl Store {
         keep: Option<SessionId>,
         reason: &str,
     ) -> Result<Vec<SessionId>> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let keep = keep.map_or(uuid::Uuid::nil(), SessionId::uuid);
         let rows = sql::all(
             &*tx,
@@ -233,6 +242,12 @@ impl Store {
             .iter()
             .map(|row| sql::get(row, 0).map(SessionId::new))
             .collect::<Result<Vec<_>, _>>()?;
+        for session in &ended {
+            tx.audit(Event::on(SESSION, None, session));
+        }
+        if ended.is_empty() {
+            tx.needs_no_event();
+        }
         tx.commit().await?;
         Ok(ended)
     }

@@ -5,6 +5,7 @@ use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrde
 use uuid::Uuid;
 use vpnpanel_domain::{AccountId, TenantId, Zone};
 
+use crate::audit::Event;
 use crate::changes::{ChangeKind, Entry};
 use crate::connect::Store;
 use crate::entity::tenant::{ActiveModel, Column, Entity, Model};
@@ -103,8 +104,10 @@ impl Store {
             .await
             .map_err(StoreError::unique("name"))?;
         tx.changed(Entry::new(ChangeKind::Tenant, Some(new.id), new.id));
+        let made = Tenant::try_from(row)?;
+        tx.audit(Event::created(&made).of_platform());
         tx.commit().await?;
-        row.try_into()
+        Ok(made)
     }
 
     /// One tenant.
@@ -175,6 +178,7 @@ impl Store {
             .await?
             .ok_or(StoreError::NotFound("tenant"))?;
         check_version(row.version, version)?;
+        let before = Tenant::try_from(row.clone())?;
         let mut change = ActiveModel {
             id: Set(row.id),
             version: Set(row.version + 1),
@@ -198,8 +202,10 @@ impl Store {
             .await
             .map_err(StoreError::unique("name"))?;
         tx.changed(Entry::new(ChangeKind::Tenant, Some(id), id));
+        let changed = Tenant::try_from(row)?;
+        tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
-        row.try_into()
+        Ok(changed)
     }
 }
 

@@ -1,4 +1,5 @@
-//! A writing transaction: one moment, the changes it makes, and the change log appended last.
+//! A writing transaction: one moment, the changes it makes, what the audit log says about them, and
+//! the change log appended last.
 
 use std::ops::Deref;
 
@@ -7,6 +8,7 @@ use sea_orm::{
     TransactionTrait,
 };
 
+use crate::audit::{self, Attribution};
 use crate::changes::{self, Entry};
 use crate::connect::{Backend, Store};
 use crate::error::Result;
@@ -16,6 +18,7 @@ pub(crate) struct Write {
     transaction: DatabaseTransaction,
     store: Store,
     changes: Vec<Entry>,
+    pub(crate) record: audit::Record,
     pub(crate) now: i64,
 }
 
@@ -25,8 +28,14 @@ impl Write {
         self.changes.push(change);
     }
 
-    /// Appends the changes to the log, commits, and rings the doorbell.
+    /// For whom it is, where the audit log has to say so.
+    pub(crate) fn acting(&self) -> Option<&Attribution> {
+        self.store.acting.as_deref()
+    }
+
+    /// Appends to the audit log and the changes to theirs, commits, and rings the doorbell.
     pub(crate) async fn commit(self) -> Result<()> {
+        audit::append(&self).await?;
         changes::append(&self.transaction, &self.changes, self.now).await?;
         self.transaction.commit().await?;
         if !self.changes.is_empty() {
@@ -58,6 +67,7 @@ impl Store {
             transaction,
             store: self.clone(),
             changes: Vec::new(),
+            record: audit::Record::default(),
             now: self.now_ms(),
         })
     }

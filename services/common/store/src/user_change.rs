@@ -11,6 +11,7 @@ use vpnpanel_domain::{
     Zone,
 };
 
+use crate::audit::Event;
 use crate::changes::Entry;
 use crate::connect::Store;
 use crate::entity::user::{ActiveModel, Column, Entity, Model};
@@ -68,6 +69,7 @@ impl Store {
         }
         let mut user = lock(&tx, tenant, id).await?;
         check_version(user.row.version, version)?;
+        let before = users::load(&*tx, tenant, id, tx.now).await?;
         if let Some(limit) = patch.limit {
             sql::run(
                 &*tx,
@@ -107,6 +109,7 @@ impl Store {
             set_groups(&mut tx, tenant, id, groups).await?;
         }
         let user = users::load(&*tx, tenant, id, tx.now).await?;
+        tx.audit(Event::changed(&before, &user));
         tx.commit().await?;
         Ok(user)
     }
@@ -123,6 +126,7 @@ impl Store {
     ) -> Result<User> {
         let mut tx = self.begin().await?;
         let mut user = lock(&tx, tenant, id).await?;
+        let before = users::load(&*tx, tenant, id, tx.now).await?;
         if user.row.disabled != disabled {
             user.row.disabled = disabled;
             let change = ActiveModel {
@@ -132,6 +136,7 @@ impl Store {
             save(&mut tx, tenant, &user, change).await?;
         }
         let user = users::load(&*tx, tenant, id, tx.now).await?;
+        tx.audit(Event::changed(&before, &user));
         tx.commit().await?;
         Ok(user)
     }
@@ -155,6 +160,7 @@ impl Store {
         }
         let mut user = lock(&tx, tenant, id).await?;
         let now = tx.now;
+        let before = users::load(&*tx, tenant, id, now).await?;
         let strategy: ResetStrategy = user
             .row
             .reset_strategy
@@ -180,6 +186,7 @@ impl Store {
         };
         save(&mut tx, tenant, &user, change).await?;
         let user = users::load(&*tx, tenant, id, tx.now).await?;
+        tx.audit(Event::changed(&before, &user));
         tx.commit().await?;
         Ok(user)
     }
@@ -197,6 +204,8 @@ impl Store {
         let mut tx = self.begin().await?;
         let mut user = lock(&tx, tenant, id).await?;
         check_version(user.row.version, version)?;
+        let was = users::load(&*tx, tenant, id, tx.now).await?;
+        tx.audit(Event::deleted(&was));
         user.row.deleted_at = Some(tx.now);
         let change = ActiveModel {
             deleted_at: Set(user.row.deleted_at),

@@ -10,6 +10,7 @@ use vpnpanel_domain::{
     UserId, Zone,
 };
 
+use crate::audit::Event;
 use crate::changes::Entry;
 use crate::connect::Store;
 use crate::entity::{device, user};
@@ -86,6 +87,7 @@ impl Store {
         }
         create(&mut tx, tenant, vec![new]).await?;
         let user = users::load(&*tx, tenant, id, tx.now).await?;
+        tx.audit(Event::created(&user));
         tx.commit().await?;
         Ok(user)
     }
@@ -102,7 +104,13 @@ impl Store {
             });
         }
         let mut tx = self.begin().await?;
+        let ids: Vec<UserId> = new.iter().map(|user| user.id).collect();
         create(&mut tx, tenant, new).await?;
+        if tx.is_audited() {
+            for user in users::load_all(&*tx, tenant, &ids, tx.now).await? {
+                tx.audit(Event::created(&user));
+            }
+        }
         tx.commit().await
     }
 }

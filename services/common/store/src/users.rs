@@ -160,6 +160,21 @@ impl Store {
     }
 }
 
+/// Users that are not deleted, as they are at `now`.
+pub(crate) async fn load_all(
+    db: &impl ConnectionTrait,
+    tenant: TenantId,
+    ids: &[UserId],
+    now: i64,
+) -> Result<Vec<User>> {
+    let text = format!(
+        "{SELECT} WHERE u.tenant_id = $1 AND u.id {} AND u.deleted_at IS NULL ORDER BY u.id",
+        sql::in_ids(db, 2)
+    );
+    let values = vec![tenant.uuid().into(), sql::ids(db, ids.iter().copied())];
+    with_groups(db, tenant, &sql::all(db, text, values).await?, now).await
+}
+
 /// A user that is not deleted, as it is at `now`.
 pub(crate) async fn load(
     db: &impl ConnectionTrait,

@@ -5,7 +5,8 @@ use vpnpanel_api::auth::v1::{
     LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, Membership, RefreshRequest,
     RefreshResponse,
 };
-use vpnpanel_auth::{PasswordProof, RefreshToken, SignInMethod};
+use vpnpanel_audit::network;
+use vpnpanel_auth::{AuthError, PasswordProof, RefreshToken, SignInMethod};
 use vpnpanel_domain::{AccountId, SessionId};
 use vpnpanel_store::{self as store, NewSession, Rotation, fresh_id};
 
@@ -28,8 +29,9 @@ pub(crate) async fn login(
     caller: &Caller,
     message: LoginRequest,
 ) -> Result<LoginResponse, Error> {
+    let email = message.email;
     let proof = PasswordProof {
-        email: message.email,
+        email: email.clone(),
         password: message.password.into(),
     };
     let account = match context.password_sign_in.verify(proof).await {
@@ -38,13 +40,16 @@ pub(crate) async fn login(
             tracing::info!(
                 event = "sign_in_refused",
                 reason = error.reason(),
-                address = caller.address
+                address = caller.address()
             );
+            if matches!(error, AuthError::SignInRefused) {
+                refused(context, caller, &email, error.reason()).await?;
+            }
             return Err(error.into());
         }
     };
     let tokens = open_session(context, caller, account.id).await?;
-    tracing::info!(event = "signed_in", account_id = %account.id, address = caller.address);
+    tracing::info!(event = "signed_in", account_id = %account.id, address = caller.address());
     Ok(LoginResponse {
         access_token: tokens.access,
         refresh_token: tokens.refresh,
@@ -55,13 +60,13 @@ pub(crate) async fn login(
 
 pub(crate) async fn refresh(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: RefreshRequest,
 ) -> Result<RefreshResponse, Error> {
     let spent = RefreshToken::parse(&message.refresh_token).ok_or(Error::RefreshTokenRefused)?;
     let next = RefreshToken::generate()?;
     let rotation = context
-        .store
+        .acting(caller)
         .rotate_refresh_token(&spent.hash(), &next.hash())
         .await?;
     let session = match rotation {
@@ -90,7 +95,7 @@ pub(crate) async fn logout(
     let principal = caller.principal()?;
     let (account, session) = (principal.account, principal.session);
     context
-        .store
+        .acting(caller)
         .revoke_session(account, session, "logout")
         .await?;
     context.standings.forget_session(account, session).await;
@@ -153,7 +158,7 @@ pub(crate) async fn change_password(
     let new = context.hasher.hash(message.new_password.into()).await?;
     // Whoever knew the old password is signed out, this session too; the answer opens a new one.
     context
-        .store
+        .acting(caller)
         .change_password(account.id, &read, &new)
         .await?;
     context.standings.forget_account(account.id);
@@ -164,6 +169,18 @@ pub(crate) async fn change_password(
         refresh_token: tokens.refresh,
         expires_in: Some(tokens.expires_in),
     })
+}
+
+/// Notes a refused sign-in, alike whether or not the account exists.
+async fn refused(
+    context: &Context,
+    caller: &Caller,
+    email: &str,
+    reason: &'static str,
+) -> Result<(), Error> {
+    let network = network(caller.address());
+    let noted = context.acting(caller);
+    Ok(noted.refuse_sign_in(email, &network, reason).await?)
 }
 
 async fn open_session(
@@ -177,12 +194,12 @@ async fn open_session(
     let session = NewSession {
         id: fresh_id(),
         account_id: account,
-        user_agent: caller.user_agent.clone(),
-        address: caller.address.clone(),
+        user_agent: caller.user_agent().to_owned(),
+        address: caller.address().to_owned(),
         expires_at_ms: context.store.now_ms().saturating_add(lifetime),
     };
     let session = context
-        .store
+        .acting_as(account, caller)
         .create_session(session, &refresh.hash())
         .await?;
     tokens_of(context, account, session.id, &refresh)

@@ -1,7 +1,7 @@
 //! A user's connections: the configuration texts of its devices, with their private keys.
 
 use vpnpanel_api::user::v1::{Connection, ListUserConnectionsRequest, ListUserConnectionsResponse};
-use vpnpanel_store as store;
+use vpnpanel_store::{self as store, Event};
 
 use super::user::named;
 use crate::{
@@ -18,11 +18,13 @@ const MAX_NAME: usize = 100;
 
 pub(crate) async fn list(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: ListUserConnectionsRequest,
 ) -> Result<ListUserConnectionsResponse, Error> {
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
     let found = context.store.connections(tenant_id, id).await?;
+    let secrets_shown = Event::on("user", Some(tenant_id), id);
+    context.acting(caller).record(secrets_shown).await?;
     let connections = found
         .into_iter()
         .map(|connection| shown(context, connection))

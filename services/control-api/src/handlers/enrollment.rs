@@ -22,7 +22,7 @@ const JOIN_TOKEN_LIFE_MS: i64 = 15 * 60 * 1000;
 
 pub(crate) async fn create_join_token(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: CreateJoinTokenRequest,
 ) -> Result<CreateJoinTokenResponse, Error> {
     let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
@@ -34,7 +34,10 @@ pub(crate) async fn create_join_token(
         node_id,
         expires_at_ms,
     };
-    context.store.create_join_token(tenant_id, new).await?;
+    context
+        .acting(caller)
+        .create_join_token(tenant_id, new)
+        .await?;
     let ca_pin = context.authority.signer.pin();
     let text = token.text();
     // In variables, not arguments: arguments can be read by every user of the host.
@@ -53,14 +56,14 @@ pub(crate) async fn create_join_token(
 
 pub(crate) async fn sign_joining_node(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: SignJoiningNodeRequest,
 ) -> Result<SignJoiningNodeResponse, Error> {
     let public_key = csr::public_key(&message.csr_der)?;
     let token = JoinToken::parse(&message.join_token).map_err(|_| Error::JoinTokenRefused)?;
     let spki_sha256 = Sha256::digest(&public_key).to_vec();
     let spent = context
-        .store
+        .acting(caller)
         .spend_join_token(&token.hash(), &spki_sha256)
         .await?;
     let Some(spent) = spent else {
@@ -77,7 +80,7 @@ pub(crate) async fn sign_joining_node(
     let serial = hex::decode(&issued.serial)
         .map_err(|_| Error::Corrupt("a serial number is not hexadecimal"))?;
     context
-        .store
+        .acting(caller)
         .enrol_certificate(NewNodeCertificate {
             serial,
             node_id: spent.node_id,

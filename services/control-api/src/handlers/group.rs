@@ -37,7 +37,10 @@ pub(crate) async fn create(
         name: text::name("group.name", &group.name)?,
         inbound_ids: inbounds(&group)?,
     };
-    let made = context.store.create_group(new, key.as_ref()).await?;
+    let made = context
+        .acting(caller)
+        .create_group(new, key.as_ref())
+        .await?;
     Ok(CreateGroupResponse {
         group: Some(made.into_wire()),
     })
@@ -73,7 +76,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn update(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: UpdateGroupRequest,
 ) -> Result<UpdateGroupResponse, Error> {
     let group = message.group.unwrap_or_default();
@@ -90,7 +93,7 @@ pub(crate) async fn update(
     };
     let version = etag::expected(&group.etag)?;
     let changed = context
-        .store
+        .acting(caller)
         .update_group(tenant_id, id, patch, version)
         .await?;
     Ok(UpdateGroupResponse {
@@ -100,13 +103,16 @@ pub(crate) async fn update(
 
 pub(crate) async fn delete(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: DeleteGroupRequest,
 ) -> Result<DeleteGroupResponse, Error> {
     let tenant_id = ids::required("tenant_id", &message.tenant_id)?;
     let id = ids::required("group_id", &message.group_id)?;
     let version = etag::expected(&message.etag)?;
-    context.store.delete_group(tenant_id, id, version).await?;
+    context
+        .acting(caller)
+        .delete_group(tenant_id, id, version)
+        .await?;
     Ok(DeleteGroupResponse {})
 }
 

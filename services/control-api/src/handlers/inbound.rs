@@ -45,7 +45,7 @@ pub(crate) async fn create(
         wireguard: settings::on_create(&wireguard)?,
     };
     let made = context
-        .store
+        .acting(caller)
         .create_inbound(new, &context.vault, key.as_ref())
         .await?;
     Ok(CreateInboundResponse {
@@ -84,7 +84,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn update(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: UpdateInboundRequest,
 ) -> Result<UpdateInboundResponse, Error> {
     let inbound = message.inbound.unwrap_or_default();
@@ -119,7 +119,7 @@ pub(crate) async fn update(
             ..patch.clone()
         };
         let outcome = context
-            .store
+            .acting(caller)
             .update_inbound(tenant_id, id, patch, version, &context.vault)
             .await;
         match outcome {
@@ -136,13 +136,16 @@ pub(crate) async fn update(
 
 pub(crate) async fn delete(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: DeleteInboundRequest,
 ) -> Result<DeleteInboundResponse, Error> {
     let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
     let id = ids::required("inbound_id", &message.inbound_id)?;
     let version = etag::expected(&message.etag)?;
-    context.store.delete_inbound(tenant_id, id, version).await?;
+    context
+        .acting(caller)
+        .delete_inbound(tenant_id, id, version)
+        .await?;
     Ok(DeleteInboundResponse {})
 }
 

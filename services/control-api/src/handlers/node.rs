@@ -15,7 +15,7 @@ use crate::{
     Error,
     caller::Caller,
     context::Context,
-    wire::{etag, ids, mask::Mask, page::List, request, text, time},
+    wire::{IntoWire, etag, ids, mask::Mask, page::List, request, text, time},
 };
 
 const CHANGEABLE: &[&str] = &[
@@ -55,7 +55,7 @@ pub(crate) async fn create(
         disabled: node.disabled,
     };
     let made = context
-        .store
+        .acting(caller)
         .create_node(new, &context.vault, key.as_ref())
         .await?;
     Ok(CreateNodeResponse {
@@ -102,7 +102,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn update(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: UpdateNodeRequest,
 ) -> Result<UpdateNodeResponse, Error> {
     let node = message.node.unwrap_or_default();
@@ -128,7 +128,7 @@ pub(crate) async fn update(
     };
     let version = etag::expected(&node.etag)?;
     let changed = context
-        .store
+        .acting(caller)
         .update_node(tenant_id, id, patch, version, &context.vault)
         .await?;
     Ok(UpdateNodeResponse {
@@ -138,13 +138,16 @@ pub(crate) async fn update(
 
 pub(crate) async fn delete(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: DeleteNodeRequest,
 ) -> Result<DeleteNodeResponse, Error> {
     let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
     let id = ids::required("node_id", &message.node_id)?;
     let version = etag::expected(&message.etag)?;
-    context.store.delete_node(tenant_id, id, version).await?;
+    context
+        .acting(caller)
+        .delete_node(tenant_id, id, version)
+        .await?;
     Ok(DeleteNodeResponse {})
 }
 
@@ -171,6 +174,18 @@ pub(crate) async fn sync(
         unacked_bytes: state.unacked_bytes,
         errors: state.refused.into_iter().map(refused).collect(),
     })
+}
+
+impl IntoWire for store::Node {
+    type Wire = Node;
+
+    /// What is set of a node, without how it is.
+    fn into_wire(self) -> Node {
+        Node {
+            state: WireState::Unspecified.into(),
+            ..into_wire(self, NodeState::default())
+        }
+    }
 }
 
 /// A node with how it is.

@@ -27,7 +27,10 @@ pub(crate) async fn create(
         time_zone: zone(&tenant.time_zone)?,
         limits: TenantLimits::default(),
     };
-    let made = context.store.create_tenant(new, key.as_ref()).await?;
+    let made = context
+        .acting(caller)
+        .create_tenant(new, key.as_ref())
+        .await?;
     Ok(CreateTenantResponse {
         tenant: Some(made.into_wire()),
     })
@@ -64,7 +67,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn update(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: UpdateTenantRequest,
 ) -> Result<UpdateTenantResponse, Error> {
     let tenant = message.tenant.unwrap_or_default();
@@ -80,7 +83,10 @@ pub(crate) async fn update(
         limits: None,
     };
     let version = etag::expected(&tenant.etag)?;
-    let changed = context.store.update_tenant(id, patch, version).await?;
+    let changed = context
+        .acting(caller)
+        .update_tenant(id, patch, version)
+        .await?;
     Ok(UpdateTenantResponse {
         tenant: Some(changed.into_wire()),
     })

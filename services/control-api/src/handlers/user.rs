@@ -56,7 +56,7 @@ pub(crate) async fn create(
         note: user.note,
     };
     let made = context
-        .store
+        .acting(caller)
         .create_user(tenant_id, new, key.as_ref())
         .await?;
     Ok(CreateUserResponse {
@@ -105,7 +105,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn update(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: UpdateUserRequest,
 ) -> Result<UpdateUserResponse, Error> {
     let user = message.user.unwrap_or_default();
@@ -127,7 +127,7 @@ pub(crate) async fn update(
     };
     let version = etag::expected(&user.etag)?;
     let changed = context
-        .store
+        .acting(caller)
         .update_user(tenant_id, id, patch, version)
         .await?;
     Ok(UpdateUserResponse {
@@ -137,22 +137,28 @@ pub(crate) async fn update(
 
 pub(crate) async fn delete(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: DeleteUserRequest,
 ) -> Result<DeleteUserResponse, Error> {
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
     let version = etag::expected(&message.etag)?;
-    context.store.delete_user(tenant_id, id, version).await?;
+    context
+        .acting(caller)
+        .delete_user(tenant_id, id, version)
+        .await?;
     Ok(DeleteUserResponse {})
 }
 
 pub(crate) async fn disable(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: DisableUserRequest,
 ) -> Result<DisableUserResponse, Error> {
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
-    let changed = context.store.set_user_disabled(tenant_id, id, true).await?;
+    let changed = context
+        .acting(caller)
+        .set_user_disabled(tenant_id, id, true)
+        .await?;
     Ok(DisableUserResponse {
         user: Some(changed.into_wire()),
     })
@@ -160,12 +166,12 @@ pub(crate) async fn disable(
 
 pub(crate) async fn enable(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: EnableUserRequest,
 ) -> Result<EnableUserResponse, Error> {
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
     let changed = context
-        .store
+        .acting(caller)
         .set_user_disabled(tenant_id, id, false)
         .await?;
     Ok(EnableUserResponse {
@@ -187,7 +193,7 @@ pub(crate) async fn reset_usage(
         &message,
     )?;
     let changed = context
-        .store
+        .acting(caller)
         .reset_user_usage(tenant_id, id, key.as_ref())
         .await?;
     Ok(ResetUserUsageResponse {

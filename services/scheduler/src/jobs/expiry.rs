@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use vpnpanel_store::Attribution;
 
 use super::{Job, Run};
-use crate::{error::Error, settings::Settings};
+use crate::{audit, error::Error, settings::Settings};
 
 /// Turns users whose time has ended into `expired` ones, a batch per transaction.
 #[derive(Debug)]
@@ -42,8 +43,10 @@ impl Job for ExpireUsers {
 
     async fn run(&self, run: &Run<'_>) -> Result<u64, Error> {
         let mut expired = 0;
+        let who = Attribution::system("scheduler/expiry", audit::describe);
+        let store = run.store.acting(who);
         while !run.cancelled.is_cancelled() {
-            let batch = run.store.expire_users(run.lease, self.batch).await?;
+            let batch = store.expire_users(run.lease, self.batch).await?;
             expired += batch;
             run.metrics.effects(self.name(), batch);
             if batch < u64::from(self.batch) {

@@ -1,0 +1,151 @@
+//! Who acts: what every event of a transaction says about its author.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::Value;
+use uuid::Uuid;
+use vpnpanel_domain::{AccountId, NodeId, TenantId};
+
+use super::Resource;
+use crate::connect::Store;
+
+/// Who does something, through what, and how what they do is shown.
+#[derive(Debug, Clone)]
+pub struct Attribution {
+    /// Who: `account:<id>`, `apiToken:<id>`, `service:<name>`, `node:<id>`, `system:<job>` or
+    /// `anonymous`.
+    pub actor: String,
+    /// What they held when they did it.
+    pub held: Vec<HeldRole>,
+    /// What they showed: `session:<id>` or `apiToken:<id>`; empty for neither.
+    pub credential: String,
+    /// Where they called from; empty when that is not known.
+    pub address: String,
+    /// What their client calls itself.
+    pub user_agent: String,
+    /// Id of the request; empty outside of one.
+    pub request_id: String,
+    /// Path of the method, `/package.Service/Method`; empty outside of one.
+    pub method: Cow<'static, str>,
+    /// How resources are shown.
+    pub describe: Describe,
+}
+
+/// A role, and where it was held; `None` is the platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldRole {
+    /// Where.
+    pub tenant: Option<TenantId>,
+    /// Its name.
+    pub role: String,
+}
+
+/// Shows a resource as it was and as it is, without secrets: the store knows nothing of the form
+/// in which people see its rows. Where both are given, only what differs.
+pub type Describe = fn(Option<Resource<'_>>, Option<Resource<'_>>) -> Described;
+
+/// What an event shows of a resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Before.
+    pub before: Option<Value>,
+    /// After.
+    pub after: Option<Value>,
+}
+
+impl Attribution {
+    /// Something that the control plane does by itself, for example `scheduler/expiry`.
+    pub fn system(name: &str, describe: Describe) -> Self {
+        Self {
+            actor: format!("system:{name}"),
+            describe,
+            ..Self::anonymous()
+        }
+    }
+
+    /// Somebody unknown.
+    pub fn anonymous() -> Self {
+        Self {
+            actor: "anonymous".to_owned(),
+            held: Vec::new(),
+            credential: String::new(),
+            address: String::new(),
+            user_agent: String::new(),
+            request_id: String::new(),
+            method: Cow::Borrowed(""),
+            describe: |_, _| Described::default(),
+        }
+    }
+
+    /// The same request, by an account that has just proven to be one.
+    #[must_use]
+    pub fn by_account(self, account: AccountId) -> Self {
+        Self {
+            actor: Self::account(account),
+            ..self
+        }
+    }
+
+    /// How an account is named as an actor.
+    pub fn account(id: AccountId) -> String {
+        format!("account:{id}")
+    }
+
+    /// How a node is named as an actor.
+    pub fn node(id: NodeId) -> String {
+        format!("node:{id}")
+    }
+
+    /// Names of the roles that count in a tenant; the nil tenant is the platform.
+    pub(crate) fn roles_in(&self, tenant: Uuid) -> String {
+        let roles: BTreeSet<&str> = self
+            .held
+            .iter()
+            .filter(|held| held.tenant.is_none_or(|held| held.uuid() == tenant))
+            .map(|held| held.role.as_str())
+            .collect();
+        roles.into_iter().collect::<Vec<_>>().join(",")
+    }
+}
+
+impl Store {
+    /// The same store, acting for somebody: every transaction that it commits writes what was
+    /// done into the audit log.
+    #[must_use]
+    pub fn acting(&self, who: Attribution) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            acting: Some(Arc::new(who)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_names_the_roles_that_counted_where_it_happened() {
+        let (one, two) = (
+            TenantId::new(Uuid::from_u128(1)),
+            TenantId::new(Uuid::from_u128(2)),
+        );
+        let held = |tenant, role: &str| HeldRole {
+            tenant,
+            role: role.to_owned(),
+        };
+        let who = Attribution {
+            held: vec![
+                held(Some(one), "owner"),
+                held(None, "auditor"),
+                held(Some(two), "operator"),
+            ],
+            ..Attribution::anonymous()
+        };
+        assert_eq!(who.roles_in(one.uuid()), "auditor,owner");
+        assert_eq!(who.roles_in(two.uuid()), "auditor,operator");
+        assert_eq!(who.roles_in(Uuid::nil()), "auditor");
+    }
+}

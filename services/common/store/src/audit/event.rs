@@ -1,0 +1,175 @@
+//! What happened, as the queries of the store say it.
+
+use uuid::Uuid;
+use vpnpanel_domain::{TenantId, UserId, UserStatus};
+
+use super::{Describe, Described};
+use crate::groups::Group;
+use crate::inbounds::Inbound;
+use crate::nodes::Node;
+use crate::tenants::Tenant;
+use crate::users::User;
+
+/// A resource whose state an event shows.
+#[derive(Debug, Clone, Copy)]
+pub enum Resource<'a> {
+    /// A tenant.
+    Tenant(&'a Tenant),
+    /// A subscriber.
+    User(&'a User),
+    /// Of a subscriber, the status alone: what a sweep over thousands of them knows.
+    UserStatus(TenantId, UserId, UserStatus),
+    /// A group.
+    Group(&'a Group),
+    /// An inbound.
+    Inbound(&'a Inbound),
+    /// A node.
+    Node(&'a Node),
+}
+
+impl Resource<'_> {
+    /// Where the event belongs; `None` is the platform.
+    fn tenant(self) -> Option<TenantId> {
+        match self {
+            Self::Tenant(it) => Some(it.id),
+            Self::User(it) => Some(it.tenant_id),
+            Self::UserStatus(tenant, ..) => Some(tenant),
+            Self::Group(it) => Some(it.tenant_id),
+            Self::Inbound(it) => it.tenant_id,
+            Self::Node(it) => it.tenant_id,
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Tenant(_) => "tenant",
+            Self::User(_) | Self::UserStatus(..) => "user",
+            Self::Group(_) => "group",
+            Self::Inbound(_) => "inbound",
+            Self::Node(_) => "node",
+        }
+    }
+
+    fn id(self) -> Uuid {
+        match self {
+            Self::Tenant(it) => it.id.uuid(),
+            Self::User(it) => it.id.uuid(),
+            Self::UserStatus(_, id, _) => id.uuid(),
+            Self::Group(it) => it.id.uuid(),
+            Self::Inbound(it) => it.id.uuid(),
+            Self::Node(it) => it.id.uuid(),
+        }
+    }
+}
+
+macro_rules! resources {
+    ($($kind:ident,)+) => {$(
+        impl<'a> From<&'a $kind> for Resource<'a> {
+            fn from(it: &'a $kind) -> Self {
+                Self::$kind(it)
+            }
+        }
+    )+};
+}
+
+resources! { Tenant, User, Group, Inbound, Node, }
+
+/// Whether what was asked for was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was.
+    Done,
+    /// It was refused.
+    Refused,
+}
+
+impl Outcome {
+    /// The name in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What happened to what.
+#[derive(Debug, Clone)]
+pub struct Event<'a> {
+    pub(super) tenant: Option<TenantId>,
+    pub(super) resource_type: &'static str,
+    pub(super) resource_id: String,
+    pub(super) outcome: Outcome,
+    pub(super) reason: &'static str,
+    before: Option<Resource<'a>>,
+    after: Option<Resource<'a>>,
+}
+
+impl<'a> Event<'a> {
+    /// A resource was made.
+    pub fn created(made: impl Into<Resource<'a>>) -> Self {
+        let made = made.into();
+        Self {
+            after: Some(made),
+            ..Self::on(made.kind(), made.tenant(), made.id())
+        }
+    }
+
+    /// A resource was changed, or was found to be as it was asked to become.
+    pub fn changed(before: impl Into<Resource<'a>>, after: impl Into<Resource<'a>>) -> Self {
+        let after = after.into();
+        Self {
+            before: Some(before.into()),
+            after: Some(after),
+            ..Self::on(after.kind(), after.tenant(), after.id())
+        }
+    }
+
+    /// A resource was deleted.
+    pub fn deleted(was: impl Into<Resource<'a>>) -> Self {
+        let was = was.into();
+        Self {
+            before: Some(was),
+            ..Self::on(was.kind(), was.tenant(), was.id())
+        }
+    }
+
+    /// Something was done to, or with, a resource whose state says nothing about it.
+    pub fn on(resource_type: &'static str, tenant: Option<TenantId>, id: impl ToString) -> Self {
+        Self {
+            tenant,
+            resource_type,
+            resource_id: id.to_string(),
+            outcome: Outcome::Done,
+            reason: "",
+            before: None,
+            after: None,
+        }
+    }
+
+    /// It is the platform's business, whoever owns the resource.
+    #[must_use]
+    pub fn of_platform(self) -> Self {
+        Self {
+            tenant: None,
+            ..self
+        }
+    }
+
+    /// It was not done, for a reason of the API's errors.
+    #[must_use]
+    pub fn refused(self, reason: &'static str) -> Self {
+        Self {
+            outcome: Outcome::Refused,
+            reason,
+            ..self
+        }
+    }
+
+    pub(super) fn describe(&self, describe: Describe) -> Described {
+        if self.before.is_none() && self.after.is_none() {
+            return Described::default();
+        }
+        describe(self.before, self.after)
+    }
+}
