@@ -93,7 +93,7 @@ impl World {
             host.engine.hides_removed = misfortune.hides_removed;
             hosts.push(host);
         }
-        let slack = MicroBytes::from_bytes(500_000 * misfortune.hosts);
+        let slack = MicroBytes::from_bytes(2_000_000 * misfortune.hosts);
         let truth = Truth::default();
         let mut world = Self {
             now_ms,
