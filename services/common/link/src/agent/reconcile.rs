@@ -356,7 +356,7 @@ impl Agent {
         }
     }
 
-    fn acknowledge_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
+    pub(super) fn acknowledge_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
         if self.stream.window().is_some() {
             self.commit();
             self.out

@@ -7,8 +7,8 @@ use vpnpanel_domain::PeerId;
 
 use super::{Agent, Alarm, Effect, Now};
 use crate::{
-    CounterKey, Down, Entropy, Health, Hello, PROTOCOL, Pace, Revision, Up, UsageAck, Welcome,
-    entropy, wire::Assembly,
+    AppliedState, CounterKey, Down, Entropy, Health, Hello, PROTOCOL, Pace, Revision, Up, UsageAck,
+    Welcome, entropy, wire::Assembly,
 };
 
 /// Longest wait between attempts.
@@ -32,6 +32,8 @@ pub(super) struct Stream {
     come_back_ms: Option<u64>,
     /// The peers whose marks Hello has asked for.
     pub(super) asked: BTreeSet<PeerId>,
+    /// The state that Hello said is applied.
+    told: Option<AppliedState>,
     pub(super) assembly: Assembly,
     pace: Pace,
     next_health_ms: i64,
@@ -67,6 +69,7 @@ impl Stream {
             failures: 0,
             come_back_ms: None,
             asked: BTreeSet::new(),
+            told: None,
             assembly: Assembly::default(),
             pace: Pace::default(),
             next_health_ms: 0,
@@ -172,6 +175,7 @@ impl Agent {
             since_ms: now.boottime_ms,
         };
         self.stream.assembly = Assembly::default();
+        self.stream.told = self.durable.applied;
         self.commit();
         self.out.push(Effect::Send(Up::Hello(Box::new(Hello {
             protocol_min: PROTOCOL,
@@ -239,6 +243,12 @@ impl Agent {
         self.adopt(now);
         self.schedule_times(now);
         self.set_gates(None, now);
+        // What came to be applied since Hello would be taken for what Hello said.
+        if let Some(state) = self.durable.applied
+            && self.stream.told != Some(state)
+        {
+            self.acknowledge_state(state, Vec::new());
+        }
         self.reconcile(now);
         self.release();
         self.next_report_ms = now.boottime_ms + self.stream.pace.report_ms as i64;
