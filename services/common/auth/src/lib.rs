@@ -4,6 +4,7 @@
 //! Nothing here knows a database. What has to be looked up comes through traits
 //! ([`StandingSource`], [`CredentialSource`], [`Policy`]), so that the rules are tested without one.
 
+mod admission;
 pub mod error;
 mod forgotten;
 pub mod guard;
