@@ -102,3 +102,21 @@ async fn nobody_talks_their_way_into_a_network() {
     let refused = create_tenant(&token, "no").await;
     assert_refused(refused, Code::PermissionDenied, "ADMIN_NETWORK_REQUIRED");
 }
+
+#[tokio::test]
+async fn a_gateway_in_a_process_of_its_own_is_believed_when_it_is_trusted() {
+    let trusting = [NETWORKS[0], ("VPNPANEL_TRUSTED_PROXIES", "192.0.2.0/24")];
+    let panel = Panel::start_with(&trusting).await;
+    let admin = panel.admin().await;
+    let through = |proxy| admin.over(&panel.connected_from(proxy));
+    let gateway = through("192.0.2.8");
+    create_tenant(&gateway.saying("10.0.0.7"), "yes")
+        .await
+        .unwrap();
+    for said in ["203.0.113.5", "10.0.0.7, 203.0.113.5", "10.0.0.7, junk"] {
+        let refused = create_tenant(&gateway.saying(said), "no").await;
+        assert_refused(refused, Code::PermissionDenied, "ADMIN_NETWORK_REQUIRED");
+    }
+    let refused = create_tenant(&through("192.0.3.8").saying("10.0.0.7"), "no").await;
+    assert_refused(refused, Code::PermissionDenied, "ADMIN_NETWORK_REQUIRED");
+}

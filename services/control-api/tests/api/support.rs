@@ -89,7 +89,14 @@ impl Panel {
             ("VPNPANEL_BOOTSTRAP_PASSWORD", ONE_TIME_PASSWORD),
         ];
         let environment = MapEnvironment::from_iter(of_tests.iter().chain(settings).copied());
-        let settings: ControlApiSettings = from_environment(&environment).unwrap();
+        let mut control_api: ControlApiSettings = from_environment(&environment).unwrap();
+        let proxies = settings
+            .iter()
+            .find(|(name, _)| *name == "VPNPANEL_TRUSTED_PROXIES");
+        if let Some((_, networks)) = proxies {
+            control_api.trusted_proxies.networks = networks.parse().unwrap();
+        }
+        let settings = control_api;
         let args: AccessArgs = from_environment(&environment).unwrap();
         let authority = Authority::open(&store, &vault, &TrustDomain::default()).await;
         let authority = authority.unwrap();
