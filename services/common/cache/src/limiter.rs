@@ -104,7 +104,8 @@ impl LocalLimiter {
 
 impl Counter {
     fn look_after(&self, max_keys: usize) {
-        if self.calls.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY != 0 {
+        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
+        if !calls.is_multiple_of(LOOK_EVERY) {
             return;
         }
         if self.counts.len() < max_keys / 2 {

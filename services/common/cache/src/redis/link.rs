@@ -140,8 +140,9 @@ impl Link {
             fail_fast: true,
             ..Options::default()
         });
-        // The library's own deadline does not hold for what waits for a connection.
-        match tokio::time::timeout(timeout, command(&connection)).await {
+        // The library's futures are large, and its own deadline does not hold for what waits for a
+        // connection.
+        match tokio::time::timeout(timeout, Box::pin(command(&connection))).await {
             Ok(Ok(answer)) => {
                 self.answered();
                 Ok(answer)
