@@ -131,6 +131,12 @@ impl Link {
         timeout: Duration,
         command: impl AsyncFnOnce(&Connection) -> Result<T, RedisError>,
     ) -> Result<T, Away> {
+        if !self.client.is_connected() {
+            if self.started.elapsed() > UNRESPONSIVE {
+                self.is_down(&"not connected");
+            }
+            return Err(Away);
+        }
         if !self.is_tried(timeout) {
             return Err(Away);
         }
@@ -157,19 +163,14 @@ impl Link {
     fn is_tried(&self, timeout: Duration) -> bool {
         let until = self.paused_until.load(Ordering::Acquire);
         if until == 0 {
-            return self.client.is_connected();
+            return true;
         }
         let now = self.millis();
+        let (further, set) = (now + millis(timeout) + 1, Ordering::AcqRel);
         now >= until
-            && self.client.is_connected()
             && self
                 .paused_until
-                .compare_exchange(
-                    until,
-                    now + millis(timeout) + 1,
-                    Ordering::AcqRel,
-                    Ordering::Acquire,
-                )
+                .compare_exchange(until, further, set, Ordering::Acquire)
                 .is_ok()
     }
 
@@ -185,6 +186,11 @@ impl Link {
         let until = self.millis() + millis(PAUSE);
         self.paused_until.store(until, Ordering::Release);
         self.metrics.failed(self.concern);
+        self.is_down(error);
+        Away
+    }
+
+    fn is_down(&self, error: &dyn std::fmt::Display) {
         self.metrics.up(self.concern, false);
         if self.up.swap(false, Ordering::AcqRel) {
             tracing::warn!(
@@ -194,7 +200,6 @@ impl Link {
                 "going on without Redis"
             );
         }
-        Away
     }
 
     /// At least 1: 0 stands for no pause.
