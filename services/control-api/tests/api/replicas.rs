@@ -162,8 +162,8 @@ async fn a_slow_redis_keeps_nobody_waiting_and_no_session_alive() {
     in_touch(&[&one, &other]).await;
     let (leaving, staying) = (sign_in(&one, &other).await, sign_in(&one, &other).await);
     redis.sleep(3.0);
-    let ended = Instant::now();
     log_out(&leaving.there).await;
+    let ended = Instant::now();
     is_over(&leaving, ended).await;
     let asked = Instant::now();
     for _ in 0..20 {
