@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use vpnpanel_auth::{
-    CredentialSource, Membership, SourceError, Standing, StandingSource, StoredPassword,
+    CredentialSource, Membership, RevocationSource, SourceError, Standing, StandingSource,
+    StoredPassword,
+    revocation::{Credential, Revocation},
 };
 use vpnpanel_domain::{AccountId, SessionId};
 use vpnpanel_store::{Store, StoreError};
@@ -54,6 +56,20 @@ impl StandingSource for StoredAccounts {
                 })
                 .collect(),
         }))
+    }
+}
+
+#[async_trait]
+impl RevocationSource for StoredAccounts {
+    async fn revoked_since(&self, since_ms: i64) -> Result<Vec<Revocation>, SourceError> {
+        let ended = self.store.sessions_ended_since(since_ms).await?;
+        Ok(ended
+            .into_iter()
+            .map(|(session, at_ms)| Revocation {
+                credential: Credential::Session(session),
+                at_ms,
+            })
+            .collect())
     }
 }
 

@@ -1,10 +1,11 @@
 //! Who made a call, as handlers see it.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use tonic::{Extensions, metadata::MetadataMap};
 use vpnpanel_audit::attribution;
 use vpnpanel_auth::{AuthError, Principal, guard};
+use vpnpanel_runtime::rpc::ClientAddress;
 use vpnpanel_store::Attribution;
 
 use crate::{Error, audit};
@@ -15,6 +16,8 @@ pub(crate) struct Caller {
     principal: Option<Arc<Principal>>,
     /// The caller, as audit events name it.
     pub(crate) who: Attribution,
+    /// Where it calls from, to count by.
+    pub(crate) ip: Option<IpAddr>,
 }
 
 impl Caller {
@@ -23,6 +26,7 @@ impl Caller {
             // Where there is none, the guard has found that the method needs none.
             principal: guard::principal(extensions).ok().cloned(),
             who: attribution(metadata, extensions, audit::describe),
+            ip: extensions.get::<ClientAddress>().map(|found| found.0),
         }
     }
 

@@ -43,6 +43,9 @@ pub enum Error {
     /// The contract's descriptors cannot be served.
     #[error(transparent)]
     Reflection(#[from] vpnpanel_runtime::reflection::ReflectionError),
+    /// The settings of what replicas share make no sense.
+    #[error(transparent)]
+    Cache(#[from] vpnpanel_cache::CacheError),
     /// What the store holds does not make sense.
     #[error("{0}")]
     Corrupt(&'static str),
@@ -90,7 +93,11 @@ impl From<Error> for Status {
             Error::Pki(vpnpanel_pki::Error::Csr(why)) => {
                 Failure::invalid_field("csr_der", why).into_status()
             }
-            Error::Pki(_) | Error::Corrupt(_) | Error::Random(_) | Error::Reflection(_) => {
+            Error::Pki(_)
+            | Error::Cache(_)
+            | Error::Corrupt(_)
+            | Error::Random(_)
+            | Error::Reflection(_) => {
                 // Ours to repair: told to the log, where the error ends, and not to the caller.
                 tracing::error!(event = "call_failed", error = %error);
                 Failure::internal().into_status()

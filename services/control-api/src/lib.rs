@@ -2,6 +2,7 @@
 //! node certificates.
 
 mod access;
+mod access_settings;
 mod accounts;
 mod audit;
 mod authority;
@@ -33,10 +34,11 @@ use vpnpanel_api::{
     user::v1::user_service_server::UserServiceServer,
 };
 use vpnpanel_auth::{AuthGuard, AuthLayer, PasswordHasher, PasswordSettings, PasswordSignIn};
-use vpnpanel_runtime::{Grpc, Service, reflection, tls::ServerTls};
+use vpnpanel_runtime::{Grpc, Service, reflection, rpc::RpcLimits, tls::ServerTls};
 use vpnpanel_store::Store;
 
 pub use access::Access;
+pub use access_settings::AccessArgs;
 pub use accounts::StoredAccounts;
 pub use authority::Authority;
 pub use bootstrap::FirstAdministrator;
@@ -97,6 +99,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         hasher,
         tokens: Arc::clone(&access.tokens),
         standings: access.standings.clone(),
+        limits: access.limits.clone(),
         enrollment_url: settings
             .enrollment_url
             .to_string()
@@ -110,7 +113,12 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     if !development {
         layer = layer.gate(reflection::PATH_PREFIX, "system.reflect");
     }
-    let mut grpc = Grpc::new(router.layer(layer)).listen(settings.listen);
+    let mut grpc = Grpc::new(router.layer(layer))
+        .listen(settings.listen)
+        .rpc_limits(RpcLimits {
+            trusted_proxies: settings.trusted_proxies,
+            ..RpcLimits::default()
+        });
     if let Some(tls) = tls {
         grpc = grpc.tls(tls);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use vpnpanel_auth::SourceError;
 use vpnpanel_domain::{DeviceId, InboundId, NodeId};
 use vpnpanel_pki::{Sealer, context};
 use vpnpanel_store::{MakeNodeKey, NewDevice, NodeKey, fresh_id};
@@ -64,6 +65,17 @@ impl Vault {
         sealed: &[u8],
     ) -> Result<SecretKey, Error> {
         key(&self.open(&context::preshared_key(device), sealed)?)
+    }
+}
+
+/// What replicas share outside of the database is sealed as well.
+impl vpnpanel_auth::Seal for Vault {
+    fn seal(&self, context: &str, secret: &[u8]) -> Result<Vec<u8>, SourceError> {
+        Ok(self.sealer.seal(context, secret)?)
+    }
+
+    fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, SourceError> {
+        Ok(self.sealer.open(context, sealed)?.to_vec())
     }
 }
 

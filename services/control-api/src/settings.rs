@@ -1,6 +1,7 @@
 //! Settings of the management API, from the environment.
 
 use vpnpanel_auth::{PasswordSettings, TokenSettings};
+use vpnpanel_runtime::rpc::TrustedProxies;
 use vpnpanel_runtime::settings::{ByteSize, HttpEndpoint, HumanDuration, ListenAddr, Secret};
 
 /// Settings of control-api.
@@ -37,6 +38,10 @@ pub struct ControlApiSettings {
         value_name = "URL"
     )]
     pub enrollment_url: HttpEndpoint,
+
+    /// Whose word about a client's address is taken; a setting of the process.
+    #[arg(skip)]
+    pub trusted_proxies: TrustedProxies,
 
     /// The first administrator.
     #[command(flatten)]

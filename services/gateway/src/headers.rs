@@ -6,8 +6,7 @@ use std::time::Duration;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use tonic::metadata::MetadataMap;
-use vpnpanel_runtime::rpc::{ClientAddress, client_address};
-use vpnpanel_runtime::settings::CidrList;
+use vpnpanel_runtime::rpc::{ClientAddress, ForwardedHeader, TrustedProxies, client_address};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
 
 use crate::problem::Problem;
@@ -47,7 +46,7 @@ const RETURNED: [&str; 10] = [
 /// The metadata of the gRPC call.
 pub(crate) fn to_metadata(
     parts: &http::request::Parts,
-    trusted: &CidrList,
+    trusted: &TrustedProxies,
 ) -> Result<MetadataMap, Problem> {
     let headers = &parts.headers;
     let mut metadata = HeaderMap::with_capacity(8);
@@ -69,10 +68,16 @@ pub(crate) fn to_metadata(
     {
         metadata.insert(CLIENT_USER_AGENT, agent.clone());
     }
-    if let Some(ClientAddress(address)) = client_address(parts, trusted)
-        && let Ok(value) = HeaderValue::from_str(&address.to_string())
-    {
-        metadata.insert(CLIENT_ADDRESS, value);
+    if let Some(ClientAddress(address)) = client_address(parts, trusted) {
+        // In both forms: the service reads the one that its own proxies write.
+        for (name, form) in [
+            (CLIENT_ADDRESS, ForwardedHeader::XForwardedFor),
+            (header::FORWARDED, ForwardedHeader::Forwarded),
+        ] {
+            if let Some(value) = form.value(address) {
+                metadata.insert(name, value);
+            }
+        }
     }
     Ok(MetadataMap::from_headers(metadata))
 }
@@ -163,6 +168,7 @@ mod tests {
             ("authorization", "Bearer x"),
             ("cookie", "a=b"),
             ("x-forwarded-for", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
             ("x-vpnpanel-tenant", "other"),
             ("user-agent", "curl/8"),
             (
@@ -171,7 +177,7 @@ mod tests {
             ),
         ]);
         let sent = parts("192.0.2.7", sent);
-        let metadata = to_metadata(&sent, &CidrList::default())
+        let metadata = to_metadata(&sent, &TrustedProxies::default())
             .unwrap()
             .into_headers();
         let mut names: Vec<&str> = metadata.keys().map(HeaderName::as_str).collect();
@@ -180,18 +186,20 @@ mod tests {
             names,
             [
                 "authorization",
+                "forwarded",
                 "traceparent",
                 "x-forwarded-for",
                 "x-forwarded-user-agent"
             ]
         );
         assert_eq!(metadata[CLIENT_ADDRESS], "192.0.2.7");
+        assert_eq!(metadata["forwarded"], "for=192.0.2.7");
     }
 
     #[test]
     fn two_authorization_headers_are_refused() {
         let sent = headers(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]);
-        assert!(to_metadata(&parts("192.0.2.7", sent), &CidrList::default()).is_err());
+        assert!(to_metadata(&parts("192.0.2.7", sent), &TrustedProxies::default()).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use vpnpanel_runtime::TrustDomain;
+use vpnpanel_runtime::rpc::{ForwardedHeader, TrustedProxies};
 use vpnpanel_runtime::settings::{ByteSize, CidrList, HttpEndpoint, HumanDuration, ListenAddr};
 
 use crate::transcoder::Limits;
@@ -94,17 +95,35 @@ pub struct GatewaySettings {
     )]
     pub cors_origins: Vec<String>,
 
-    /// Networks of proxies in front of the gateway, whose x-forwarded-for is believed.
+    /// Networks of proxies whose word about a client's address is taken: load balancers in front,
+    /// and, for the other services, gateways in processes of their own.
     #[arg(
-        id = "gateway_trusted_proxies",
-        long = "gateway-trusted-proxies",
-        env = "VPNPANEL_GATEWAY_TRUSTED_PROXIES",
-        default_value = ""
+        long,
+        env = "VPNPANEL_TRUSTED_PROXIES",
+        default_value = "",
+        value_name = "NETWORKS"
     )]
     pub trusted_proxies: CidrList,
+
+    /// The header that they append the client's address to: x-forwarded-for or forwarded.
+    #[arg(
+        long,
+        env = "VPNPANEL_FORWARDED_HEADER",
+        default_value_t = ForwardedHeader::XForwardedFor,
+        value_name = "NAME"
+    )]
+    pub forwarded_header: ForwardedHeader,
 }
 
 impl GatewaySettings {
+    /// Whose word about a client's address is taken.
+    pub fn trusted_proxies(&self) -> TrustedProxies {
+        TrustedProxies {
+            networks: self.trusted_proxies.clone(),
+            header: self.forwarded_header,
+        }
+    }
+
     /// The bounds these settings ask for.
     pub fn limits(&self) -> Limits {
         Limits {
@@ -114,7 +133,7 @@ impl GatewaySettings {
             max_timeout: self.max_timeout.0,
             max_calls: self.max_calls as usize,
             max_streams: self.max_streams as usize,
-            trusted_proxies: self.trusted_proxies.clone(),
+            trusted_proxies: self.trusted_proxies(),
             ..Limits::default()
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use vpnpanel_runtime::settings::CidrList;
+use vpnpanel_runtime::rpc::TrustedProxies;
 use vpnpanel_runtime::status::{ErrorCode, Failure};
 
 use crate::error::GatewayError;
@@ -54,7 +54,7 @@ pub struct Limits {
     /// A client that takes nothing from its stream for this long is cut off.
     pub stream_patience: Duration,
     /// Proxies whose `x-forwarded-for` is believed.
-    pub trusted_proxies: CidrList,
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl Default for Limits {
@@ -69,7 +69,7 @@ impl Default for Limits {
             max_streams: 1024,
             heartbeat: Duration::from_secs(15),
             stream_patience: Duration::from_secs(30),
-            trusted_proxies: CidrList::default(),
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }

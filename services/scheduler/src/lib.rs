@@ -14,7 +14,7 @@ use vpnpanel_api::{
     FILE_DESCRIPTOR_SET, Guarded, scheduler::v1::scheduler_service_server::SchedulerServiceServer,
 };
 use vpnpanel_auth::AuthGuard;
-use vpnpanel_runtime::{Grpc, Service, reflection};
+use vpnpanel_runtime::{Grpc, Service, reflection, rpc::RpcLimits};
 use vpnpanel_store::Store;
 
 pub use error::Error;
@@ -45,6 +45,10 @@ pub async fn build(
     });
     let metrics = Metrics::register(service.metrics());
     let listen = settings.listen;
+    let limits = RpcLimits {
+        trusted_proxies: settings.trusted_proxies.clone(),
+        ..RpcLimits::default()
+    };
     let runner = Runner::new(store.clone(), jobs::all(&settings), settings, metrics);
     runner.register().await?;
     let handlers = Scheduler::new(store, runner.bell());
@@ -55,6 +59,7 @@ pub async fn build(
     let layer = guard.layer(development);
     let routes = Routes::new(SchedulerServiceServer::new(Guarded::new(handlers, guard)));
     let router = reflection::mount(routes.into_axum_router(), FILE_DESCRIPTOR_SET)?;
-    service.grpc("api", Grpc::new(router.layer(layer)).listen(listen));
+    let grpc = Grpc::new(router.layer(layer)).listen(listen);
+    service.grpc("api", grpc.rpc_limits(limits));
     Ok(service)
 }

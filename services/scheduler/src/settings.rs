@@ -2,6 +2,7 @@
 //! Postgres alike.
 
 use clap::{Args, value_parser};
+use vpnpanel_runtime::rpc::TrustedProxies;
 use vpnpanel_runtime::settings::{HumanDuration, ListenAddr};
 
 /// Settings of the scheduler: its listeners, its loop and its jobs.
@@ -25,6 +26,10 @@ pub struct Settings {
         default_value = "127.0.0.1:9103"
     )]
     pub admin_listen: ListenAddr,
+
+    /// Whose word about a client's address is taken; a setting of the process.
+    #[arg(skip)]
+    pub trusted_proxies: TrustedProxies,
 
     /// How often the loop looks for a due job; each wait is jittered by ± 20 %.
     #[arg(

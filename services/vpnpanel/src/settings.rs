@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use vpnpanel_runtime::TrustDomain;
-use vpnpanel_runtime::settings::Secret;
+use vpnpanel_runtime::rpc::{ForwardedHeader, TrustedProxies};
+use vpnpanel_runtime::settings::{CidrList, Secret};
 
 /// What every process of an installation shares.
 #[derive(Debug, Clone, Args)]
@@ -70,6 +71,41 @@ impl InstallationSettings {
                 "sqlite:{}",
                 self.data_dir.join("vpnpanel.db").display()
             )),
+        }
+    }
+}
+
+/// Whose word about a client's address is taken, for services that are called through proxies: the
+/// gateway has the same settings itself.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub(crate) struct ProxySettings {
+    /// Networks of proxies whose word about a client's address is taken: load balancers in front,
+    /// and gateways in processes of their own.
+    #[arg(
+        long,
+        env = "VPNPANEL_TRUSTED_PROXIES",
+        default_value = "",
+        value_name = "NETWORKS"
+    )]
+    trusted_proxies: CidrList,
+
+    /// The header that they append the client's address to: x-forwarded-for or forwarded.
+    #[arg(
+        long,
+        env = "VPNPANEL_FORWARDED_HEADER",
+        default_value_t = ForwardedHeader::XForwardedFor,
+        value_name = "NAME"
+    )]
+    forwarded_header: ForwardedHeader,
+}
+
+impl ProxySettings {
+    /// As the services want to see it.
+    pub(crate) fn trusted(&self) -> TrustedProxies {
+        TrustedProxies {
+            networks: self.trusted_proxies.clone(),
+            header: self.forwarded_header,
         }
     }
 }

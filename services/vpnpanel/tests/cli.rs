@@ -27,7 +27,19 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn a_bad_setting_names_its_variable_and_what_was_expected_and_exits_2() {
-    let cases: [(&[&str], &str, &str, &str); 5] = [
+    let cases: [(&[&str], &str, &str, &str); 7] = [
+        (
+            &["control-api"],
+            "VPNPANEL_LIMIT_SIGN_IN_ACCOUNT",
+            "many",
+            "expected a number and a time",
+        ),
+        (
+            &["gateway"],
+            "VPNPANEL_TRUSTED_PROXIES",
+            "all",
+            "expected networks separated by commas",
+        ),
         (
             &["up"],
             "VPNPANEL_CONTROL_API_LISTEN",
@@ -81,6 +93,21 @@ fn a_secret_that_is_wrong_is_not_repeated() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("32 bytes"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn an_address_of_redis_that_is_wrong_is_told_without_its_password() {
+    for (url, expected) in [
+        ("redis://:hunter2@localhost/7", "name no database"),
+        ("hunter2://localhost", "expected redis://"),
+    ] {
+        let output = vpnpanel(&["up"], &[("VPNPANEL_REDIS_URL", url)]);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("VPNPANEL_REDIS_URL"), "{said}");
+        assert!(said.contains(expected), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]

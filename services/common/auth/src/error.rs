@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::Status;
 use vpnpanel_runtime::status::{ErrorCode, Failure};
 
-use crate::SourceError;
+use crate::{SourceError, limits::Limit};
 
 /// Why a caller is refused, or could not be judged.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,18 @@ pub enum AuthError {
         /// Who may call.
         expected: String,
     },
+    /// More than is permitted of something that is counted.
+    #[error("too many requests: the limit is {limit}")]
+    TooMany {
+        /// What is counted.
+        limit: Limit,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The call needs a role that is held on the platform, and comes from outside of the networks
+    /// that such roles act from.
+    #[error("administration is permitted from the configured networks only")]
+    AdminNetwork,
     /// Too many passwords are being checked.
     #[error("too many sign-ins at once")]
     Saturated {
@@ -89,6 +101,8 @@ impl AuthError {
             Self::TenantNotFound => "TENANT_NOT_FOUND",
             Self::TenantMalformed { .. } => "INVALID_FIELDS",
             Self::CertificateRequired { .. } => "CERTIFICATE_REQUIRED",
+            Self::TooMany { .. } => "RATE_LIMITED",
+            Self::AdminNetwork => "ADMIN_NETWORK_REQUIRED",
             Self::Saturated { .. } => "SIGN_INS_SATURATED",
             Self::Source(_) => "ACCOUNTS_UNAVAILABLE",
             Self::MalformedHash(_)
@@ -108,10 +122,11 @@ impl AuthError {
             | Self::SignInRefused => ErrorCode::Unauthenticated,
             Self::PasswordChangeRequired
             | Self::PermissionDenied { .. }
+            | Self::AdminNetwork
             | Self::CertificateRequired { .. } => ErrorCode::PermissionDenied,
             Self::TenantNotFound => ErrorCode::NotFound,
             Self::TenantMalformed { .. } => ErrorCode::InvalidArgument,
-            Self::Saturated { .. } => ErrorCode::ResourceExhausted,
+            Self::TooMany { .. } | Self::Saturated { .. } => ErrorCode::ResourceExhausted,
             Self::Source(_) => ErrorCode::Unavailable,
             Self::MalformedHash(_)
             | Self::HashParameters(_)
@@ -128,6 +143,11 @@ impl From<AuthError> for Status {
         let failure = match &error {
             AuthError::Saturated { retry_after } => {
                 Failure::new(code, reason, error.to_string()).retry_after(*retry_after)
+            }
+            AuthError::TooMany { limit, retry_after } => {
+                Failure::new(code, reason, error.to_string())
+                    .metadata("limit", limit.as_str())
+                    .retry_after(*retry_after)
             }
             AuthError::TenantMalformed { field } => {
                 Failure::new(code, reason, error.to_string()).field(*field, "must be a UUID")

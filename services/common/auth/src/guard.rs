@@ -9,7 +9,7 @@ use vpnpanel_api::{Access, Call, Guard};
 use vpnpanel_domain::TenantId;
 use vpnpanel_runtime::{PeerIdentity, reflection, tls::Peer};
 
-use crate::{AuthError, AuthLayer, Authentication, Authenticator, Principal};
+use crate::{AuthError, AuthLayer, Authentication, Authenticator, Principal, admission::Withheld};
 
 /// What an account may still do while its password must be changed.
 const BEFORE_PASSWORD_CHANGE: [&str; 3] = [
@@ -50,11 +50,9 @@ impl AuthGuard {
 impl Guard for AuthGuard {
     async fn check(&self, call: Call<'_>) -> Result<(), Status> {
         if call.extensions.get::<Authentication>().is_none() {
-            let found = self
-                .authenticator
-                .authenticate(call.metadata.as_ref())
-                .await;
-            call.extensions.insert(found);
+            self.authenticator
+                .admit(call.metadata.as_ref(), call.extensions)
+                .await?;
         }
         decide(&call).map_err(|refused| {
             tracing::debug!(
@@ -139,12 +137,27 @@ fn permitted(
         _ => None,
     };
     if principal.permits(permission, scope) {
-        Ok(())
-    } else if scope.is_some() && !principal.belongs_to(scope) {
+        return Ok(());
+    }
+    let refused = if scope.is_some() && !principal.belongs_to(scope) {
         // The tenants of others must not be told from tenants that do not exist.
-        Err(AuthError::TenantNotFound)
+        AuthError::TenantNotFound
     } else {
-        Err(AuthError::PermissionDenied { permission })
+        AuthError::PermissionDenied { permission }
+    };
+    Err(explained(refused, permission, call.extensions))
+}
+
+/// The refusal, or that a role would have permitted it which does not count where the call comes
+/// from: told to the holder of that role alone.
+pub(crate) fn explained(
+    refused: AuthError,
+    permission: &'static str,
+    extensions: &Extensions,
+) -> AuthError {
+    match extensions.get::<Withheld>() {
+        Some(withheld) if withheld.permits(permission) => AuthError::AdminNetwork,
+        _ => refused,
     }
 }
 

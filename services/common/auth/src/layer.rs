@@ -1,6 +1,7 @@
 //! Authentication, in front of every service: a tower layer reads the bearer token, and leaves
-//! what it found in the request's extensions. It refuses nobody by itself, because methods that
-//! need no credentials must not fail for a stale token; the guard decides.
+//! what it found in the request's extensions. It refuses nobody for a wrong token, because methods
+//! that need no credentials must not fail for a stale one; the guard decides. Who calls too often
+//! is refused here, before anything else is done.
 
 use std::{
     convert::Infallible,
@@ -9,12 +10,14 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::Status;
 use tower::{Layer, Service};
 use vpnpanel_runtime::clock::Clock;
 
-use crate::{AuthError, Held, Policy, Principal, StandingCache, TokenIssuer};
+use crate::{
+    AuthError, Held, Policy, Principal, StandingCache, TokenIssuer, admission::Admission, guard,
+};
 
 /// No token that is issued here is longer.
 const MAX_TOKEN_BYTES: usize = 4096;
@@ -60,6 +63,7 @@ pub struct Authenticator {
     standings: StandingCache,
     policy: Arc<dyn Policy>,
     clock: Clock,
+    pub(crate) admission: Admission,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -81,6 +85,7 @@ impl Authenticator {
             standings,
             policy,
             clock,
+            admission: Admission::default(),
         }
     }
 
@@ -180,21 +185,20 @@ impl AuthLayer {
 }
 
 impl Gate {
-    fn check(self, path: &str, found: &Authentication) -> Result<(), AuthError> {
+    fn check(self, path: &str, extensions: &Extensions) -> Result<(), AuthError> {
         if !path.starts_with(self.prefix) {
             return Ok(());
         }
         let Self { permission, .. } = self;
-        match found {
-            Authentication::Verified(principal)
-                if !principal.password_change_required && principal.permits(permission, None) =>
-            {
-                Ok(())
-            }
-            Authentication::Verified(_) => Err(AuthError::PermissionDenied { permission }),
-            Authentication::Refused(refusal) => Err((*refusal).into()),
-            Authentication::Anonymous => Err(AuthError::NoCredentials),
+        let principal = guard::principal(extensions)?;
+        if !principal.password_change_required && principal.permits(permission, None) {
+            return Ok(());
         }
+        Err(guard::explained(
+            AuthError::PermissionDenied { permission },
+            permission,
+            extensions,
+        ))
     }
 }
 
@@ -240,11 +244,18 @@ where
         let authenticator = Arc::clone(&self.authenticator);
         let gate = self.gate;
         Box::pin(async move {
-            let found = authenticator.authenticate(request.headers()).await;
-            if let Some(Err(refused)) = gate.map(|gate| gate.check(request.uri().path(), &found)) {
+            let mut extensions = std::mem::take(request.extensions_mut());
+            let admitted = authenticator
+                .admit(request.headers(), &mut extensions)
+                .await;
+            *request.extensions_mut() = extensions;
+            let gated = admitted.and_then(|()| match gate {
+                Some(gate) => gate.check(request.uri().path(), request.extensions()),
+                None => Ok(()),
+            });
+            if let Err(refused) = gated {
                 return Ok(Status::from(refused).into_http());
             }
-            request.extensions_mut().insert(found);
             inner.call(request).await
         })
     }
@@ -276,7 +287,9 @@ mod tests {
             }))
         };
         let code = |path, found: &Authentication| {
-            gate.check(path, found)
+            let mut extensions = Extensions::new();
+            extensions.insert(found.clone());
+            gate.check(path, &extensions)
                 .map_or_else(|e| Status::from(e).code(), |()| Code::Ok)
         };
         let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";

@@ -1,6 +1,6 @@
 //! The caller of a method: an account, its session, and what it may do where.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use vpnpanel_domain::{AccountId, SessionId, TenantId};
@@ -35,67 +35,6 @@ pub trait StandingSource: Send + Sync + 'static {
         account: AccountId,
         session: SessionId,
     ) -> Result<Option<Standing>, SourceError>;
-}
-
-type Known = Option<Arc<Standing>>;
-
-/// Remembers standings for a few seconds: the bound on how long a revocation made by another
-/// replica goes unnoticed. Changes made here are forgotten at once.
-#[derive(Clone)]
-pub struct StandingCache {
-    source: Arc<dyn StandingSource>,
-    known: moka::future::Cache<(AccountId, SessionId), Known>,
-}
-
-impl std::fmt::Debug for StandingCache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StandingCache")
-            .field("entries", &self.known.entry_count())
-            .finish_non_exhaustive()
-    }
-}
-
-impl StandingCache {
-    /// Remembers what `source` says for `time_to_live`, of at most 10,000 sessions.
-    pub fn new(source: Arc<dyn StandingSource>, time_to_live: Duration) -> Self {
-        let known = moka::future::Cache::builder()
-            .max_capacity(10_000)
-            .time_to_live(time_to_live)
-            .support_invalidation_closures()
-            .build();
-        Self { source, known }
-    }
-
-    /// The standing of an account in a session; `None` when it may not act any more.
-    ///
-    /// # Errors
-    /// What the source answers.
-    pub async fn standing(
-        &self,
-        account: AccountId,
-        session: SessionId,
-    ) -> Result<Known, Arc<SourceError>> {
-        self.known
-            .try_get_with((account, session), async {
-                let standing = self.source.standing(account, session).await?;
-                Ok::<_, SourceError>(standing.map(Arc::new))
-            })
-            .await
-    }
-
-    /// Forgets one session.
-    pub async fn forget_session(&self, account: AccountId, session: SessionId) {
-        self.known.invalidate(&(account, session)).await;
-    }
-
-    /// Forgets every session of an account.
-    pub fn forget_account(&self, account: AccountId) {
-        let of_account = move |key: &(AccountId, SessionId), _: &Known| key.0 == account;
-        if self.known.invalidate_entries_if(of_account).is_err() {
-            // Cannot be, since the cache was built for it; forgetting all is right too.
-            self.known.invalidate_all();
-        }
-    }
 }
 
 /// A role held somewhere, with what it permits.
@@ -149,8 +88,6 @@ impl Principal {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
     fn tenant(n: u8) -> TenantId {
@@ -192,44 +129,5 @@ mod tests {
         assert!(caller.permits("user.read", Some(tenant(9))));
         assert!(caller.permits("user.read", None));
         assert!(!caller.permits("user.write", None));
-    }
-
-    struct Counting(AtomicUsize);
-
-    #[async_trait]
-    impl StandingSource for Counting {
-        async fn standing(
-            &self,
-            _account: AccountId,
-            _session: SessionId,
-        ) -> Result<Option<Standing>, SourceError> {
-            if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
-                return Err("the first look-up fails".into());
-            }
-            Ok(Some(Standing {
-                password_change_required: false,
-                memberships: Vec::new(),
-            }))
-        }
-    }
-
-    #[tokio::test]
-    async fn standings_are_remembered_failures_are_not_and_a_change_is_seen_at_once() {
-        let source = Arc::new(Counting(AtomicUsize::new(0)));
-        let cache = StandingCache::new(Arc::clone(&source) as _, Duration::from_secs(3600));
-        let (account, session) = (
-            AccountId::from_parts(1, [0; 10]),
-            SessionId::from_parts(1, [0; 10]),
-        );
-        assert!(cache.standing(account, session).await.is_err());
-        for _ in 0..3 {
-            cache.standing(account, session).await.unwrap().unwrap();
-        }
-        assert_eq!(source.0.load(Ordering::Relaxed), 2);
-        cache.forget_account(account);
-        cache.standing(account, session).await.unwrap().unwrap();
-        cache.forget_session(account, session).await;
-        cache.standing(account, session).await.unwrap().unwrap();
-        assert_eq!(source.0.load(Ordering::Relaxed), 4);
     }
 }

@@ -5,8 +5,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::StatusCode;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+/// The metadata that says when a retry makes sense.
+const RETRY_AFTER: &str = "retry-after";
 
 /// `ErrorInfo.domain` of every error of this product.
 pub const ERROR_DOMAIN: &str = "vpnpanel";
@@ -147,7 +151,8 @@ impl Failure {
         self
     }
 
-    /// Says when a retry makes sense (`RetryInfo`).
+    /// Says when a retry makes sense: `RetryInfo`, and in whole seconds the metadata
+    /// `retry-after`, for those who do not look into details.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.details.set_retry_info(Some(delay));
@@ -184,9 +189,17 @@ impl Failure {
 
     /// The finished status.
     pub fn into_status(mut self) -> Status {
+        let delay = self.details.retry_info().and_then(|info| info.retry_delay);
         self.details
             .set_error_info(self.reason, ERROR_DOMAIN, self.metadata);
-        Status::with_error_details(self.code.grpc(), self.message, self.details)
+        let mut status = Status::with_error_details(self.code.grpc(), self.message, self.details);
+        if let Some(delay) = delay {
+            let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+            status
+                .metadata_mut()
+                .insert(RETRY_AFTER, MetadataValue::from(seconds));
+        }
+        status
     }
 }
 
@@ -221,6 +234,19 @@ mod tests {
             details.retry_info().unwrap().retry_delay,
             Some(Duration::from_secs(3))
         );
+        assert_eq!(status.metadata().get("retry-after").unwrap(), "3");
+    }
+
+    #[test]
+    fn who_retries_by_the_header_does_not_come_too_early() {
+        let busy = |millis| {
+            Failure::new(ErrorCode::ResourceExhausted, "BUSY", "busy")
+                .retry_after(Duration::from_millis(millis))
+                .into_status()
+        };
+        assert_eq!(busy(1).metadata().get("retry-after").unwrap(), "1");
+        assert_eq!(busy(2_000).metadata().get("retry-after").unwrap(), "2");
+        assert_eq!(busy(2_001).metadata().get("retry-after").unwrap(), "3");
     }
 
     #[test]

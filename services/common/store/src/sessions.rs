@@ -13,6 +13,8 @@ use crate::transaction::Write;
 
 /// What events call it.
 const SESSION: &str = "session";
+/// Ended sessions that are told at a time.
+const MAX_ENDED: u32 = 100_000;
 
 /// A sign-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,6 +252,26 @@ impl Store {
         }
         tx.commit().await?;
         Ok(ended)
+    }
+
+    /// Sessions that were ended at or after a time, before theirs, and when: the latest first, at
+    /// most 100,000.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn sessions_ended_since(&self, since_ms: i64) -> Result<Vec<(SessionId, i64)>> {
+        let rows = sql::all(
+            self.read(),
+            format!(
+                "SELECT id, revoked_at FROM sessions
+                 WHERE revoked_at >= $1 ORDER BY revoked_at DESC LIMIT {MAX_ENDED}"
+            ),
+            vec![since_ms.into()],
+        )
+        .await?;
+        rows.iter()
+            .map(|row| Ok((SessionId::new(sql::get(row, 0)?), sql::get(row, 1)?)))
+            .collect()
     }
 
     /// Deletes sessions that ended before `before_ms`; returns how many.

@@ -29,6 +29,15 @@ pub(crate) async fn login(
     caller: &Caller,
     message: LoginRequest,
 ) -> Result<LoginResponse, Error> {
+    // Before a password costs anything.
+    let counted = context.limits.sign_in(&message.email, caller.ip).await;
+    counted.inspect_err(|error| {
+        tracing::info!(
+            event = "sign_in_refused",
+            reason = error.reason(),
+            address = caller.address()
+        );
+    })?;
     let email = message.email;
     let proof = PasswordProof {
         email: email.clone(),
@@ -142,6 +151,7 @@ pub(crate) async fn change_password(
     message: ChangePasswordRequest,
 ) -> Result<ChangePasswordResponse, Error> {
     let principal = caller.principal()?;
+    context.limits.confirmation(principal).await?;
     let account = context.store.account(principal.account).await?;
     if message.new_password == message.current_password {
         return Err(Error::field("new_password", "must not be the current one"));

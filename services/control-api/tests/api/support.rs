@@ -1,7 +1,8 @@
 //! A management API on a database of its own, and callers of every role.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use vpnpanel_api::{
@@ -19,12 +20,15 @@ use vpnpanel_api::{
     user::v1::{CreateUserRequest, User, user_service_client::UserServiceClient},
 };
 use vpnpanel_auth::{PasswordHasher, PasswordSettings, Role};
-use vpnpanel_control_api::{Access, Authority, ControlApiSettings, Parts, Vault, build};
+use vpnpanel_control_api::{
+    Access, AccessArgs, Authority, ControlApiSettings, Parts, StoredAccounts, Vault, build,
+};
 use vpnpanel_domain::{AccountId, TenantId, Zone};
 use vpnpanel_pki::{MasterKey, Sealer};
 use vpnpanel_runtime::{
     PeerIdentity, TrustDomain,
     rpc::InProcess,
+    serve::ConnectionInfo,
     settings::{MapEnvironment, from_environment},
 };
 use vpnpanel_store::{NewAccount, NewTenant, Store, TenantLimits, fresh_id, testing::TestStore};
@@ -40,38 +44,73 @@ pub(crate) struct Panel {
     pub(crate) store: Store,
     pub(crate) sealer: Arc<Sealer>,
     pub(crate) authority: Authority,
+    pub(crate) access: Access,
     router: axum::Router,
     hash: String,
-    _database: TestStore,
+    database: Arc<TestStore>,
+    _stop: DropGuard,
 }
 
 impl Panel {
     /// After its first start; nobody has signed in.
     pub(crate) async fn start() -> Self {
-        vpnpanel_runtime::install_crypto_provider();
+        Self::start_with(&[]).await
+    }
+
+    /// With settings of its own.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let database = match std::env::var(DATABASE_VARIABLE).as_deref() {
             Ok("postgres") => TestStore::postgres().await,
             _ => TestStore::sqlite().await,
         };
-        let store = database.store.clone();
         let sealer = Arc::new(Sealer::new(&MasterKey::generate().unwrap()).unwrap());
+        let store = database.store.clone();
+        Self::open(Arc::new(database), store, sealer, settings).await
+    }
+
+    /// Another replica of the same installation.
+    pub(crate) async fn another(&self, settings: &[(&str, &str)]) -> Self {
+        let (database, sealer) = (Arc::clone(&self.database), Arc::clone(&self.sealer));
+        let store = database.another().await;
+        Self::open(database, store, sealer, settings).await
+    }
+
+    async fn open(
+        database: Arc<TestStore>,
+        store: Store,
+        sealer: Arc<Sealer>,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        vpnpanel_runtime::install_crypto_provider();
         let vault = Vault::new(Arc::clone(&sealer));
-        let settings: ControlApiSettings = from_environment(&MapEnvironment::from_iter([
+        let of_tests = [
             ("VPNPANEL_ARGON2_MEMORY", "64KiB"),
             ("VPNPANEL_ARGON2_TIME_COST", "1"),
             ("VPNPANEL_BOOTSTRAP_PASSWORD", ONE_TIME_PASSWORD),
-        ]))
-        .unwrap();
+        ];
+        let environment = MapEnvironment::from_iter(of_tests.iter().chain(settings).copied());
+        let mut control_api: ControlApiSettings = from_environment(&environment).unwrap();
+        let proxies = settings
+            .iter()
+            .find(|(name, _)| *name == "VPNPANEL_TRUSTED_PROXIES");
+        if let Some((_, networks)) = proxies {
+            control_api.trusted_proxies.networks = networks.parse().unwrap();
+        }
+        let settings = control_api;
+        let args: AccessArgs = from_environment(&environment).unwrap();
         let authority = Authority::open(&store, &vault, &TrustDomain::default()).await;
         let authority = authority.unwrap();
-        let access = Access::open(&settings.tokens, &store, &vault)
+        let access = Access::shared(&args, &settings.tokens, &store, &vault)
             .await
             .unwrap();
+        let stop = CancellationToken::new();
+        let accounts = Arc::new(StoredAccounts::new(store.clone()));
+        tokio::spawn(access.cache().clone().run(accounts, stop.clone()));
         let parts = Parts {
             store: store.clone(),
             vault,
             authority: authority.clone(),
-            access,
+            access: access.clone(),
             tls: None,
             development: false,
         };
@@ -81,9 +120,11 @@ impl Panel {
             store,
             sealer,
             authority,
+            access,
             router: built.service.router("api").unwrap(),
             hash: hasher.hash(PASSWORD.into()).await.unwrap(),
-            _database: database,
+            database,
+            _stop: stop.drop_guard(),
         }
     }
 
@@ -140,14 +181,24 @@ impl Panel {
         Caller {
             transport: InProcess::anonymous(self.router.clone()),
             token: None,
+            said_address: None,
+        }
+    }
+
+    /// A caller without credentials whose connection comes from an address.
+    pub(crate) fn connected_from(&self, remote: &str) -> Caller {
+        let connection = ConnectionInfo {
+            remote: SocketAddr::new(remote.parse().unwrap(), 4711),
+        };
+        let router = self.router.clone().layer(axum::Extension(connection));
+        Caller {
+            transport: InProcess::anonymous(router),
+            ..self.anybody()
         }
     }
 
     pub(crate) fn with_token(&self, token: &str) -> Caller {
-        Caller {
-            token: Some(token.to_owned()),
-            ..self.anybody()
-        }
+        self.anybody().with_token(token)
     }
 
     /// A service of the control plane, by its certificate.
@@ -155,7 +206,7 @@ impl Panel {
         let identity = PeerIdentity::control_plane(name).unwrap();
         Caller {
             transport: InProcess::of(self.router.clone(), identity),
-            token: None,
+            ..self.anybody()
         }
     }
 }
@@ -165,6 +216,7 @@ impl Panel {
 pub(crate) struct Caller {
     pub(crate) transport: InProcess,
     token: Option<String>,
+    said_address: Option<String>,
 }
 
 macro_rules! clients {
@@ -195,7 +247,35 @@ impl Caller {
             let bearer = format!("Bearer {token}").parse().unwrap();
             request.metadata_mut().insert("authorization", bearer);
         }
+        if let Some(address) = &self.said_address {
+            let said = address.parse().unwrap();
+            request.metadata_mut().insert("x-forwarded-for", said);
+        }
         request
+    }
+
+    /// The same with credentials.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// The same over another's connection.
+    pub(crate) fn over(&self, other: &Self) -> Self {
+        Self {
+            transport: other.transport.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// The same, saying to be called by an address, as a proxy would.
+    pub(crate) fn saying(&self, address: &str) -> Self {
+        Self {
+            said_address: Some(address.to_owned()),
+            ..self.clone()
+        }
     }
 
     pub(crate) async fn new_node(&self, name: &str, tenant: Option<TenantId>) -> Node {

@@ -38,6 +38,7 @@ impl Server {
             .arg("up")
             .env("VPNPANEL_DATA_DIR", data.path())
             .env("VPNPANEL_LOCAL_NODE", "false")
+            .env("VPNPANEL_RATE_LIMITS", "false")
             .env("VPNPANEL_BOOTSTRAP_PASSWORD", ONE_TIME_PASSWORD)
             .env("VPNPANEL_ARGON2_MEMORY", "8MiB")
             .env("VPNPANEL_LOG", "warn")

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vpnpanel_collector::Dependencies;
-use vpnpanel_control_api::{Access, TokenArgs};
+use vpnpanel_control_api::{Access, AccessArgs, TokenArgs};
 use vpnpanel_runtime::PeerIdentity;
 use vpnpanel_runtime::process::Process;
 use vpnpanel_runtime::settings::ProcessSettings;
@@ -27,6 +27,8 @@ pub(crate) struct Args {
     collector: vpnpanel_collector::Settings,
     #[command(flatten)]
     tokens: TokenArgs,
+    #[command(flatten)]
+    access: AccessArgs,
 
     /// Where control-api answers services of the control plane, host:port.
     #[arg(
@@ -49,7 +51,8 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         bundle.server_only()?,
         bundle.client()?,
     );
-    let access = Access::open(&args.tokens, &installation.store, &installation.vault()).await?;
+    let vault = installation.vault();
+    let access = Access::shared(&args.access, &args.tokens, &installation.store, &vault).await?;
     let signer = Dialer::new(
         client.clone(),
         PeerIdentity::control_plane("control-api")?,
@@ -74,6 +77,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         },
     )
     .await?;
+    access.keep_in_touch(&mut service);
     let users = Users {
         servers: vec![link_tls, enrolment_tls],
         clients: vec![client],

@@ -1,7 +1,7 @@
 //! The management API in a process of its own. It brings the schema up to date, holds the
 //! certificate authority, and provides the other services with their certificates.
 
-use vpnpanel_control_api::{Access, ControlApiSettings, Parts};
+use vpnpanel_control_api::{Access, AccessArgs, ControlApiSettings, Parts};
 use vpnpanel_runtime::clock::Clock;
 use vpnpanel_runtime::process::Process;
 use vpnpanel_runtime::settings::{ListenAddr, ProcessSettings};
@@ -10,7 +10,7 @@ use vpnpanel_runtime::tls::TrustBundle;
 use crate::certificates::{Folder, Maker, Users};
 use crate::error::Error;
 use crate::installation::Installation;
-use crate::settings::InstallationSettings;
+use crate::settings::{InstallationSettings, ProxySettings};
 use crate::welcome::Welcome;
 
 /// Whom certificates are provided for.
@@ -25,6 +25,10 @@ pub(crate) struct Args {
     installation: InstallationSettings,
     #[command(flatten)]
     control_api: ControlApiSettings,
+    #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
+    proxies: ProxySettings,
 
     /// Where services of the control plane call the management API by their certificates (mutual
     /// TLS); the other listener is for people and the gateway.
@@ -56,7 +60,8 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     }
     let vault = installation.vault();
     let authority = installation.authority().await?;
-    let access = Access::open(&args.control_api.tokens, &installation.store, &vault).await?;
+    let tokens = &args.control_api.tokens;
+    let access = Access::shared(&args.access, tokens, &installation.store, &vault).await?;
     let maker = Maker {
         authority: authority.signer.clone(),
         trust: TrustBundle::new(authority.signer.trust_bundle())?,
@@ -67,12 +72,17 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         store: installation.store.clone(),
         vault,
         authority,
-        access,
+        access: access.clone(),
         tls: None,
         development: args.process.development,
     };
-    let control_api = vpnpanel_control_api::build(args.control_api, parts).await?;
+    let settings = ControlApiSettings {
+        trusted_proxies: args.proxies.trusted(),
+        ..args.control_api
+    };
+    let control_api = vpnpanel_control_api::build(settings, parts).await?;
     let mut service = control_api.service;
+    access.keep_in_touch(&mut service);
 
     let (bundle, due_ms) = maker.make("control-api")?;
     let tls = bundle.mutual(installation.trust_domain.clone())?;

@@ -1,12 +1,12 @@
 //! The periodic jobs in a process of their own.
 
-use vpnpanel_control_api::{Access, TokenArgs};
+use vpnpanel_control_api::{Access, AccessArgs, TokenArgs};
 use vpnpanel_runtime::process::Process;
 use vpnpanel_runtime::settings::ProcessSettings;
 
 use crate::error::Error;
 use crate::installation::Installation;
-use crate::settings::InstallationSettings;
+use crate::settings::{InstallationSettings, ProxySettings};
 
 /// Settings of the process.
 #[derive(Debug, clap::Args)]
@@ -19,20 +19,26 @@ pub(crate) struct Args {
     scheduler: vpnpanel_scheduler::Settings,
     #[command(flatten)]
     tokens: TokenArgs,
+    #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
+    proxies: ProxySettings,
 }
 
 pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> {
     let installation = Installation::open(&args.installation).await?;
     installation.wait_for_schema().await?;
-    let access = Access::open(&args.tokens, &installation.store, &installation.vault()).await?;
     let store = installation.store.clone();
-    let service = vpnpanel_scheduler::build(
-        args.scheduler,
-        store,
-        access.guard(),
-        args.process.development,
-    )
-    .await?;
+    let vault = installation.vault();
+    let access = Access::shared(&args.access, &args.tokens, &store, &vault).await?;
+    let settings = vpnpanel_scheduler::Settings {
+        trusted_proxies: args.proxies.trusted(),
+        ..args.scheduler
+    };
+    let mut service =
+        vpnpanel_scheduler::build(settings, store, access.guard(), args.process.development)
+            .await?;
+    access.keep_in_touch(&mut service);
     process.start(service).await?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! as over a socket, and listen on their public ports all the same.
 
 use vpnpanel_collector::Dependencies;
-use vpnpanel_control_api::{Access, ControlApiSettings};
+use vpnpanel_control_api::{Access, AccessArgs, ControlApiSettings};
 use vpnpanel_gateway::{GatewaySettings, Upstream, Upstreams};
 use vpnpanel_runtime::PeerIdentity;
 use vpnpanel_runtime::clock::Clock;
@@ -30,6 +30,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     control_api: ControlApiSettings,
     #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
     collector: vpnpanel_collector::Settings,
     #[command(flatten)]
     scheduler: vpnpanel_scheduler::Settings,
@@ -42,7 +44,9 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     installation.store.migrate().await?;
     let vault = installation.vault();
     let authority = installation.authority().await?;
-    let access = Access::open(&args.control_api.tokens, &installation.store, &vault).await?;
+    let tokens = &args.control_api.tokens;
+    let access = Access::shared(&args.access, tokens, &installation.store, &vault).await?;
+    let trusted_proxies = args.gateway.trusted_proxies();
     let enrollment_url = args.control_api.enrollment_url.clone();
     let ca_pin = authority.signer.pin();
     let maker = Maker {
@@ -51,8 +55,11 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         clock: Clock::system(),
     };
 
-    let control_api = vpnpanel_control_api::build(
-        args.control_api,
+    let mut control_api = vpnpanel_control_api::build(
+        ControlApiSettings {
+            trusted_proxies: trusted_proxies.clone(),
+            ..args.control_api
+        },
         vpnpanel_control_api::Parts {
             store: installation.store.clone(),
             vault: vault.clone(),
@@ -63,6 +70,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         },
     )
     .await?;
+    access.keep_in_touch(&mut control_api.service);
     let api = control_api
         .service
         .router("api")
@@ -95,7 +103,10 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     });
 
     let scheduler = vpnpanel_scheduler::build(
-        args.scheduler,
+        vpnpanel_scheduler::Settings {
+            trusted_proxies,
+            ..args.scheduler
+        },
         installation.store.clone(),
         access.guard(),
         args.process.development,

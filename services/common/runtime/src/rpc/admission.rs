@@ -9,8 +9,7 @@ use axum::response::Response;
 use http::HeaderMap;
 use tokio::sync::Semaphore;
 
-use super::client_address;
-use crate::settings::CidrList;
+use super::{TrustedProxies, client_address};
 use crate::status::{ErrorCode, Failure};
 
 /// The bounds of one router.
@@ -20,8 +19,8 @@ pub struct RpcLimits {
     pub max_in_flight: usize,
     /// The longest time until a call begins to answer. A client's `grpc-timeout` shortens it.
     pub deadline: Duration,
-    /// Proxies whose `x-forwarded-for` is believed.
-    pub trusted_proxies: CidrList,
+    /// Proxies whose word about a client's address is taken.
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl Default for RpcLimits {
@@ -29,7 +28,7 @@ impl Default for RpcLimits {
         Self {
             max_in_flight: 1024,
             deadline: Duration::from_secs(30),
-            trusted_proxies: CidrList::default(),
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }
@@ -41,7 +40,7 @@ pub(super) struct Admission(Arc<Bounds>);
 struct Bounds {
     free: Semaphore,
     deadline: Duration,
-    trusted_proxies: CidrList,
+    trusted_proxies: TrustedProxies,
 }
 
 impl Admission {

@@ -16,7 +16,9 @@ use tower_http::request_id::{PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 
 pub use admission::RpcLimits;
-pub use client_address::{ClientAddress, client_address};
+pub use client_address::{
+    ClientAddress, ForwardedHeader, TrustedProxies, UnknownHeader, client_address,
+};
 pub use in_process::InProcess;
 pub use request_id::{REQUEST_ID_HEADER, RequestId, accept_request_id, request_id};
 

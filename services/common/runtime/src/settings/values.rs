@@ -176,12 +176,24 @@ impl FromStr for CidrList {
             .map(str::trim)
             .filter(|part| !part.is_empty())
             .map(|part| {
-                part.parse::<IpNet>()
-                    .or_else(|_| part.parse::<IpAddr>().map(IpNet::from))
+                let bare = |_| part.parse::<IpAddr>().map(IpNet::from);
+                part.parse::<IpNet>().or_else(bare).map(canonical)
             })
             .collect::<Result<Vec<_>, _>>()
             .map(Self)
             .map_err(|_| Expected("networks separated by commas, such as 10.0.0.0/8,2001:db8::/32"))
+    }
+}
+
+/// An IPv4-mapped network counts as IPv4, as addresses do.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else {
+        return network;
+    };
+    let length = mapped.prefix_len().checked_sub(96);
+    match (mapped.addr().to_ipv4_mapped(), length) {
+        (Some(address), Some(length)) => IpNet::new(address.into(), length).unwrap_or(network),
+        _ => network,
     }
 }
 
@@ -309,6 +321,8 @@ mod tests {
         assert!(list.contains("192.0.2.7".parse().unwrap()));
         assert!(!list.contains("192.0.2.8".parse().unwrap()));
         assert_eq!(list.to_string(), "10.0.0.0/8,192.0.2.7/32,2001:db8::/32");
+        let mapped: CidrList = "::ffff:10.0.0.0/104,::ffff:192.0.2.7,::/0".parse().unwrap();
+        assert_eq!(mapped.to_string(), "10.0.0.0/8,192.0.2.7/32,::/0");
         assert!("10.0.0.0/33".parse::<CidrList>().is_err());
     }
 

@@ -12,6 +12,7 @@ use crate::fixture::{World, new_tenant};
 on_each_database!(
     processes_that_start_at_once_make_one_of_everything,
     a_spent_refresh_token_ends_its_session,
+    sessions_that_were_ended_are_told_from_a_time_on,
     a_join_token_is_for_one_host,
     an_enrolment_retires_the_certificate_before,
     memberships_say_what_may_be_done_where,
@@ -142,6 +143,34 @@ async fn a_spent_refresh_token_ends_its_session(test: TestStore) {
         .await
         .unwrap();
     assert_eq!(unknown, Rotation::Refused);
+}
+
+async fn sessions_that_were_ended_are_told_from_a_time_on(test: TestStore) {
+    let account = test.store.create_account(new_account("a@b")).await.unwrap();
+    let mut sessions = Vec::new();
+    for n in 0..3_u8 {
+        let new = NewSession {
+            id: fresh_id(),
+            account_id: account.id,
+            user_agent: String::new(),
+            address: String::new(),
+            expires_at_ms: test.store.now_ms() + 900_000,
+        };
+        let made = test.store.create_session(new, &[n]).await.unwrap();
+        sessions.push(made.id);
+    }
+    let end = async |id| test.store.revoke_session(account.id, id, "logout").await;
+    end(sessions[0]).await.unwrap();
+    test.clock.advance(60_000);
+    let since = test.store.now_ms();
+    end(sessions[1]).await.unwrap();
+    let told = test.store.sessions_ended_since(since).await.unwrap();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].0, sessions[1]);
+    assert!(told[0].1 >= since);
+    let told = test.store.sessions_ended_since(0).await.unwrap();
+    let ids: Vec<_> = told.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, [sessions[1], sessions[0]]);
 }
 
 async fn a_join_token_is_for_one_host(test: TestStore) {
