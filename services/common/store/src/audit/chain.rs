@@ -13,6 +13,7 @@ use uuid::Uuid;
 use vpnpanel_domain::TenantId;
 
 use super::hash::GENESIS;
+use super::refusals;
 use super::stored::{AuditEvent, SELECT, chain_of, event};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
@@ -72,13 +73,18 @@ impl Store {
         Ok(count)
     }
 
-    /// Whether any event waits to be chained.
+    /// Whether the chainer has something to do: an event without a place, or refused sign-ins of
+    /// a minute that is over.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn has_audit_tail(&self) -> Result<bool> {
-        let text = "SELECT 1 FROM audit_events WHERE seq IS NULL LIMIT 1";
-        Ok(sql::one(self.read(), text, vec![]).await?.is_some())
+    pub async fn has_audit_work(&self) -> Result<bool> {
+        let text = "SELECT 1 WHERE EXISTS (SELECT 1 FROM audit_events WHERE seq IS NULL)
+             OR EXISTS (SELECT 1 FROM audit_refusals WHERE minute < $1)";
+        let minute = refusals::minute(self.now_ms());
+        Ok(sql::one(self.read(), text, vec![minute.into()])
+            .await?
+            .is_some())
     }
 
     /// What waits to be chained, of all chains.

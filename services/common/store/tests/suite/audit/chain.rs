@@ -27,9 +27,9 @@ async fn every_tenant_has_a_chain_of_its_own_that_verifies(test: TestStore) {
         let tail = store.audit_tail().await.unwrap();
         assert_eq!(tail.count, 18);
         assert!(tail.oldest_at_ms.is_some());
-        assert!(store.has_audit_tail().await.unwrap());
+        assert!(store.has_audit_work().await.unwrap());
         assert_eq!(chain(store, &lease).await, 18);
-        assert!(!store.has_audit_tail().await.unwrap());
+        assert!(!store.has_audit_work().await.unwrap());
         for (more, tenant) in tenants.iter().enumerate() {
             let found = store.verify_audit(*tenant, None).await.unwrap();
             assert_eq!(found.broken, None);
