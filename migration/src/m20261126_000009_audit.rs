@@ -35,7 +35,6 @@ pub(crate) const UP: &str = r"
 CREATE TABLE audit_events (
     tenant_id {uuid} NOT NULL,
     id {uuid} NOT NULL,
-{pg}txn xid8 NOT NULL DEFAULT pg_current_xact_id(),
     recorded_at {big} NOT NULL,
     actor TEXT NOT NULL,
     roles TEXT NOT NULL,
@@ -58,8 +57,7 @@ CREATE TABLE audit_events (
     CHECK ((seq IS NULL) = (hash IS NULL) AND (seq IS NULL) = (prev_hash IS NULL))
 ) {table};
 CREATE UNIQUE INDEX audit_events_seq ON audit_events (tenant_id, seq) WHERE seq IS NOT NULL;
-{pg}CREATE INDEX audit_events_unchained ON audit_events (txn, id) WHERE seq IS NULL;
-{lite}CREATE INDEX audit_events_unchained ON audit_events (id) WHERE seq IS NULL;
+CREATE INDEX audit_events_unchained ON audit_events (id) WHERE seq IS NULL;
 CREATE INDEX audit_events_actor ON audit_events (tenant_id, actor, id);
 CREATE INDEX audit_events_resource ON audit_events (tenant_id, resource_id, id);
 

@@ -183,6 +183,7 @@ fn not_found_reason(what: &str) -> &'static str {
         "node" => "NODE_NOT_FOUND",
         "account" => "ACCOUNT_NOT_FOUND",
         "session" => "SESSION_NOT_FOUND",
+        "audit event" => "AUDIT_EVENT_NOT_FOUND",
         _ => "NOT_FOUND",
     }
 }

@@ -25,6 +25,7 @@ use vpnpanel_api::{
     access::v1::{
         group_service_server::GroupServiceServer, inbound_service_server::InboundServiceServer,
     },
+    audit::v1::audit_service_server::AuditServiceServer,
     auth::v1::auth_service_server::AuthServiceServer,
     node::v1::node_service_server::NodeServiceServer,
     pki::v1::signer_service_server::SignerServiceServer,
@@ -146,5 +147,6 @@ fn routes(api: Api, guard: &AuthGuard) -> Routes {
         .add_service(NodeServiceServer::new(guarded()))
         .add_service(UsageServiceServer::new(guarded()))
         .add_service(SystemServiceServer::new(guarded()))
+        .add_service(AuditServiceServer::new(guarded()))
         .add_service(SignerServiceServer::new(guarded()))
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
-use vpnpanel_api::{access, auth, node, pki, system, tenant, usage, user};
+use vpnpanel_api::{access, audit, auth, node, pki, system, tenant, usage, user};
 
 use crate::{caller::Caller, context::Context, handlers};
 
@@ -13,7 +13,10 @@ use crate::{caller::Caller, context::Context, handlers};
 pub(crate) struct Api(pub(crate) Arc<Context>);
 
 macro_rules! service {
-    ($trait:path { $($method:ident($request:ty) -> $response:ty = $handler:path;)+ }) => {
+    (
+        $trait:path { $($method:ident($request:ty) -> $response:ty = $handler:path;)+ }
+        $(and { $($stream:tt)+ })?
+    ) => {
         #[tonic::async_trait]
         impl $trait for Api {$(
             async fn $method(
@@ -24,7 +27,9 @@ macro_rules! service {
                 let caller = Caller::of(&metadata, &extensions);
                 Ok(Response::new($handler(&self.0, &caller, message).await?))
             }
-        )+}
+        )+
+            $($($stream)+)?
+        }
     };
 }
 
@@ -114,6 +119,25 @@ service! { usage::v1::usage_service_server::UsageService {
         = handlers::usage::of_tenant;
     get_node_usage(usage::v1::GetNodeUsageRequest) -> usage::v1::GetNodeUsageResponse
         = handlers::usage::of_node;
+}}
+
+service! { audit::v1::audit_service_server::AuditService {
+    list_audit_events(audit::v1::ListAuditEventsRequest) -> audit::v1::ListAuditEventsResponse
+        = handlers::audit::list;
+    get_audit_event(audit::v1::GetAuditEventRequest) -> audit::v1::GetAuditEventResponse
+        = handlers::audit::get;
+    verify_chain(audit::v1::VerifyChainRequest) -> audit::v1::VerifyChainResponse
+        = handlers::audit::verify;
+} and {
+    type ExportAuditEventsStream = handlers::audit::Export;
+
+    async fn export_audit_events(
+        &self,
+        request: Request<audit::v1::ExportAuditEventsRequest>,
+    ) -> Result<Response<Self::ExportAuditEventsStream>, Status> {
+        let export = handlers::audit::export(&self.0, request.get_ref())?;
+        Ok(Response::new(export))
+    }
 }}
 
 service! { system::v1::system_service_server::SystemService {

@@ -2,6 +2,7 @@
 //! effects that commit once (docs/adr/0005), and the API that shows and starts them.
 
 mod audit;
+mod chainer;
 mod error;
 pub mod jobs;
 mod metrics;
@@ -17,6 +18,7 @@ use vpnpanel_auth::AuthGuard;
 use vpnpanel_runtime::{Grpc, Service, reflection, rpc::RpcLimits};
 use vpnpanel_store::Store;
 
+pub use chainer::Chainer;
 pub use error::Error;
 pub use metrics::Metrics;
 pub use runner::Runner;
@@ -49,11 +51,17 @@ pub async fn build(
         trusted_proxies: settings.trusted_proxies.clone(),
         ..RpcLimits::default()
     };
+    let chainer = Chainer::new(store.clone(), &settings, &metrics);
+    chainer.register().await?;
     let runner = Runner::new(store.clone(), jobs::all(&settings), settings, metrics);
     runner.register().await?;
     let handlers = Scheduler::new(store, runner.bell());
     service.task("jobs", move |stop| async move {
         runner.run(stop).await;
+        Ok::<(), Error>(())
+    });
+    service.task("audit-chain", move |stop| async move {
+        chainer.run(stop).await;
         Ok::<(), Error>(())
     });
     let layer = guard.layer(development);

@@ -1,6 +1,6 @@
 //! What the job loop counts, in the registry of the process.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -12,6 +12,7 @@ use prometheus_client::{
     },
 };
 use vpnpanel_runtime::metrics::Metrics as Registry;
+use vpnpanel_store::AuditTail;
 
 use crate::error::Error;
 
@@ -26,6 +27,48 @@ struct RunLabels {
     outcome: &'static str,
 }
 
+/// Handles to what the chainer counts; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AuditMetrics {
+    chained: Counter,
+    unchained: Gauge,
+    oldest: Gauge<f64, AtomicU64>,
+}
+
+impl AuditMetrics {
+    fn register(&self, registry: &Registry) {
+        registry.register(
+            "audit_chained_events",
+            "Audit events that this process chained",
+            self.chained.clone(),
+        );
+        registry.register(
+            "audit_unchained_events",
+            "Audit events that wait to be chained",
+            self.unchained.clone(),
+        );
+        registry.register(
+            "audit_unchained_oldest_age_seconds",
+            "Age of the oldest audit event that waits to be chained",
+            self.oldest.clone(),
+        );
+    }
+
+    pub(crate) fn chained(&self, count: u64) {
+        self.chained.inc_by(count);
+    }
+
+    pub(crate) fn waiting(&self, tail: AuditTail, now_ms: i64) {
+        self.unchained
+            .set(i64::try_from(tail.count).unwrap_or(i64::MAX));
+        let age_ms = tail
+            .oldest_at_ms
+            .map_or(0, |oldest| (now_ms - oldest).max(0));
+        self.oldest
+            .set(Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64());
+    }
+}
+
 /// Handles to the job metrics; clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -33,6 +76,7 @@ pub struct Metrics {
     running: Family<JobLabel, Gauge>,
     effects: Family<JobLabel, Counter>,
     duration: Family<JobLabel, Histogram, fn() -> Histogram>,
+    pub(crate) audit: AuditMetrics,
 }
 
 impl Metrics {
@@ -46,7 +90,9 @@ impl Metrics {
             duration: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.001, 4.0, 10))
             }),
+            audit: AuditMetrics::default(),
         };
+        metrics.audit.register(registry);
         registry.register(
             "scheduler_job_runs",
             "Runs that ended",

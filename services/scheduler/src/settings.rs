@@ -88,4 +88,23 @@ pub struct Settings {
         value_parser = value_parser!(u32).range(1..=10_000)
     )]
     pub expiry_batch: u32,
+
+    /// How often new audit events are looked for, to be given their places in the hash chain.
+    #[arg(
+        id = "scheduler_audit_chain_interval",
+        long = "scheduler-audit-chain-interval",
+        env = "VPNPANEL_SCHEDULER_AUDIT_CHAIN_INTERVAL",
+        default_value = "500ms"
+    )]
+    pub audit_chain_interval: HumanDuration,
+
+    /// How long audit events are kept; older ones are removed from the beginning of their chains,
+    /// behind a checkpoint. `0s` keeps them for good.
+    #[arg(
+        id = "scheduler_audit_retention",
+        long = "scheduler-audit-retention",
+        env = "VPNPANEL_SCHEDULER_AUDIT_RETENTION",
+        default_value = "1095d"
+    )]
+    pub audit_retention: HumanDuration,
 }

@@ -33,6 +33,9 @@ pub(crate) enum Error {
     Address(#[from] tonic::transport::Error),
     #[error("stdout: {0}")]
     Output(#[from] std::io::Error),
+    /// Said on stdout in full.
+    #[error("{0} of the audit log's chains are not as they were written")]
+    ChainBroken(usize),
     /// A router that a service is documented to have.
     #[error("the service {0} has no gRPC router")]
     NoRouter(&'static str),

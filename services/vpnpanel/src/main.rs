@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use vpnpanel_runtime::{process, settings as environment};
 
-use commands::{collector, control_api, gateway, migrate, scheduler, up};
+use commands::{audit, collector, control_api, gateway, migrate, scheduler, up};
 
 /// A multi-tenant control plane for VPN fleets.
 ///
@@ -39,6 +39,8 @@ enum Command {
     Gateway(Box<gateway::Args>),
     /// Looks at the database's schema, or changes it.
     Migrate(Box<migrate::Args>),
+    /// Verifies the audit log in the database, or exports it.
+    Audit(Box<audit::Args>),
 }
 
 fn main() -> ExitCode {
@@ -61,5 +63,6 @@ fn main() -> ExitCode {
         Command::Migrate(args) => {
             process::run_once("migrate", args.process.clone(), migrate::run(*args))
         }
+        Command::Audit(args) => process::run_once("audit", args.process.clone(), audit::run(*args)),
     }
 }

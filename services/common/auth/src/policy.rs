@@ -52,6 +52,8 @@ impl Role {
     pub const fn permissions(self) -> &'static [&'static str] {
         match self {
             Self::Admin => &[
+                "audit.read",
+                "audit.readOwn",
                 "group.read",
                 "group.write",
                 "inbound.read",
@@ -70,6 +72,8 @@ impl Role {
                 "user.write",
             ],
             Self::Owner => &[
+                "audit.read",
+                "audit.readOwn",
                 "group.read",
                 "group.write",
                 "inbound.read",
@@ -84,6 +88,7 @@ impl Role {
                 "user.write",
             ],
             Self::Operator => &[
+                "audit.readOwn",
                 "group.read",
                 "inbound.read",
                 "node.read",
@@ -94,6 +99,8 @@ impl Role {
                 "user.write",
             ],
             Self::Auditor => &[
+                "audit.read",
+                "audit.readOwn",
                 "group.read",
                 "inbound.read",
                 "job.read",
@@ -185,7 +192,8 @@ mod tests {
     #[test]
     fn an_auditor_changes_nothing_and_sees_no_secret() {
         for name in Role::Auditor.permissions() {
-            assert!(name.ends_with(".read"), "{name}");
+            let (_, verb) = name.split_once('.').unwrap();
+            assert!(["read", "readOwn"].contains(&verb), "{name}");
         }
     }
 

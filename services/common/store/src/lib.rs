@@ -47,7 +47,10 @@ mod user_create;
 mod users;
 
 pub use accounts::{Account, Membership, NewAccount, Role};
-pub use audit::{Attribution, Describe, Described, Event, HeldRole, Outcome, Resource};
+pub use audit::{
+    Anchor, Attribution, AuditEvent, AuditFilter, AuditTail, Breach, Broken, ChainLink, Describe,
+    Described, Event, HeldRole, Outcome, Resource, Verification,
+};
 pub use authorities::{Authority, AuthorityState, NewAuthority};
 pub use bindings::{Binding, MakeNodeKey, NodeKey};
 pub use certificates::{CertificateState, NewNodeCertificate, NodeCertificate, NodeIdentity};

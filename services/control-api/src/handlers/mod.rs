@@ -1,6 +1,7 @@
 //! The handlers: parse, call the domain or the store, reply. One file per resource. When they
 //! run, the generated wrappers have authorized the call and checked the declared rules.
 
+pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod connection;
 pub(crate) mod enrollment;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+mod audit;
+mod audited;
 mod connections;
 mod enrollment;
 mod inbounds;

@@ -11,6 +11,7 @@ use vpnpanel_api::{
         group_service_client::GroupServiceClient, inbound::Settings,
         inbound_service_client::InboundServiceClient,
     },
+    audit::v1::audit_service_client::AuditServiceClient,
     auth::v1::{LoginRequest, auth_service_client::AuthServiceClient},
     node::v1::{CreateNodeRequest, Node, node_service_client::NodeServiceClient},
     pki::v1::signer_service_client::SignerServiceClient,
@@ -237,6 +238,7 @@ impl Caller {
         nodes: NodeServiceClient,
         usage: UsageServiceClient,
         system: SystemServiceClient,
+        audit: AuditServiceClient,
         signer: SignerServiceClient,
     }
 

@@ -2,6 +2,7 @@
 //! cut after any batch and run again by anybody, because every batch is committed under the fence of
 //! its lease (docs/adr/0005).
 
+mod audit_retention;
 mod expiry;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use vpnpanel_store::{JobLease, Store};
 
 use crate::{error::Error, metrics::Metrics, settings::Settings};
 
+pub use audit_retention::RetainAudit;
 pub use expiry::ExpireUsers;
 
 /// One named periodic job.
@@ -50,5 +52,8 @@ pub struct Run<'a> {
 /// All jobs of this service, as `settings` wants them.
 #[must_use]
 pub fn all(settings: &Settings) -> Vec<std::sync::Arc<dyn Job>> {
-    vec![std::sync::Arc::new(ExpireUsers::new(settings))]
+    vec![
+        std::sync::Arc::new(ExpireUsers::new(settings)),
+        std::sync::Arc::new(RetainAudit::new(settings)),
+    ]
 }

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
-use vpnpanel_store::{on_each_database, testing::TestStore};
+use vpnpanel_store::{AuditFilter, Page, on_each_database, testing::TestStore};
 
-use crate::fixture::{changed_by_runs, changes, expired, quick, replica, until, users};
+use crate::fixture::{changed_by_runs, changes, expired, quick, replica, settled, until, users};
 
 const USERS: usize = 150;
 
@@ -21,7 +21,7 @@ async fn users_expire_once_with_two_replicas_that_are_killed_at_any_moment(test:
     let mut random = StdRng::seed_from_u64(seed);
     let tenant = users(&test.store, USERS, Some(test.clock.now_ms() + 60_000)).await;
     test.clock.advance(60_001);
-    let since = test.store.log_tail().await.unwrap();
+    let since = settled(&test.store, USERS).await;
     let stop = CancellationToken::new();
     for _ in 0..6 {
         let (one, two) = (test.another().await, test.another().await);
@@ -49,6 +49,17 @@ async fn users_expire_once_with_two_replicas_that_are_killed_at_any_moment(test:
     );
     assert_eq!(log.iter().collect::<BTreeSet<_>>().len(), USERS);
     assert_eq!(changed_by_runs(&test.store).await, USERS as u64);
+    let events = test
+        .store
+        .audit_events(Some(tenant), &AuditFilter::default(), Page::first(1_000))
+        .await
+        .unwrap();
+    assert_eq!(events.len(), USERS, "one event of each user");
+    for event in events {
+        assert_eq!(event.actor, "system:scheduler/expiry");
+        assert_eq!(event.before, r#"{"status":"USER_STATUS_ACTIVE"}"#);
+        assert_eq!(event.after, r#"{"status":"USER_STATUS_EXPIRED"}"#);
+    }
 }
 
 /// What is derived at reading counts expired users whether or not the job was there: only the log
@@ -61,7 +72,7 @@ async fn expired_now(test: &TestStore, tenant: vpnpanel_domain::TenantId) -> usi
 async fn users_whose_time_has_not_come_are_left_alone(test: TestStore) {
     let now = test.clock.now_ms();
     let later = users(&test.store, 3, Some(now + 3_600_000)).await;
-    let since = test.store.log_tail().await.unwrap();
+    let since = settled(&test.store, 3).await;
     let stop = CancellationToken::new();
     let running = replica(test.store.clone(), quick(), &stop);
     until(async || {

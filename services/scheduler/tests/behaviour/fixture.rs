@@ -23,6 +23,7 @@ pub(crate) fn quick() -> Settings {
         ("VPNPANEL_SCHEDULER_LEASE", "600ms"),
         ("VPNPANEL_SCHEDULER_EXPIRY_INTERVAL", "20ms"),
         ("VPNPANEL_SCHEDULER_EXPIRY_BATCH", "7"),
+        ("VPNPANEL_SCHEDULER_AUDIT_CHAIN_INTERVAL", "10ms"),
     ]
     .into_iter()
     .collect();
@@ -84,6 +85,14 @@ pub(crate) async fn expired(store: &Store, tenant: TenantId) -> usize {
         .await
         .unwrap()
         .len()
+}
+
+/// Behind the log of `count` users that were made. On Postgres that is not the end of the log
+/// right away: transactions of other tests on the same server hold it up.
+pub(crate) async fn settled(store: &Store, count: usize) -> LogPosition {
+    until(async || changes(store, LogPosition::default()).await.len() == count).await;
+    let read = store.changes_since(LogPosition::default(), 1_000).await;
+    read.unwrap().position
 }
 
 /// How often each user is in the change log since a position.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use vpnpanel_store::{JobEnd, StoreError, on_each_database, testing::TestStore};
 
-use crate::fixture::{JOB, changes, quick, replica, until, users};
+use crate::fixture::{JOB, changes, quick, replica, settled, until, users};
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -26,7 +26,7 @@ async fn registered(test: &TestStore) {
 async fn a_replica_that_wakes_up_after_its_lease_commits_nothing(test: TestStore) {
     registered(&test).await;
     users(&test.store, 5, Some(test.clock.now_ms() + 10_000)).await;
-    let since = test.store.log_tail().await.unwrap();
+    let since = settled(&test.store, 5).await;
     let old = test
         .store
         .claim_job(&[JOB], "slow", LEASE)

@@ -7,6 +7,7 @@
 )]
 
 mod api;
+mod chainer;
 mod expiry;
 mod fixture;
 mod leases;

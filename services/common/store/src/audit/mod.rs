@@ -3,11 +3,19 @@
 //! commit; one that would commit without an event is refused, so that none is forgotten.
 
 mod attribution;
+mod chain;
 mod event;
+mod hash;
 mod refusals;
+mod retention;
+mod stored;
+mod verify;
 
 pub use attribution::{Attribution, Describe, Described, HeldRole};
+pub use chain::AuditTail;
 pub use event::{Event, Outcome, Resource};
+pub use stored::{AuditEvent, AuditFilter, ChainLink};
+pub use verify::{Anchor, Breach, Broken, Verification};
 
 use std::borrow::Cow;
 

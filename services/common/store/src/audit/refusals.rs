@@ -36,7 +36,7 @@ impl Store {
         reason: &'static str,
     ) -> Result<()> {
         let mut tx = self.begin().await?;
-        let minute = tx.now.div_euclid(MINUTE_MS);
+        let minute = minute(tx.now);
         let account = subject(&tx, email).await?;
         let known = sql::one(
             &*tx,
@@ -89,24 +89,18 @@ impl Store {
     /// # Errors
     /// [`crate::StoreError::LeaseLost`], and those of the database.
     pub async fn record_refusals(&self, lease: &JobLease) -> Result<u64> {
-        // Most calls find nothing: they must not take SQLite's only writer.
-        let minute = self.now_ms().div_euclid(MINUTE_MS);
-        let over = "SELECT 1 FROM audit_refusals WHERE minute < $1 LIMIT 1";
-        if sql::one(self.read(), over, vec![minute.into()])
-            .await?
-            .is_none()
-        {
-            return Ok(0);
-        }
         let mut tx = self.acting(Attribution::anonymous()).begin().await?;
         jobs::hold(&*tx, lease).await?;
         let rows = sql::all(
             &*tx,
             "DELETE FROM audit_refusals WHERE minute < $1
              RETURNING subject, network, reason, method, times",
-            vec![minute.into()],
+            vec![minute(tx.now).into()],
         )
         .await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
         for row in &rows {
             // The first one is an event already.
             let more = sql::get::<i64>(row, 4)? - 1;
@@ -134,6 +128,11 @@ impl Store {
         tx.commit().await?;
         Ok(count)
     }
+}
+
+/// The minute that a moment is in.
+pub(super) fn minute(at_ms: i64) -> i64 {
+    at_ms.div_euclid(MINUTE_MS)
 }
 
 /// The account of an e-mail address; for one that has none, a digest of it: people type their

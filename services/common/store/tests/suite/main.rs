@@ -3,6 +3,7 @@
 
 mod access;
 mod addresses;
+mod audit;
 mod changes;
 mod fixture;
 mod identity;
