@@ -145,3 +145,74 @@ fn the_schema_is_applied_and_taken_back_by_hand() {
     assert_eq!(migrate(&["down", "1"]).lines().count(), 1);
     assert_eq!(migrate(&["up"]), "up to date\n");
 }
+
+#[test]
+fn the_audit_log_of_a_database_is_verified_and_exported_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("a.db").display());
+    let environment = [
+        ("VPNPANEL_DATABASE_URL", database.as_str()),
+        ("VPNPANEL_LOG", "error"),
+    ];
+    let run = |arguments: &[&str]| vpnpanel(arguments, &environment);
+    assert_eq!(run(&["migrate", "up"]).status.code(), Some(0));
+    let head = {
+        use vpnpanel_store::{Attribution, Event, Options, Store};
+
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let store = Store::connect(&database, Options::default()).await.unwrap();
+            let acting = store.acting(Attribution::anonymous());
+            for number in 0..3 {
+                acting
+                    .record(Event::on("thing", None, number))
+                    .await
+                    .unwrap();
+            }
+            let hour = std::time::Duration::from_secs(3_600);
+            store.register_job("chain-audit", "", hour).await.unwrap();
+            let lease = store.claim_job(&["chain-audit"], "test", hour).await;
+            store
+                .chain_audit(&lease.unwrap().unwrap(), 9)
+                .await
+                .unwrap();
+            let found = store.verify_audit(None, None).await.unwrap();
+            store.close().await;
+            found.head.unwrap()
+        })
+    };
+    let hash = head.hash.iter().map(|byte| format!("{byte:02x}"));
+    let noted = format!("{}:{}", head.seq, hash.collect::<String>());
+    let verified = run(&["audit", "verify"]);
+    let said = text(&verified.stdout);
+    assert_eq!(
+        verified.status.code(),
+        Some(0),
+        "{}",
+        text(&verified.stderr)
+    );
+    assert_eq!(
+        said,
+        format!("platform: 3 events are as they were written; head {noted}\n")
+    );
+    let verify = |anchor: &str| {
+        run(&[
+            "audit", "verify", "--tenant", "platform", "--anchor", anchor,
+        ])
+    };
+    let holds = verify(&noted);
+    assert!(text(&holds.stdout).ends_with("; the anchor holds\n"));
+    let rewritten = verify(&format!("2:{}", "0".repeat(64)));
+    assert_eq!(rewritten.status.code(), Some(1));
+    assert!(text(&rewritten.stdout).ends_with("; BROKEN at 2: rewritten\n"));
+    assert_eq!(verify("nonsense").status.code(), Some(2));
+
+    let exported = text(&run(&["audit", "export", "--after", "1"]).stdout);
+    let lines: Vec<serde_json::Value> = exported
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2, "{exported}");
+    assert_eq!(lines[0]["sequence"], "2");
+    assert_eq!(lines[1]["previousHash"], lines[0]["hash"]);
+}

@@ -15,6 +15,9 @@ const MAX_REQUEST_ID: usize = 64;
 /// Longest user agent that is kept.
 const MAX_USER_AGENT: usize = 200;
 
+/// What the gateway passes on as the user agent of its client: `user-agent` is its own.
+const FORWARDED_USER_AGENT: &str = "x-forwarded-user-agent";
+
 /// The author of what a request does. Whoever cannot be told is anonymous, as in a sign-in.
 pub fn attribution(
     metadata: &MetadataMap,
@@ -27,7 +30,8 @@ pub fn attribution(
             .get::<ClientAddress>()
             .map(|found| found.0.to_string())
             .unwrap_or_default(),
-        user_agent: text("user-agent")
+        user_agent: text(FORWARDED_USER_AGENT)
+            .or_else(|| text("user-agent"))
             .unwrap_or_default()
             .chars()
             .take(MAX_USER_AGENT)
@@ -89,6 +93,22 @@ pub fn network(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_behind_the_gateway_is_named_and_what_is_kept_of_it_is_bounded() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("user-agent", "tonic".parse().unwrap());
+        let who = |metadata: &MetadataMap| {
+            attribution(metadata, &Extensions::new(), |_, _| Default::default())
+        };
+        assert_eq!(who(&metadata).user_agent, "tonic");
+        assert_eq!(who(&metadata).actor, "anonymous");
+        let long = "a".repeat(500);
+        metadata.insert(FORWARDED_USER_AGENT, long.parse().unwrap());
+        metadata.insert("x-request-id", long.parse().unwrap());
+        assert_eq!(who(&metadata).user_agent.len(), MAX_USER_AGENT);
+        assert_eq!(who(&metadata).request_id.len(), MAX_REQUEST_ID);
+    }
 
     #[test]
     fn a_network_is_what_its_owner_cannot_change_at_will() {

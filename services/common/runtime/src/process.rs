@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::logs;
+use crate::logs::{self, Output};
 use crate::readiness::Readiness;
 use crate::service::Service;
 use crate::settings::ProcessSettings;
@@ -58,19 +58,20 @@ pub fn run<E: fmt::Display>(
     build: impl AsyncFnOnce(&mut Process) -> Result<(), E>,
 ) -> ExitCode {
     let (shutdown_deadline, drain_delay) = (settings.shutdown_deadline.0, settings.drain_delay.0);
-    around(name, &settings, async {
+    around(name, &settings, Output::Stdout, async {
         tracing::info!(version = crate::VERSION, "starting");
         serve(Supervisor::new(shutdown_deadline, drain_delay), build).await
     })
 }
 
-/// Runs a process that has one thing to do.
+/// Runs a process that has one thing to do. Its stdout is for what it was run for: it logs to
+/// stderr.
 pub fn run_once<E: fmt::Display>(
     name: &'static str,
     settings: ProcessSettings,
     work: impl Future<Output = Result<(), E>>,
 ) -> ExitCode {
-    around(name, &settings, async {
+    around(name, &settings, Output::Stderr, async {
         work.await
             .map_err(|error| ProcessError::Build(error.to_string()))
     })
@@ -79,6 +80,7 @@ pub fn run_once<E: fmt::Display>(
 fn around(
     name: &'static str,
     settings: &ProcessSettings,
+    output: Output,
     work: impl Future<Output = Result<(), ProcessError>>,
 ) -> ExitCode {
     crate::install_crypto_provider();
@@ -89,7 +91,7 @@ fn around(
         Ok(runtime) => runtime,
         Err(error) => return fail(&ProcessError::Io(error)),
     };
-    let traces = match runtime.block_on(async { set_up(name, settings) }) {
+    let traces = match runtime.block_on(async { set_up(name, settings, output) }) {
         Ok(traces) => traces,
         Err(error) => return fail(&error),
     };
@@ -106,9 +108,13 @@ fn around(
     }
 }
 
-fn set_up(name: &'static str, settings: &ProcessSettings) -> Result<Traces, ProcessError> {
+fn set_up(
+    name: &'static str,
+    settings: &ProcessSettings,
+    output: Output,
+) -> Result<Traces, ProcessError> {
     let traces = Traces::start(name, &settings.traces)?;
-    logs::install(name, settings, &traces)?;
+    logs::install(name, settings, &traces, output)?;
     std::panic::set_hook(Box::new(|panic| {
         let location = panic
             .location()

@@ -9,7 +9,7 @@ use vpnpanel_api::scheduler::v1::{
     ListJobRunsRequest, ListJobsRequest, RunJobRequest, scheduler_service_server::SchedulerService,
 };
 use vpnpanel_scheduler::Scheduler;
-use vpnpanel_store::{JobEnd, testing::TestStore};
+use vpnpanel_store::{AuditFilter, JobEnd, Page, testing::TestStore};
 
 use crate::fixture::JOB;
 
@@ -72,6 +72,19 @@ async fn jobs_are_listed_with_their_last_run_and_made_due() {
     tokio::time::timeout(Duration::from_secs(5), bell.notified())
         .await
         .expect("the bell");
+
+    let filter = AuditFilter::default();
+    let events = test
+        .store
+        .audit_events(None, &filter, Page::first(10))
+        .await;
+    let [event] = &events.unwrap()[..] else {
+        panic!("one event, of the job that was asked for")
+    };
+    assert_eq!(
+        (event.resource_type.as_str(), event.resource_id.as_str()),
+        ("job", JOB)
+    );
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ async fn users_expire_once_with_two_replicas_that_are_killed_at_any_moment(test:
     survivor.await.unwrap();
     // A transaction of any database of the server that is still running holds the log's end back.
     until(async || changes(&test.store, since).await.len() >= USERS).await;
+    until(async || changes(&test.store, since).await.len() >= USERS).await;
     let log = changes(&test.store, since).await;
     assert_eq!(
         log.len(),

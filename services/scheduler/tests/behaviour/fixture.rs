@@ -11,7 +11,8 @@ use vpnpanel_runtime::{
 };
 use vpnpanel_scheduler::{Metrics, Runner, Settings, jobs};
 use vpnpanel_store::{
-    ChangeKind, LogPosition, NewTenant, NewUser, Page, Store, TenantLimits, UserFilter, fresh_id,
+    ChangeKind, LogPosition, NewTenant, NewUser, Page, Store, StoreError, TenantLimits, UserFilter,
+    fresh_id,
 };
 
 pub(crate) const JOB: &str = "expire-users";
@@ -127,6 +128,10 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut look: impl FnMut() -> F)
 
 /// The sum of what all kept runs say that they changed.
 pub(crate) async fn changed_by_runs(store: &Store) -> u64 {
-    let runs = store.job_runs(JOB, Page::first(1_000)).await.unwrap();
-    runs.iter().map(|run| run.changed).sum()
+    match store.job_runs(JOB, Page::first(1_000)).await {
+        Ok(runs) => runs.iter().map(|run| run.changed).sum(),
+        // no replica lived long enough to make the job's row
+        Err(StoreError::NotFound(_)) => 0,
+        Err(error) => panic!("{error}"),
+    }
 }

@@ -6,6 +6,7 @@ mod json;
 use std::io::IsTerminal as _;
 
 use tracing::Subscriber;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -27,7 +28,32 @@ pub enum LogError {
     Installed(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Makes this process log to stdout, and send spans to `traces` when it exports.
+/// Where a process logs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Services.
+    Stdout,
+    /// Processes whose stdout is what they were run for.
+    Stderr,
+}
+
+impl Output {
+    fn is_terminal(self) -> bool {
+        match self {
+            Self::Stdout => std::io::stdout().is_terminal(),
+            Self::Stderr => std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn writer(self) -> BoxMakeWriter {
+        match self {
+            Self::Stdout => BoxMakeWriter::new(std::io::stdout),
+            Self::Stderr => BoxMakeWriter::new(std::io::stderr),
+        }
+    }
+}
+
+/// Makes this process log to `output`, and send spans to `traces` when it exports.
 ///
 /// # Errors
 /// When logging is set up already, or the filter does not parse.
@@ -35,8 +61,9 @@ pub fn install(
     process: &'static str,
     settings: &ProcessSettings,
     traces: &Traces,
+    output: Output,
 ) -> Result<(), LogError> {
-    let terminal = std::io::stdout().is_terminal();
+    let terminal = output.is_terminal();
     let text = match settings.logs.format {
         LogFormat::Text => true,
         LogFormat::Json => false,
@@ -45,11 +72,12 @@ pub fn install(
     let lines: Box<dyn Layer<Registry> + Send + Sync> = if text {
         Box::new(
             tracing_subscriber::fmt::layer()
+                .with_writer(output.writer())
                 .with_ansi(terminal)
                 .with_target(false),
         )
     } else {
-        Box::new(JsonLayer::new(process, std::io::stdout))
+        Box::new(JsonLayer::new(process, output.writer()))
     };
     let filter = EnvFilter::try_new(&settings.logs.filter)?;
     tracing_subscriber::registry()

@@ -1,5 +1,5 @@
 //! What the store promises, on SQLite and on PostgreSQL.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
 mod addresses;
