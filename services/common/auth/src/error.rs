@@ -34,6 +34,9 @@ pub enum AuthError {
         /// `resource.verb`.
         permission: &'static str,
     },
+    /// The tenant is suspended, and the method changes something in it.
+    #[error("the tenant is suspended: until its provider resumes it, it can only be read")]
+    TenantSuspended,
     /// The tenant does not exist, or is none of the caller's: the same on purpose.
     #[error("tenant not found")]
     TenantNotFound,
@@ -86,6 +89,7 @@ impl AuthError {
             Self::PasswordChangeRequired => "PASSWORD_CHANGE_REQUIRED",
             Self::SignInRefused => "SIGN_IN_REFUSED",
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
+            Self::TenantSuspended => "TENANT_SUSPENDED",
             Self::TenantNotFound => "TENANT_NOT_FOUND",
             Self::TenantMalformed { .. } => "INVALID_FIELDS",
             Self::CertificateRequired { .. } => "CERTIFICATE_REQUIRED",
@@ -108,6 +112,7 @@ impl AuthError {
             | Self::SignInRefused => ErrorCode::Unauthenticated,
             Self::PasswordChangeRequired
             | Self::PermissionDenied { .. }
+            | Self::TenantSuspended
             | Self::CertificateRequired { .. } => ErrorCode::PermissionDenied,
             Self::TenantNotFound => ErrorCode::NotFound,
             Self::TenantMalformed { .. } => ErrorCode::InvalidArgument,

@@ -128,6 +128,7 @@ impl Authenticator {
                     tenant: membership.tenant,
                     role: membership.role.clone(),
                     permissions,
+                    suspended: membership.suspended,
                 });
             }
         }
@@ -269,6 +270,7 @@ mod tests {
                 session: SessionId::from_parts(1, [0; 10]),
                 password_change_required: false,
                 held: vec![Held {
+                    suspended: false,
                     tenant,
                     role: "admin".to_owned(),
                     permissions: Arc::new(["system.reflect".to_owned()].into()),

@@ -14,6 +14,8 @@ pub struct Membership {
     pub tenant: Option<TenantId>,
     /// Name of the role.
     pub role: String,
+    /// The tenant is suspended.
+    pub suspended: bool,
 }
 
 /// How an account stands at the moment.
@@ -96,6 +98,19 @@ impl StandingCache {
             self.known.invalidate_all();
         }
     }
+
+    /// Forgets every session of every member of a tenant.
+    pub fn forget_tenant(&self, tenant: TenantId) {
+        let of_member = move |_: &(AccountId, SessionId), known: &Known| {
+            known.as_ref().is_some_and(|standing| {
+                let held = &standing.memberships;
+                held.iter().any(|held| held.tenant == Some(tenant))
+            })
+        };
+        if self.known.invalidate_entries_if(of_member).is_err() {
+            self.known.invalidate_all();
+        }
+    }
 }
 
 /// A role held somewhere, with what it permits.
@@ -107,6 +122,8 @@ pub struct Held {
     pub role: String,
     /// What it permits.
     pub permissions: Arc<PermissionSet>,
+    /// The tenant is suspended: nothing but reading is permitted by it.
+    pub suspended: bool,
 }
 
 /// A caller whose access token was found right.
@@ -128,6 +145,20 @@ impl Principal {
     pub fn permits(&self, permission: &str, scope: Option<TenantId>) -> bool {
         self.within(scope)
             .any(|held| held.permissions.contains(permission))
+    }
+
+    /// As [`Principal::permits`], for what changes something: in a suspended tenant its members
+    /// may only read, and the platform may do what it could.
+    pub fn permits_change(&self, permission: &str, scope: Option<TenantId>) -> bool {
+        self.within(scope)
+            .any(|held| !held.suspended && held.permissions.contains(permission))
+    }
+
+    /// Everything that is permitted in a tenant, or (`None`) on the platform.
+    pub fn permissions(&self, scope: Option<TenantId>) -> PermissionSet {
+        self.within(scope)
+            .flat_map(|held| held.permissions.iter().cloned())
+            .collect()
     }
 
     /// Whether the caller has any role in a tenant, or (`None`) on the platform.
@@ -168,6 +199,7 @@ mod tests {
                     tenant,
                     role: "some".to_owned(),
                     permissions: Arc::new([permission.to_owned()].into()),
+                    suspended: false,
                 })
                 .collect(),
         }
@@ -194,6 +226,19 @@ mod tests {
         assert!(!caller.permits("user.write", None));
     }
 
+    #[test]
+    fn in_a_suspended_tenant_its_members_change_nothing_and_the_platform_does() {
+        let (ours, write) = (Some(tenant(1)), "user.write");
+        let mut caller = principal(&[(ours, write), (Some(tenant(2)), write)]);
+        caller.held[0].suspended = true;
+        assert!(caller.permits(write, ours) && !caller.permits_change(write, ours));
+        assert!(caller.permits_change(write, Some(tenant(2))));
+        caller
+            .held
+            .extend(principal(&[(None, write)]).held.into_iter());
+        assert!(caller.permits_change(write, ours));
+    }
+
     struct Counting(AtomicUsize);
 
     #[async_trait]
@@ -208,7 +253,11 @@ mod tests {
             }
             Ok(Some(Standing {
                 password_change_required: false,
-                memberships: Vec::new(),
+                memberships: vec![Membership {
+                    tenant: Some(tenant(1)),
+                    role: "owner".to_owned(),
+                    suspended: false,
+                }],
             }))
         }
     }
@@ -231,5 +280,11 @@ mod tests {
         cache.forget_session(account, session).await;
         cache.standing(account, session).await.unwrap().unwrap();
         assert_eq!(source.0.load(Ordering::Relaxed), 4);
+        cache.forget_tenant(tenant(2));
+        cache.standing(account, session).await.unwrap().unwrap();
+        assert_eq!(source.0.load(Ordering::Relaxed), 4);
+        cache.forget_tenant(tenant(1));
+        cache.standing(account, session).await.unwrap().unwrap();
+        assert_eq!(source.0.load(Ordering::Relaxed), 5);
     }
 }
