@@ -51,6 +51,7 @@ impl StandingSource for StoredAccounts {
                 .map(|membership| Membership {
                     tenant: membership.tenant_id,
                     role: membership.role,
+                    suspended: membership.suspended,
                 })
                 .collect(),
         }))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vpnpanel_auth::{PasswordHasher, PasswordSignIn, StandingCache, TokenIssuer};
+use vpnpanel_auth::{PasswordHasher, PasswordSignIn, PolicyCache, StandingCache, TokenIssuer};
 use vpnpanel_domain::AccountId;
 use vpnpanel_store::Store;
 
@@ -18,6 +18,7 @@ pub(crate) struct Context {
     pub(crate) hasher: PasswordHasher,
     pub(crate) password_sign_in: PasswordSignIn,
     pub(crate) standings: StandingCache,
+    pub(crate) policy: PolicyCache,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

@@ -44,12 +44,13 @@ impl Grantor {
         scope: Option<TenantId>,
         role: &str,
     ) -> Result<()> {
-        let permissions = permissions_of(&**tx, role)
-            .await?
-            .ok_or_else(|| StoreError::InvalidReference {
-                what: "role",
-                id: role.to_owned(),
-            })?;
+        let permissions =
+            permissions_of(&**tx, role)
+                .await?
+                .ok_or_else(|| StoreError::InvalidReference {
+                    what: "role",
+                    id: role.to_owned(),
+                })?;
         self.covers(tx, scope, &permissions).await
     }
 
@@ -115,10 +116,7 @@ impl Grantor {
              JOIN roles r ON r.name = m.role
              WHERE m.account_id = $1 AND a.deleted_at IS NULL AND NOT a.disabled
                AND (m.tenant_id IS NULL OR m.tenant_id = $2)",
-            vec![
-                self.account.uuid().into(),
-                scope.map(TenantId::uuid).into(),
-            ],
+            vec![self.account.uuid().into(), scope.map(TenantId::uuid).into()],
         )
         .await?;
         let mut held = BTreeSet::new();

@@ -296,9 +296,7 @@ const MEMBER: &str = "
 async fn load(tx: &Write, tenant: TenantId, account: AccountId) -> Result<Member> {
     let row = sql::one(
         &**tx,
-        format!(
-            "{MEMBER} WHERE m.tenant_id = $1 AND m.account_id = $2 AND a.deleted_at IS NULL"
-        ),
+        format!("{MEMBER} WHERE m.tenant_id = $1 AND m.account_id = $2 AND a.deleted_at IS NULL"),
         vec![tenant.uuid().into(), account.uuid().into()],
     )
     .await?;

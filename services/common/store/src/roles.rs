@@ -199,16 +199,12 @@ impl Store {
         let tx = self.begin().await?;
         lock(&tx, grantor, name, version).await?;
         // The foreign key of memberships decides, so that nobody is given the role meanwhile.
-        sql::run(
-            &*tx,
-            "DELETE FROM roles WHERE name = $1",
-            vec![name.into()],
-        )
-        .await
-        .map_err(|error| match error.sql_err() {
-            Some(SqlErr::ForeignKeyConstraintViolation(_)) => StoreError::RoleInUse,
-            _ => error.into(),
-        })?;
+        sql::run(&*tx, "DELETE FROM roles WHERE name = $1", vec![name.into()])
+            .await
+            .map_err(|error| match error.sql_err() {
+                Some(SqlErr::ForeignKeyConstraintViolation(_)) => StoreError::RoleInUse,
+                _ => error.into(),
+            })?;
         tx.commit().await
     }
 }

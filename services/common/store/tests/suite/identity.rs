@@ -3,8 +3,8 @@
 use vpnpanel_domain::{NodeId, SessionId};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    CertificateState, NewAccount, NewAuthority, NewJoinToken, NewNodeCertificate, NewSession,
-    NewSigningKey, NewRole, Rotation, Store, fresh_id, on_each_database,
+    CertificateState, NewAccount, NewAuthority, NewJoinToken, NewNodeCertificate, NewRole,
+    NewSession, NewSigningKey, Rotation, Store, fresh_id, on_each_database,
 };
 
 use crate::fixture::{World, new_tenant};
