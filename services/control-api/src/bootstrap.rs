@@ -6,13 +6,11 @@ use vpnpanel_auth::{KeyRing, PasswordHasher, Role, SigningKey};
 use vpnpanel_domain::Zone;
 use vpnpanel_runtime::settings::Secret;
 use vpnpanel_store::{
-    Attribution, NewAccount, NewRole, NewSigningKey, NewTenant, SigningKeyState, Store,
-    StoreError, TenantLimits, fresh_id,
+    Attribution, NewAccount, NewRole, NewSigningKey, NewTenant, SigningKeyState, Store, StoreError,
+    TenantLimits, fresh_id,
 };
 
-use crate::{
-    Error, audit, one_time::OneTimePassword, seal::Vault, settings::BootstrapSettings,
-};
+use crate::{Error, audit, one_time::OneTimePassword, seal::Vault, settings::BootstrapSettings};
 
 /// The first administrator, to be told to whoever started the process, once.
 #[derive(Debug)]

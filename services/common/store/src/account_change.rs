@@ -6,6 +6,7 @@ use sea_orm::EntityTrait;
 use vpnpanel_domain::{AccountId, TenantId};
 
 use crate::accounts::{self, Account};
+use crate::audit::{Event, Resource};
 use crate::connect::Store;
 use crate::entity::account::{ActiveModel, Entity};
 use crate::error::{Result, StoreError};
@@ -39,20 +40,21 @@ impl Store {
         patch: AccountPatch,
         version: Option<u64>,
     ) -> Result<Account> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let account = accounts::lock(&tx, id).await?;
         check_version(sql::signed(account.version), version)?;
         grantor.outranks(&tx, id).await?;
-        if let Some(role) = patch.platform_role {
+        if patch.platform_role.is_some() {
             bindings::lock_owner(&tx, None).await?;
-            let before = memberships::held(&tx, id, None).await?;
-            if before != role {
-                if let Some(role) = &role {
-                    grantor.may_give(&tx, None, role).await?;
-                }
-                let (before, after) = (before.as_deref(), role.as_deref());
-                memberships::replace_role(&tx, id, None, before, after).await?;
+        }
+        let role_before = memberships::held(&tx, id, None).await?;
+        let role = patch.platform_role.unwrap_or_else(|| role_before.clone());
+        if role_before != role {
+            if let Some(role) = &role {
+                grantor.may_give(&tx, None, role).await?;
             }
+            let (before, after) = (role_before.as_deref(), role.as_deref());
+            memberships::replace_role(&tx, id, None, before, after).await?;
         }
         let mut change = ActiveModel::default();
         if let Some(email) = patch.email {
@@ -62,9 +64,13 @@ impl Store {
         if let Some(name) = patch.display_name {
             change.display_name = Set(name);
         }
-        let account = save(&tx, &account, change).await?;
+        let changed = save(&tx, &account, change).await?;
+        tx.audit(Event::changed(
+            Resource::Account(&account, role_before.as_deref()),
+            Resource::Account(&changed, role.as_deref()),
+        ));
         tx.commit().await?;
-        Ok(account)
+        Ok(changed)
     }
 
     /// Disables an account, which ends its sessions, or takes that back; no change when it is so
@@ -78,10 +84,12 @@ impl Store {
         id: AccountId,
         disabled: bool,
     ) -> Result<Account> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let account = accounts::lock(&tx, id).await?;
         grantor.outranks(&tx, id).await?;
         if account.disabled == disabled {
+            note(&mut tx, &account, &account).await?;
+            tx.commit().await?;
             return Ok(account);
         }
         if disabled {
@@ -92,9 +100,10 @@ impl Store {
             disabled: Set(disabled),
             ..ActiveModel::default()
         };
-        let account = save(&tx, &account, change).await?;
+        let changed = save(&tx, &account, change).await?;
+        note(&mut tx, &account, &changed).await?;
         tx.commit().await?;
-        Ok(account)
+        Ok(changed)
     }
 
     /// Deletes an account with its memberships and ends its sessions.
@@ -108,18 +117,15 @@ impl Store {
         id: AccountId,
         version: Option<u64>,
     ) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let account = accounts::lock(&tx, id).await?;
         check_version(sql::signed(account.version), version)?;
         grantor.outranks(&tx, id).await?;
         may_go(&tx, id).await?;
         end_sessions(&tx, id, "account_deleted").await?;
-        sql::run(
-            &*tx,
-            "DELETE FROM memberships WHERE account_id = $1",
-            vec![id.uuid().into()],
-        )
-        .await?;
+        let role = memberships::held(&tx, id, None).await?;
+        tx.audit(Event::deleted(Resource::Account(&account, role.as_deref())));
+        memberships::remove_all(&mut tx, id).await?;
         let change = ActiveModel {
             deleted_at: Set(Some(tx.now)),
             password_hash: Set(None),
@@ -140,7 +146,7 @@ impl Store {
         id: AccountId,
         password_hash: String,
     ) -> Result<Account> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let account = accounts::lock(&tx, id).await?;
         grantor.outranks(&tx, id).await?;
         end_sessions(&tx, id, "password_reset").await?;
@@ -149,9 +155,10 @@ impl Store {
             password_change_required: Set(true),
             ..ActiveModel::default()
         };
-        let account = save(&tx, &account, change).await?;
+        let changed = save(&tx, &account, change).await?;
+        note(&mut tx, &account, &changed).await?;
         tx.commit().await?;
-        Ok(account)
+        Ok(changed)
     }
 }
 
@@ -183,6 +190,16 @@ async fn end_sessions(tx: &Write, id: AccountId, reason: &str) -> Result<()> {
         vec![id.uuid().into(), tx.now.into(), reason.into()],
     )
     .await?;
+    Ok(())
+}
+
+/// Notes a change that leaves the role on the platform as it is.
+async fn note(tx: &mut Write, before: &Account, after: &Account) -> Result<()> {
+    let role = memberships::held(tx, after.id, None).await?;
+    tx.audit(Event::changed(
+        Resource::Account(before, role.as_deref()),
+        Resource::Account(after, role.as_deref()),
+    ));
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use sea_orm::sea_query::LockType;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use vpnpanel_domain::AccountId;
 
-use crate::audit::Event;
+use crate::audit::{Event, Resource};
 use crate::connect::Store;
 use crate::entity::account::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
@@ -20,9 +20,6 @@ use crate::{bindings, sql};
 
 /// Most memberships of one account that are shown.
 const MAX_SHOWN: i64 = 1_000;
-
-/// What events call it.
-const ACCOUNT: &str = "account";
 
 /// Somebody who signs in.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,7 +67,7 @@ impl Store {
     pub async fn create_account(&self, new: NewAccount) -> Result<Account> {
         let mut tx = self.begin().await?;
         let account = insert(&tx, new).await?;
-        tx.audit(Event::on(ACCOUNT, None, account.id));
+        tx.audit(Event::created(Resource::Account(&account, None)));
         tx.commit().await?;
         Ok(account)
     }
@@ -86,13 +83,14 @@ impl Store {
         new: NewAccount,
         platform_role: Option<&str>,
     ) -> Result<Account> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let account = insert(&tx, new).await?;
         if let Some(role) = platform_role {
             bindings::lock_owner(&tx, None).await?;
             grantor.may_give(&tx, None, role).await?;
             set_role(&tx, account.id, None, role).await?;
         }
+        tx.audit(Event::created(Resource::Account(&account, platform_role)));
         tx.commit().await?;
         Ok(account)
     }
@@ -117,7 +115,7 @@ impl Store {
         }
         let account = insert(&tx, new).await?;
         set_role(&tx, account.id, None, role).await?;
-        tx.audit(Event::on(ACCOUNT, None, account.id));
+        tx.audit(Event::created(Resource::Account(&account, Some(role))));
         tx.commit().await?;
         Ok(Some(account))
     }

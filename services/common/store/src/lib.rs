@@ -50,10 +50,9 @@ mod user_change;
 mod user_create;
 mod users;
 
-
-pub use audit::{Attribution, Describe, Described, Event, HeldRole, Outcome, Resource};
 pub use account_change::AccountPatch;
 pub use accounts::{Account, NewAccount};
+pub use audit::{Attribution, Describe, Described, Event, HeldRole, Outcome, Resource};
 pub use authorities::{Authority, AuthorityState, NewAuthority};
 pub use bindings::{Binding, MakeNodeKey, NodeKey};
 pub use certificates::{CertificateState, NewNodeCertificate, NodeCertificate, NodeIdentity};

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use vpnpanel_domain::{AccountId, MembershipId, TenantId};
 
 use crate::accounts::{self, NewAccount};
+use crate::audit::{Event, Resource};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::grants::{self, Grantor};
@@ -116,10 +117,14 @@ impl Store {
         joining: Joining,
         role: &str,
     ) -> Result<Member> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let account = match joining {
             Joining::Account(id) => accounts::lock(&tx, id).await?,
-            Joining::Newcomer(new) => accounts::insert(&tx, new).await?,
+            Joining::Newcomer(new) => {
+                let made = accounts::insert(&tx, new).await?;
+                tx.audit(Event::created(Resource::Account(&made, None)));
+                made
+            }
         };
         bindings::lock_owner(&tx, Some(tenant)).await?;
         if held(&tx, account.id, Some(tenant)).await?.is_some() {
@@ -128,6 +133,7 @@ impl Store {
         grantor.may_give(&tx, Some(tenant), role).await?;
         set_role(&tx, account.id, Some(tenant), role).await?;
         let member = load(&tx, tenant, account.id).await?;
+        tx.audit(Event::created(&member));
         tx.commit().await?;
         Ok(member)
     }
@@ -146,16 +152,19 @@ impl Store {
         role: &str,
         version: Option<u64>,
     ) -> Result<Member> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let before = lock(&tx, tenant, account).await?;
         check_version(sql::signed(before.version), version)?;
         if before.role == role {
+            tx.audit(Event::changed(&before, &before));
+            tx.commit().await?;
             return Ok(before);
         }
         grantor.may_give(&tx, Some(tenant), &before.role).await?;
         grantor.may_give(&tx, Some(tenant), role).await?;
         replace_role(&tx, account, Some(tenant), Some(&before.role), Some(role)).await?;
         let member = load(&tx, tenant, account).await?;
+        tx.audit(Event::changed(&before, &member));
         tx.commit().await?;
         Ok(member)
     }
@@ -171,10 +180,11 @@ impl Store {
         tenant: TenantId,
         account: AccountId,
     ) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let before = lock(&tx, tenant, account).await?;
         grantor.may_give(&tx, Some(tenant), &before.role).await?;
         replace_role(&tx, account, Some(tenant), Some(&before.role), None).await?;
+        tx.audit(Event::deleted(&before));
         tx.commit().await
     }
 
@@ -190,8 +200,9 @@ impl Store {
         tenant: Option<TenantId>,
         role: &str,
     ) -> Result<()> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         set_role(&tx, account, tenant, role).await?;
+        tx.audit(Event::on("member", tenant, account));
         tx.commit().await
     }
 }
@@ -301,6 +312,19 @@ async fn load(tx: &Write, tenant: TenantId, account: AccountId) -> Result<Member
     )
     .await?;
     member(&row.ok_or(StoreError::NotFound("member"))?)
+}
+
+/// Takes every role of an account away.
+pub(crate) async fn remove_all(tx: &mut Write, account: AccountId) -> Result<()> {
+    if tx.is_audited() {
+        let text = format!("{MEMBER} WHERE m.account_id = $1 AND m.tenant_id IS NOT NULL");
+        for row in &sql::all(&**tx, text, vec![account.uuid().into()]).await? {
+            tx.audit(Event::deleted(&member(row)?));
+        }
+    }
+    let text = "DELETE FROM memberships WHERE account_id = $1";
+    sql::run(&**tx, text, vec![account.uuid().into()]).await?;
+    Ok(())
 }
 
 fn member(row: &QueryResult) -> Result<Member> {

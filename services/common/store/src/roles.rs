@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, QueryResult, SqlErr};
 
+use crate::audit::Event;
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::grants::{self, Grantor};
@@ -61,7 +62,8 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn seed_roles(&self, roles: &[NewRole]) -> Result<bool> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
+        tx.needs_no_event();
         let mut changed = 0;
         for role in roles {
             changed += sql::run(
@@ -121,7 +123,7 @@ impl Store {
     /// [`StoreError::AlreadyExists`] for the name, [`StoreError::GrantExceedsOwn`],
     /// [`StoreError::LimitReached`].
     pub async fn create_role(&self, grantor: &Grantor, new: NewRole) -> Result<Role> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         grantor.covers(&tx, None, &new.permissions).await?;
         // Under the installation's lock, so that of two at once one sees the other.
         bindings::lock_owner(&tx, None).await?;
@@ -147,6 +149,7 @@ impl Store {
         .await
         .map_err(StoreError::unique("name"))?;
         let made = load(&*tx, &new.name, "").await?;
+        tx.audit(Event::created(&made));
         tx.commit().await?;
         Ok(made)
     }
@@ -163,9 +166,14 @@ impl Store {
         patch: RolePatch,
         version: Option<u64>,
     ) -> Result<Role> {
-        let tx = self.begin().await?;
+        let mut tx = self.begin().await?;
         let before = lock(&tx, grantor, name, version).await?;
-        let permissions = patch.permissions.unwrap_or(before.permissions);
+        let permissions = patch
+            .permissions
+            .unwrap_or_else(|| before.permissions.clone());
+        let description = patch
+            .description
+            .unwrap_or_else(|| before.description.clone());
         grantor.covers(&tx, None, &permissions).await?;
         sql::run(
             &*tx,
@@ -174,13 +182,14 @@ impl Store {
              WHERE name = $1",
             vec![
                 name.into(),
-                patch.description.unwrap_or(before.description).into(),
+                description.into(),
                 serde_json::json!(permissions).into(),
                 tx.now.into(),
             ],
         )
         .await?;
         let changed = load(&*tx, name, "").await?;
+        tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
         Ok(changed)
     }
@@ -196,8 +205,9 @@ impl Store {
         name: &str,
         version: Option<u64>,
     ) -> Result<()> {
-        let tx = self.begin().await?;
-        lock(&tx, grantor, name, version).await?;
+        let mut tx = self.begin().await?;
+        let role = lock(&tx, grantor, name, version).await?;
+        tx.audit(Event::deleted(&role));
         // The foreign key of memberships decides, so that nobody is given the role meanwhile.
         sql::run(&*tx, "DELETE FROM roles WHERE name = $1", vec![name.into()])
             .await

@@ -212,8 +212,11 @@ impl Store {
     pub async fn set_tenant_suspended(&self, id: TenantId, suspended: bool) -> Result<Tenant> {
         let mut tx = self.begin().await?;
         let row = lock(&tx, id).await?;
-        if row.suspended_at.is_some() == suspended {
-            return row.try_into();
+        let before = Tenant::try_from(row.clone())?;
+        if before.suspended_at_ms.is_some() == suspended {
+            tx.audit(Event::changed(&before, &before));
+            tx.commit().await?;
+            return Ok(before);
         }
         let change = ActiveModel {
             id: Set(row.id),
@@ -224,8 +227,10 @@ impl Store {
         };
         let row = Entity::update(change).exec(&*tx).await?;
         tx.changed(Entry::new(ChangeKind::Suspension, Some(id), id));
+        let changed = Tenant::try_from(row)?;
+        tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
-        row.try_into()
+        Ok(changed)
     }
 }
 

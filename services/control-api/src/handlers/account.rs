@@ -38,7 +38,7 @@ pub(crate) async fn create(
     };
     let role = Some(account.platform_role.as_str()).filter(|role| !role.is_empty());
     let made = context
-        .store
+        .acting(caller)
         .create_account_with(&caller.grantor(None)?, new, role)
         .await?;
     tracing::info!(event = "account_made", account_id = %made.id);
@@ -111,7 +111,7 @@ pub(crate) async fn update(
     };
     let version = etag::expected(&account.etag)?;
     let changed = context
-        .store
+        .acting(caller)
         .update_account(&caller.grantor(None)?, id, patch, version)
         .await?;
     context.standings.forget_account(id);
@@ -150,7 +150,7 @@ pub(crate) async fn reset_password(
     let id = named(&message.account_id)?;
     let one_time = OneTimePassword::generate(&context.hasher).await?;
     let account = context
-        .store
+        .acting(caller)
         .reset_password(&caller.grantor(None)?, id, one_time.hash.clone())
         .await?;
     context.standings.forget_account(id);
@@ -169,7 +169,7 @@ pub(crate) async fn delete(
     let id = named(&message.account_id)?;
     let version = etag::expected(&message.etag)?;
     context
-        .store
+        .acting(caller)
         .delete_account(&caller.grantor(None)?, id, version)
         .await?;
     context.standings.forget_account(id);
@@ -185,7 +185,7 @@ async fn set_disabled(
 ) -> Result<Account, Error> {
     let id = named(id)?;
     let account = context
-        .store
+        .acting(caller)
         .set_account_disabled(&caller.grantor(None)?, id, disabled)
         .await?;
     context.standings.forget_account(id);
@@ -224,7 +224,7 @@ async fn shown(context: &Context, account: store::Account) -> Result<Account, Er
     Ok(into_wire(account, platform_role, memberships))
 }
 
-fn into_wire(
+pub(crate) fn into_wire(
     account: store::Account,
     platform_role: String,
     memberships: Vec<AccountMembership>,

@@ -43,7 +43,7 @@ pub(crate) async fn add(
     };
     let grantor = caller.grantor(Some(tenant))?;
     let added = context
-        .store
+        .acting(caller)
         .add_member(&grantor, tenant, joining, role)
         .await?;
     context.standings.forget_account(added.account_id);
@@ -83,7 +83,7 @@ pub(crate) async fn update(
     let version = etag::expected(&member.etag)?;
     let grantor = caller.grantor(Some(tenant))?;
     let changed = context
-        .store
+        .acting(caller)
         .update_member(&grantor, tenant, account, role(&member)?, version)
         .await?;
     context.standings.forget_account(account);
@@ -101,7 +101,7 @@ pub(crate) async fn remove(
     let account: AccountId = ids::required("account_id", &message.account_id)?;
     let grantor = caller.grantor(Some(tenant))?;
     context
-        .store
+        .acting(caller)
         .remove_member(&grantor, tenant, account)
         .await?;
     context.standings.forget_account(account);

@@ -29,7 +29,7 @@ pub(crate) async fn create(
         description: text::line("role.description", &role.description)?,
     };
     let made = context
-        .store
+        .acting(caller)
         .create_role(&caller.grantor(None)?, new)
         .await?;
     context.policy.changed();
@@ -83,7 +83,7 @@ pub(crate) async fn update(
     };
     let version = etag::expected(&role.etag)?;
     let changed = context
-        .store
+        .acting(caller)
         .update_role(&caller.grantor(None)?, &role.name, patch, version)
         .await?;
     context.policy.changed();
@@ -99,7 +99,7 @@ pub(crate) async fn delete(
 ) -> Result<DeleteRoleResponse, Error> {
     let version = etag::expected(&message.etag)?;
     context
-        .store
+        .acting(caller)
         .delete_role(&caller.grantor(None)?, &message.name, version)
         .await?;
     context.policy.changed();

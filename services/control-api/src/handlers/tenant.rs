@@ -96,7 +96,7 @@ pub(crate) async fn update(
 
 pub(crate) async fn set_limits(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: SetTenantLimitsRequest,
 ) -> Result<SetTenantLimitsResponse, Error> {
     let id: TenantId = ids::required("tenant_id", &message.tenant_id)?;
@@ -105,7 +105,10 @@ pub(crate) async fn set_limits(
         ..TenantPatch::default()
     };
     let version = etag::expected(&message.etag)?;
-    let changed = context.store.update_tenant(id, patch, version).await?;
+    let changed = context
+        .acting(caller)
+        .update_tenant(id, patch, version)
+        .await?;
     Ok(SetTenantLimitsResponse {
         tenant: Some(changed.into_wire()),
     })
@@ -113,10 +116,10 @@ pub(crate) async fn set_limits(
 
 pub(crate) async fn suspend(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: SuspendTenantRequest,
 ) -> Result<SuspendTenantResponse, Error> {
-    let tenant = set_suspended(context, &message.tenant_id, true).await?;
+    let tenant = set_suspended(context, caller, &message.tenant_id, true).await?;
     Ok(SuspendTenantResponse {
         tenant: Some(tenant),
     })
@@ -124,18 +127,26 @@ pub(crate) async fn suspend(
 
 pub(crate) async fn resume(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: ResumeTenantRequest,
 ) -> Result<ResumeTenantResponse, Error> {
-    let tenant = set_suspended(context, &message.tenant_id, false).await?;
+    let tenant = set_suspended(context, caller, &message.tenant_id, false).await?;
     Ok(ResumeTenantResponse {
         tenant: Some(tenant),
     })
 }
 
-async fn set_suspended(context: &Context, id: &str, suspended: bool) -> Result<Tenant, Error> {
+async fn set_suspended(
+    context: &Context,
+    caller: &Caller,
+    id: &str,
+    suspended: bool,
+) -> Result<Tenant, Error> {
     let id: TenantId = ids::required("tenant_id", id)?;
-    let tenant = context.store.set_tenant_suspended(id, suspended).await?;
+    let tenant = context
+        .acting(caller)
+        .set_tenant_suspended(id, suspended)
+        .await?;
     context.standings.forget_tenant(id);
     tracing::info!(event = "tenant_suspension", tenant_id = %id, suspended);
     Ok(tenant.into_wire())
