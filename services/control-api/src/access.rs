@@ -4,14 +4,16 @@
 use std::sync::Arc;
 
 use vpnpanel_auth::{
-    AuthGuard, Authenticator, BuiltinPolicy, CachedPolicy, LimitSettings, Limits, StandingCache,
-    TokenIssuer, TokenSettings,
+    AuthGuard, Authenticator, CachedPolicy, LimitSettings, Limits, StandingCache, TokenIssuer,
+    TokenSettings,
 };
 use vpnpanel_cache::Cache;
 use vpnpanel_runtime::{Service, clock::Clock, settings::CidrList};
 use vpnpanel_store::Store;
 
-use crate::{AccessArgs, Error, accounts::StoredAccounts, bootstrap, seal::Vault};
+use crate::{
+    AccessArgs, Error, accounts::StoredAccounts, bootstrap, policy::StoredPolicy, seal::Vault,
+};
 
 /// Who may call what, by the accounts and keys of the store.
 #[derive(Debug, Clone)]
@@ -19,7 +21,7 @@ pub struct Access {
     pub(crate) tokens: Arc<TokenIssuer>,
     pub(crate) standings: StandingCache,
     pub(crate) limits: Limits,
-    policy: CachedPolicy,
+    pub(crate) policy: CachedPolicy,
     cache: Cache,
     accounts: Arc<StoredAccounts>,
     guard: AuthGuard,
@@ -73,7 +75,7 @@ impl Access {
         let (signals, revocations) = (cache.signals.clone(), cache.revocations.clone());
         let standings = StandingCache::shared(accounts.clone(), signals, revocations);
         let policy = CachedPolicy::new(
-            Arc::new(BuiltinPolicy::default()),
+            Arc::new(StoredPolicy::new(store.clone())),
             cache.policy.clone(),
             cache.signals.clone(),
         );

@@ -53,6 +53,7 @@ impl StandingSource for StoredAccounts {
                 .map(|membership| Membership {
                     tenant: membership.tenant_id,
                     role: membership.role,
+                    suspended: membership.suspended,
                 })
                 .collect(),
         }))

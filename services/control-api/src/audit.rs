@@ -3,7 +3,7 @@
 use vpnpanel_audit::described;
 use vpnpanel_store::{Described, Resource};
 
-use crate::wire::IntoWire;
+use crate::{handlers, wire::IntoWire};
 
 /// The message of a resource of one kind.
 macro_rules! wire {
@@ -25,7 +25,26 @@ pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>
         Some(Resource::Group(_)) => described(wire!(before, Group), wire!(after, Group)),
         Some(Resource::Inbound(_)) => described(wire!(before, Inbound), wire!(after, Inbound)),
         Some(Resource::Node(_)) => described(wire!(before, Node), wire!(after, Node)),
+        Some(Resource::Member(_)) => described(wire!(before, Member), wire!(after, Member)),
+        Some(Resource::Role(_)) => described(wire!(before, Role), wire!(after, Role)),
+        Some(Resource::Account(..)) => described(
+            before.and_then(account).as_ref(),
+            after.and_then(account).as_ref(),
+        ),
         // Only sweeps know a status alone; they show it themselves.
         Some(Resource::UserStatus(..)) | None => Described::default(),
     }
+}
+
+/// An account, as platform accounts are shown it.
+fn account(resource: Resource<'_>) -> Option<vpnpanel_api::account::v1::Account> {
+    let Resource::Account(account, role) = resource else {
+        return None;
+    };
+    let role = role.unwrap_or_default().to_owned();
+    Some(handlers::account::into_wire(
+        account.clone(),
+        role,
+        Vec::new(),
+    ))
 }

@@ -2,16 +2,15 @@
 //! administrator with a one-time password, and the key that signs access tokens. Every step is
 //! safe to repeat and safe for several processes at once.
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use vpnpanel_auth::{KeyRing, PasswordHasher, Role, SigningKey};
 use vpnpanel_domain::Zone;
 use vpnpanel_runtime::settings::Secret;
 use vpnpanel_store::{
-    self as store, Attribution, NewAccount, NewSigningKey, NewTenant, SigningKeyState, Store,
-    StoreError, TenantLimits, fresh_id,
+    Attribution, NewAccount, NewRole, NewSigningKey, NewTenant, SigningKeyState, Store, StoreError,
+    TenantLimits, fresh_id,
 };
 
-use crate::{Error, audit, seal::Vault, settings::BootstrapSettings};
+use crate::{Error, audit, one_time::OneTimePassword, seal::Vault, settings::BootstrapSettings};
 
 /// The first administrator, to be told to whoever started the process, once.
 #[derive(Debug)]
@@ -28,11 +27,14 @@ pub(crate) async fn first_start(
     hasher: &PasswordHasher,
     settings: &BootstrapSettings,
 ) -> Result<Option<FirstAdministrator>, Error> {
-    let roles = Role::ALL.map(|role| store::Role {
+    let roles = Role::ALL.map(|role| NewRole {
         name: role.as_str().to_owned(),
+        description: role.description().to_owned(),
         permissions: role.permissions().iter().map(|&p| p.to_owned()).collect(),
     });
-    store.seed_roles(&roles).await?;
+    if store.seed_roles(&roles).await? {
+        tracing::info!(event = "roles_seeded");
+    }
     if store.has_accounts().await? {
         return Ok(None);
     }
@@ -62,18 +64,15 @@ async fn make_administrator(
     hasher: &PasswordHasher,
     settings: &BootstrapSettings,
 ) -> Result<Option<FirstAdministrator>, Error> {
-    let (password, made) = match &settings.password {
-        Some(given) => (given.clone(), None),
-        None => {
-            let made = one_time_password()?;
-            (made.clone(), Some(made))
-        }
+    let one_time = match &settings.password {
+        Some(given) => OneTimePassword::of(given.clone(), hasher).await?,
+        None => OneTimePassword::generate(hasher).await?,
     };
     let account = NewAccount {
         id: fresh_id(),
         email: settings.email.clone(),
         display_name: "Administrator".to_owned(),
-        password_hash: Some(hasher.hash(password.expose().into()).await?),
+        password_hash: Some(one_time.hash),
         password_change_required: true,
     };
     let account = store
@@ -83,16 +82,9 @@ async fn make_administrator(
         tracing::info!(event = "first_administrator_made", account_id = %account.id);
         FirstAdministrator {
             email: account.email,
-            password: made,
+            password: settings.password.is_none().then_some(one_time.password),
         }
     }))
-}
-
-/// 144 random bits: 24 characters that need no quoting in a shell.
-fn one_time_password() -> Result<Secret, Error> {
-    let mut random = [0_u8; 18];
-    getrandom::fill(&mut random).map_err(|e| Error::Random(e.to_string()))?;
-    Ok(Secret::new(URL_SAFE_NO_PAD.encode(random)))
 }
 
 /// The keys of access tokens; the first one is made here.

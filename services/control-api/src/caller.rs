@@ -4,9 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use tonic::{Extensions, metadata::MetadataMap};
 use vpnpanel_audit::attribution;
-use vpnpanel_auth::{AuthError, Principal, guard};
+use vpnpanel_auth::{AuthError, Principal, guard, policy};
+use vpnpanel_domain::TenantId;
 use vpnpanel_runtime::rpc::ClientAddress;
-use vpnpanel_store::Attribution;
+use vpnpanel_store::{Attribution, Grantor};
 
 use crate::{Error, audit};
 
@@ -46,5 +47,19 @@ impl Caller {
     /// What its client calls itself.
     pub(crate) fn user_agent(&self) -> &str {
         &self.who.user_agent
+    }
+
+    /// The caller as somebody who gives roles in a tenant or (`None`) on the platform, or changes
+    /// what they permit or who holds them.
+    ///
+    /// # Errors
+    /// As [`Caller::principal`].
+    pub(crate) fn grantor(&self, scope: Option<TenantId>) -> Result<Grantor, Error> {
+        let principal = self.principal()?;
+        Ok(Grantor {
+            account: principal.account,
+            credential: principal.permissions(scope),
+            platform_only: policy::platform_only(),
+        })
     }
 }

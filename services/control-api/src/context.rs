@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use vpnpanel_auth::{Limits, PasswordHasher, PasswordSignIn, StandingCache, TokenIssuer};
+use vpnpanel_auth::{
+    CachedPolicy, Limits, PasswordHasher, PasswordSignIn, StandingCache, TokenIssuer,
+};
 use vpnpanel_domain::AccountId;
 use vpnpanel_store::Store;
 
@@ -19,6 +21,7 @@ pub(crate) struct Context {
     pub(crate) password_sign_in: PasswordSignIn,
     pub(crate) standings: StandingCache,
     pub(crate) limits: Limits,
+    pub(crate) policy: CachedPolicy,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

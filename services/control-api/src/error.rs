@@ -158,6 +158,16 @@ fn store_failure(error: &StoreError) -> Failure {
         StoreError::LastOfRole { .. } => {
             Failure::new(ErrorCode::FailedPrecondition, "LAST_OF_ROLE", message)
         }
+        StoreError::GrantExceedsOwn { permission } => {
+            Failure::new(ErrorCode::PermissionDenied, "GRANT_EXCEEDS_OWN", message)
+                .metadata("permission", permission.clone())
+        }
+        StoreError::RoleBuiltIn => {
+            Failure::new(ErrorCode::FailedPrecondition, "ROLE_BUILT_IN", message)
+        }
+        StoreError::RoleInUse => {
+            Failure::new(ErrorCode::FailedPrecondition, "ROLE_IN_USE", message)
+        }
         StoreError::Contention(_) => Failure::new(ErrorCode::Aborted, "BUSY", message)
             .retry_after(std::time::Duration::from_millis(100)),
         StoreError::Unavailable(cause) => {
@@ -184,6 +194,8 @@ fn not_found_reason(what: &str) -> &'static str {
         "account" => "ACCOUNT_NOT_FOUND",
         "session" => "SESSION_NOT_FOUND",
         "audit event" => "AUDIT_EVENT_NOT_FOUND",
+        "member" => "MEMBER_NOT_FOUND",
+        "role" => "ROLE_NOT_FOUND",
         _ => "NOT_FOUND",
     }
 }

@@ -11,6 +11,8 @@ mod caller;
 mod context;
 mod error;
 mod handlers;
+mod one_time;
+mod policy;
 mod seal;
 mod services;
 mod settings;
@@ -24,6 +26,9 @@ use vpnpanel_api::{
     FILE_DESCRIPTOR_SET, Guarded,
     access::v1::{
         group_service_server::GroupServiceServer, inbound_service_server::InboundServiceServer,
+    },
+    account::v1::{
+        account_service_server::AccountServiceServer, role_service_server::RoleServiceServer,
     },
     audit::v1::audit_service_server::AuditServiceServer,
     auth::v1::auth_service_server::AuthServiceServer,
@@ -91,6 +96,8 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     } = parts;
     let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
     let first_administrator = bootstrap::first_start(&store, &hasher, &settings.bootstrap).await?;
+    // The roles may have been seeded just now.
+    access.policy.forget().await;
     let accounts = Arc::new(StoredAccounts::new(store.clone()));
     let context = Context {
         store: store.clone(),
@@ -101,6 +108,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         tokens: Arc::clone(&access.tokens),
         standings: access.standings.clone(),
         limits: access.limits.clone(),
+        policy: access.policy.clone(),
         enrollment_url: settings
             .enrollment_url
             .to_string()
@@ -141,6 +149,8 @@ fn routes(api: Api, guard: &AuthGuard) -> Routes {
     let guarded = || Guarded::new(api.clone(), guard.clone());
     Routes::new(AuthServiceServer::new(guarded()))
         .add_service(TenantServiceServer::new(guarded()))
+        .add_service(AccountServiceServer::new(guarded()))
+        .add_service(RoleServiceServer::new(guarded()))
         .add_service(UserServiceServer::new(guarded()))
         .add_service(GroupServiceServer::new(guarded()))
         .add_service(InboundServiceServer::new(guarded()))

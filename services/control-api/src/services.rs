@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
-use vpnpanel_api::{access, audit, auth, node, pki, system, tenant, usage, user};
+use vpnpanel_api::{access, account, audit, auth, node, pki, system, tenant, usage, user};
 
 use crate::{caller::Caller, context::Context, handlers};
 
@@ -51,6 +51,51 @@ service! { tenant::v1::tenant_service_server::TenantService {
         = handlers::tenant::list;
     update_tenant(tenant::v1::UpdateTenantRequest) -> tenant::v1::UpdateTenantResponse
         = handlers::tenant::update;
+    set_tenant_limits(tenant::v1::SetTenantLimitsRequest) -> tenant::v1::SetTenantLimitsResponse
+        = handlers::tenant::set_limits;
+    suspend_tenant(tenant::v1::SuspendTenantRequest) -> tenant::v1::SuspendTenantResponse
+        = handlers::tenant::suspend;
+    resume_tenant(tenant::v1::ResumeTenantRequest) -> tenant::v1::ResumeTenantResponse
+        = handlers::tenant::resume;
+    add_member(tenant::v1::AddMemberRequest) -> tenant::v1::AddMemberResponse
+        = handlers::member::add;
+    list_members(tenant::v1::ListMembersRequest) -> tenant::v1::ListMembersResponse
+        = handlers::member::list;
+    update_member(tenant::v1::UpdateMemberRequest) -> tenant::v1::UpdateMemberResponse
+        = handlers::member::update;
+    remove_member(tenant::v1::RemoveMemberRequest) -> tenant::v1::RemoveMemberResponse
+        = handlers::member::remove;
+}}
+
+service! { account::v1::account_service_server::AccountService {
+    create_account(account::v1::CreateAccountRequest) -> account::v1::CreateAccountResponse
+        = handlers::account::create;
+    get_account(account::v1::GetAccountRequest) -> account::v1::GetAccountResponse
+        = handlers::account::get;
+    list_accounts(account::v1::ListAccountsRequest) -> account::v1::ListAccountsResponse
+        = handlers::account::list;
+    update_account(account::v1::UpdateAccountRequest) -> account::v1::UpdateAccountResponse
+        = handlers::account::update;
+    disable_account(account::v1::DisableAccountRequest) -> account::v1::DisableAccountResponse
+        = handlers::account::disable;
+    enable_account(account::v1::EnableAccountRequest) -> account::v1::EnableAccountResponse
+        = handlers::account::enable;
+    reset_account_password(account::v1::ResetAccountPasswordRequest)
+        -> account::v1::ResetAccountPasswordResponse = handlers::account::reset_password;
+    delete_account(account::v1::DeleteAccountRequest) -> account::v1::DeleteAccountResponse
+        = handlers::account::delete;
+}}
+
+service! { account::v1::role_service_server::RoleService {
+    create_role(account::v1::CreateRoleRequest) -> account::v1::CreateRoleResponse
+        = handlers::role::create;
+    get_role(account::v1::GetRoleRequest) -> account::v1::GetRoleResponse = handlers::role::get;
+    list_roles(account::v1::ListRolesRequest) -> account::v1::ListRolesResponse
+        = handlers::role::list;
+    update_role(account::v1::UpdateRoleRequest) -> account::v1::UpdateRoleResponse
+        = handlers::role::update;
+    delete_role(account::v1::DeleteRoleRequest) -> account::v1::DeleteRoleResponse
+        = handlers::role::delete;
 }}
 
 service! { user::v1::user_service_server::UserService {

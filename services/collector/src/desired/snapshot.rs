@@ -114,7 +114,7 @@ fn desired_user(user: NodeUser, sealer: &Sealer) -> Result<DesiredUser, Error> {
             ends_ms: user.period_ends_at_ms,
         },
         next_period: None,
-        blocked: !user.status.may_connect(),
+        blocked: !user.may_connect(),
         limited: user.limit != Limit::None,
         not_after_ms: user.expires_at_ms,
         peers: user

@@ -135,6 +135,7 @@ mod tests {
             let held = |tenant, role: &str| Membership {
                 tenant,
                 role: role.to_owned(),
+                suspended: false,
             };
             Ok(Some(Standing {
                 password_change_required: false,

@@ -34,6 +34,9 @@ pub enum AuthError {
         /// `resource.verb`.
         permission: &'static str,
     },
+    /// The tenant is suspended, and the method changes something in it.
+    #[error("the tenant is suspended: until its provider resumes it, it can only be read")]
+    TenantSuspended,
     /// The tenant does not exist, or is none of the caller's: the same on purpose.
     #[error("tenant not found")]
     TenantNotFound,
@@ -98,6 +101,7 @@ impl AuthError {
             Self::PasswordChangeRequired => "PASSWORD_CHANGE_REQUIRED",
             Self::SignInRefused => "SIGN_IN_REFUSED",
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
+            Self::TenantSuspended => "TENANT_SUSPENDED",
             Self::TenantNotFound => "TENANT_NOT_FOUND",
             Self::TenantMalformed { .. } => "INVALID_FIELDS",
             Self::CertificateRequired { .. } => "CERTIFICATE_REQUIRED",
@@ -123,6 +127,7 @@ impl AuthError {
             Self::PasswordChangeRequired
             | Self::PermissionDenied { .. }
             | Self::AdminNetwork
+            | Self::TenantSuspended
             | Self::CertificateRequired { .. } => ErrorCode::PermissionDenied,
             Self::TenantNotFound => ErrorCode::NotFound,
             Self::TenantMalformed { .. } => ErrorCode::InvalidArgument,

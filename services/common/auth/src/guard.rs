@@ -137,6 +137,10 @@ fn permitted(
         _ => None,
     };
     if principal.permits(permission, scope) {
+        // What a method declares says whether it changes anything: only then it is audited.
+        if call.method.audited && !principal.permits_change(permission, scope) {
+            return Err(AuthError::TenantSuspended);
+        }
         return Ok(());
     }
     let refused = if scope.is_some() && !principal.belongs_to(scope) {
@@ -182,6 +186,7 @@ mod tests {
             let permissions = policy.permissions(role.as_str()).await.unwrap().unwrap();
             held.push(Held {
                 tenant,
+                suspended: false,
                 role: role.as_str().to_owned(),
                 permissions,
             });
@@ -285,6 +290,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn members_of_a_suspended_tenant_only_read_it() {
+        let ours = tenant(1).to_string();
+        let mut owner = caller(&[(Role::Owner, Some(tenant(1)))]).await;
+        owner.held[0].suspended = true;
+        let admin = caller(&[(Role::Admin, None)]).await;
+        let held = Role::Owner.permissions();
+        for method in METHODS {
+            let Access::Permission {
+                name,
+                tenant_field: Some(_),
+            } = method.access
+            else {
+                continue;
+            };
+            let expected = if method.audited || !held.contains(&name) {
+                Code::PermissionDenied
+            } else {
+                Code::Ok
+            };
+            let code = check_as(owner.clone(), method, Some(&ours));
+            assert_eq!(code, expected, "{}", method.path);
+            let code = check_as(admin.clone(), method, Some(&ours));
+            assert_eq!(code, Code::Ok, "{}", method.path);
+        }
+        // What concerns the account itself is not the tenant's.
+        let logout = method("/vpnpanel.auth.v1.AuthService/Logout").unwrap();
+        assert_eq!(check_as(owner, logout, None), Code::Ok);
     }
 
     #[tokio::test]

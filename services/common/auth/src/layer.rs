@@ -133,6 +133,7 @@ impl Authenticator {
                     tenant: membership.tenant,
                     role: membership.role.clone(),
                     permissions,
+                    suspended: membership.suspended,
                 });
             }
         }
@@ -280,6 +281,7 @@ mod tests {
                 session: SessionId::from_parts(1, [0; 10]),
                 password_change_required: false,
                 held: vec![Held {
+                    suspended: false,
                     tenant,
                     role: "admin".to_owned(),
                     permissions: Arc::new(["system.reflect".to_owned()].into()),

@@ -1,5 +1,6 @@
 //! What each role permits. Permissions are the `resource.verb` names that the contract declares
-//! on its methods; what a role does not list it does not permit.
+//! on its methods; what a role does not list it does not permit. The sets here are the seed: at
+//! run time the database says what a role permits (docs/adr/0006).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -8,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use vpnpanel_api::{Access, METHODS};
 
 use crate::SourceError;
 
@@ -48,23 +50,41 @@ impl Role {
         }
     }
 
+    /// What the role is for, for people.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Admin => "Runs the platform",
+            Self::Owner => "Runs a tenant",
+            Self::Operator => "Looks after a tenant's users",
+            Self::Auditor => "Looks at everything and changes nothing",
+        }
+    }
+
     /// What the role permits, sorted.
     pub const fn permissions(self) -> &'static [&'static str] {
         match self {
             Self::Admin => &[
                 "audit.read",
                 "audit.readOwn",
+                "account.read",
+                "account.write",
                 "group.read",
                 "group.write",
                 "inbound.read",
                 "inbound.write",
                 "job.read",
                 "job.run",
+                "member.read",
+                "member.write",
                 "node.read",
                 "node.write",
+                "role.read",
+                "role.write",
                 "system.reflect",
                 "tenant.create",
+                "tenant.limit",
                 "tenant.read",
+                "tenant.suspend",
                 "tenant.write",
                 "usage.read",
                 "user.read",
@@ -78,8 +98,11 @@ impl Role {
                 "group.write",
                 "inbound.read",
                 "inbound.write",
+                "member.read",
+                "member.write",
                 "node.read",
                 "node.write",
+                "role.read",
                 "tenant.read",
                 "tenant.write",
                 "usage.read",
@@ -101,16 +124,45 @@ impl Role {
             Self::Auditor => &[
                 "audit.read",
                 "audit.readOwn",
+                "account.read",
                 "group.read",
                 "inbound.read",
                 "job.read",
+                "member.read",
                 "node.read",
+                "role.read",
                 "tenant.read",
                 "usage.read",
                 "user.read",
             ],
         }
     }
+}
+
+/// Every permission that there is. Administrators hold them all, those included that are asked
+/// for outside of the contract.
+pub fn all_permissions() -> PermissionSet {
+    Role::Admin
+        .permissions()
+        .iter()
+        .map(|&name| name.to_owned())
+        .collect()
+}
+
+/// The permissions that mean nothing in a tenant: no method asks for them in one.
+pub fn platform_only() -> PermissionSet {
+    let in_tenants = METHODS.iter().filter_map(|method| match method.access {
+        Access::Permission {
+            name,
+            tenant_field: Some(_),
+        } => Some(name),
+        _ => None,
+    });
+    let mut names = all_permissions();
+    for name in in_tenants {
+        names.remove(name);
+    }
+    names
 }
 
 impl FromStr for Role {
@@ -156,8 +208,6 @@ impl Policy for BuiltinPolicy {
 
 #[cfg(test)]
 mod tests {
-    use vpnpanel_api::{Access, METHODS};
-
     use super::*;
 
     fn declared() -> BTreeSet<&'static str> {
@@ -202,6 +252,18 @@ mod tests {
         let set = |role: Role| role.permissions().iter().collect::<BTreeSet<_>>();
         assert!(set(Role::Owner).is_superset(&set(Role::Operator)));
         assert!(set(Role::Admin).is_superset(&set(Role::Owner)));
+    }
+
+    #[test]
+    fn an_owner_may_give_every_role_of_a_tenant() {
+        let inert = platform_only();
+        for role in [Role::Owner, Role::Operator, Role::Auditor] {
+            for name in role.permissions() {
+                let owner_may = Role::Owner.permissions().contains(name);
+                assert!(owner_may || inert.contains(*name), "{role:?}: {name}");
+            }
+        }
+        assert!(inert.contains("tenant.suspend") && !inert.contains("member.write"));
     }
 
     #[tokio::test]

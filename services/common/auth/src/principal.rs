@@ -14,6 +14,8 @@ pub struct Membership {
     pub tenant: Option<TenantId>,
     /// Name of the role.
     pub role: String,
+    /// The tenant is suspended.
+    pub suspended: bool,
 }
 
 /// How an account stands at the moment.
@@ -46,6 +48,8 @@ pub struct Held {
     pub role: String,
     /// What it permits.
     pub permissions: Arc<PermissionSet>,
+    /// The tenant is suspended: nothing but reading is permitted by it.
+    pub suspended: bool,
 }
 
 /// A caller whose access token was found right.
@@ -67,6 +71,20 @@ impl Principal {
     pub fn permits(&self, permission: &str, scope: Option<TenantId>) -> bool {
         self.within(scope)
             .any(|held| held.permissions.contains(permission))
+    }
+
+    /// As [`Principal::permits`], for what changes something: in a suspended tenant its members
+    /// may only read, and the platform may do what it could.
+    pub fn permits_change(&self, permission: &str, scope: Option<TenantId>) -> bool {
+        self.within(scope)
+            .any(|held| !held.suspended && held.permissions.contains(permission))
+    }
+
+    /// Everything that is permitted in a tenant, or (`None`) on the platform.
+    pub fn permissions(&self, scope: Option<TenantId>) -> PermissionSet {
+        self.within(scope)
+            .flat_map(|held| held.permissions.iter().cloned())
+            .collect()
     }
 
     /// Whether the caller has any role in a tenant, or (`None`) on the platform.
@@ -105,6 +123,7 @@ mod tests {
                     tenant,
                     role: "some".to_owned(),
                     permissions: Arc::new([permission.to_owned()].into()),
+                    suspended: false,
                 })
                 .collect(),
         }
@@ -129,5 +148,18 @@ mod tests {
         assert!(caller.permits("user.read", Some(tenant(9))));
         assert!(caller.permits("user.read", None));
         assert!(!caller.permits("user.write", None));
+    }
+
+    #[test]
+    fn in_a_suspended_tenant_its_members_change_nothing_and_the_platform_does() {
+        let (ours, write) = (Some(tenant(1)), "user.write");
+        let mut caller = principal(&[(ours, write), (Some(tenant(2)), write)]);
+        caller.held[0].suspended = true;
+        assert!(caller.permits(write, ours) && !caller.permits_change(write, ours));
+        assert!(caller.permits_change(write, Some(tenant(2))));
+        caller
+            .held
+            .extend(principal(&[(None, write)]).held.into_iter());
+        assert!(caller.permits_change(write, ours));
     }
 }

@@ -208,6 +208,7 @@ mod tests {
             memberships: vec![Membership {
                 tenant: Some(tenant()),
                 role: "owner".to_owned(),
+                suspended: false,
             }],
         }
     }

@@ -74,9 +74,10 @@ impl UserStatus {
         Self::Deleted,
     ];
 
-    /// Whether a user of this status may pass traffic.
-    pub const fn may_connect(self) -> bool {
-        matches!(self, Self::Active | Self::OnHold)
+    /// Whether a user of this status may pass traffic: nobody may whose tenant is suspended. A
+    /// suspension is no status of a user, so that each is as before once it is lifted.
+    pub const fn may_connect(self, tenant_suspended: bool) -> bool {
+        !tenant_suspended && matches!(self, Self::Active | Self::OnHold)
     }
 
     /// The name in the API's filters, the database and logs.
@@ -157,6 +158,15 @@ mod tests {
         assert_eq!(user.status(NOW), UserStatus::Expired);
         user.expires_at_ms = None;
         assert_eq!(user.status(NOW), UserStatus::Active);
+    }
+
+    #[test]
+    fn a_suspension_stops_everybody_and_changes_nobody() {
+        for status in UserStatus::ALL {
+            assert!(!status.may_connect(true));
+            let connects = matches!(status, UserStatus::Active | UserStatus::OnHold);
+            assert_eq!(status.may_connect(false), connects, "{status}");
+        }
     }
 
     #[test]

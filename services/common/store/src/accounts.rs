@@ -1,23 +1,25 @@
-//! Accounts, what they may do where, and the roles that say so.
+//! Accounts: who signs in. What they may do where is in `memberships`.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fmt;
 
 use sea_orm::sea_query::LockType;
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
-use uuid::Uuid;
-use vpnpanel_domain::{AccountId, MembershipId, TenantId};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use vpnpanel_domain::AccountId;
 
-use crate::audit::Event;
+use crate::audit::{Event, Resource};
 use crate::connect::Store;
 use crate::entity::account::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
+use crate::grants::Grantor;
+use crate::memberships::{self, Membership, set_role};
+use crate::page::Page;
 use crate::tenants::name_key;
 use crate::transaction::Write;
-use crate::{fresh_id, sql};
+use crate::{bindings, sql};
 
-/// What events call it.
-const ACCOUNT: &str = "account";
+/// Most memberships of one account that are shown.
+const MAX_SHOWN: i64 = 1_000;
 
 /// Somebody who signs in.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Account {
     pub version: u64,
     /// When it was made.
     pub created_at_ms: i64,
+    /// When it was last changed.
+    pub updated_at_ms: i64,
 }
 
 /// An account to make.
@@ -55,52 +59,7 @@ pub struct NewAccount {
     pub password_change_required: bool,
 }
 
-/// A role held in a tenant or on the platform.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
-    /// The tenant; `None` is the platform.
-    pub tenant_id: Option<TenantId>,
-    /// Name of the tenant; empty for the platform.
-    pub tenant_name: String,
-    /// Name of the role.
-    pub role: String,
-    /// What the role permits there.
-    pub permissions: BTreeSet<String>,
-}
-
-/// A named set of permissions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Role {
-    /// Its name.
-    pub name: String,
-    /// `resource.verb` strings.
-    pub permissions: BTreeSet<String>,
-}
-
 impl Store {
-    /// Writes the built-in roles as they are in this version of the product.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn seed_roles(&self, roles: &[Role]) -> Result<()> {
-        let mut tx = self.begin().await?;
-        tx.needs_no_event();
-        for role in roles {
-            sql::run(
-                &*tx,
-                "INSERT INTO roles (name, permissions, builtin) VALUES ($1, $2, $3)
-                 ON CONFLICT (name) DO UPDATE SET permissions = excluded.permissions",
-                vec![
-                    role.name.as_str().into(),
-                    serde_json::json!(role.permissions).into(),
-                    true.into(),
-                ],
-            )
-            .await?;
-        }
-        tx.commit().await
-    }
-
     /// Makes an account without any membership.
     ///
     /// # Errors
@@ -108,7 +67,30 @@ impl Store {
     pub async fn create_account(&self, new: NewAccount) -> Result<Account> {
         let mut tx = self.begin().await?;
         let account = insert(&tx, new).await?;
-        tx.audit(Event::on(ACCOUNT, None, account.id));
+        tx.audit(Event::created(Resource::Account(&account, None)));
+        tx.commit().await?;
+        Ok(account)
+    }
+
+    /// Makes an account with a role on the platform, or with `None` without any.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`] for the e-mail address, [`StoreError::InvalidReference`]
+    /// for the role, [`StoreError::GrantExceedsOwn`].
+    pub async fn create_account_with(
+        &self,
+        grantor: &Grantor,
+        new: NewAccount,
+        platform_role: Option<&str>,
+    ) -> Result<Account> {
+        let mut tx = self.begin().await?;
+        let account = insert(&tx, new).await?;
+        if let Some(role) = platform_role {
+            bindings::lock_owner(&tx, None).await?;
+            grantor.may_give(&tx, None, role).await?;
+            set_role(&tx, account.id, None, role).await?;
+        }
+        tx.audit(Event::created(Resource::Account(&account, platform_role)));
         tx.commit().await?;
         Ok(account)
     }
@@ -133,7 +115,7 @@ impl Store {
         }
         let account = insert(&tx, new).await?;
         set_role(&tx, account.id, None, role).await?;
-        tx.audit(Event::on(ACCOUNT, None, account.id));
+        tx.audit(Event::created(Resource::Account(&account, Some(role))));
         tx.commit().await?;
         Ok(Some(account))
     }
@@ -163,88 +145,84 @@ impl Store {
             .ok_or(StoreError::NotFound("account"))
     }
 
-    /// Sets the password's hash.
+    /// Accounts in the order they were made; only those whose e-mail address begins with
+    /// `email_prefix`, without regard to case.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn set_password(
+    /// Those of the database.
+    pub async fn accounts(
         &self,
-        id: AccountId,
-        password_hash: String,
-        change_required: bool,
-    ) -> Result<()> {
-        let mut tx = self.begin().await?;
-        tx.audit(Event::on(ACCOUNT, None, id));
-        let row = live()
-            .filter(Column::Id.eq(id.uuid()))
-            .lock(LockType::NoKeyUpdate)
-            .one(&*tx)
+        email_prefix: &str,
+        page: Page<AccountId>,
+    ) -> Result<Vec<Account>> {
+        let mut query = live();
+        if !email_prefix.is_empty() {
+            let low = name_key(email_prefix);
+            // Everything that begins with the prefix lies between the two.
+            let high = format!("{low}\u{10FFFF}");
+            query = query
+                .filter(Column::EmailKey.gte(low))
+                .filter(Column::EmailKey.lt(high));
+        }
+        if let Some(after) = page.after {
+            query = query.filter(Column::Id.gt(after.uuid()));
+        }
+        let rows = query
+            .order_by_asc(Column::Id)
+            .limit(u64::from(page.size))
+            .all(self.read())
+            .await?;
+        Ok(rows.into_iter().map(Into::into).collect())
+    }
+
+    /// The roles that accounts hold on the platform; those that hold none are left out.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn platform_roles(&self, ids: &[AccountId]) -> Result<HashMap<AccountId, String>> {
+        let db = self.read();
+        let text = format!(
+            "SELECT account_id, role FROM memberships WHERE tenant_id IS NULL AND account_id {}",
+            sql::in_ids(db, 1)
+        );
+        let values = vec![sql::ids(db, ids.iter().copied())];
+        sql::all(db, text, values)
             .await?
-            .ok_or(StoreError::NotFound("account"))?;
-        Entity::update(ActiveModel {
-            id: Set(row.id),
-            password_hash: Set(Some(password_hash)),
-            password_change_required: Set(change_required),
-            version: Set(row.version + 1),
-            updated_at: Set(tx.now),
-            ..ActiveModel::default()
-        })
-        .exec(&*tx)
-        .await?;
-        tx.commit().await
+            .iter()
+            .map(|row| Ok((AccountId::new(sql::get(row, 0)?), sql::get(row, 1)?)))
+            .collect()
     }
 
-    /// Gives an account a role in a tenant or, with `None`, on the platform; replaces the one
-    /// it has there.
+    /// The roles that an account holds in tenants, disabled or not, by the tenants' names; at
+    /// most 1,000.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn set_membership(
-        &self,
-        account: AccountId,
-        tenant: Option<TenantId>,
-        role: &str,
-    ) -> Result<()> {
-        let mut tx = self.begin().await?;
-        tx.audit(Event::on(ACCOUNT, tenant, account));
-        set_role(&tx, account, tenant, role).await?;
-        tx.commit().await
-    }
-
-    /// Where an account may act: the platform first, then tenants by name.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn memberships(&self, account: AccountId) -> Result<Vec<Membership>> {
+    pub async fn tenant_roles(&self, id: AccountId) -> Result<Vec<Membership>> {
         let rows = sql::all(
             self.read(),
-            "SELECT m.tenant_id, COALESCE(t.name, ''), m.role, r.permissions
-             FROM memberships m
-             JOIN accounts a ON a.id = m.account_id
-             JOIN roles r ON r.name = m.role
-             LEFT JOIN tenants t ON t.id = m.tenant_id
-             WHERE m.account_id = $1 AND a.deleted_at IS NULL AND NOT a.disabled
-               AND t.deleted_at IS NULL
-             ORDER BY CASE WHEN m.tenant_id IS NULL THEN 0 ELSE 1 END, t.name_key",
-            vec![account.uuid().into()],
+            "SELECT m.tenant_id, t.name, t.suspended_at, m.role
+             FROM memberships m JOIN tenants t ON t.id = m.tenant_id
+             WHERE m.account_id = $1 AND t.deleted_at IS NULL ORDER BY t.name_key LIMIT $2",
+            vec![id.uuid().into(), MAX_SHOWN.into()],
         )
         .await?;
-        rows.iter()
-            .map(|row| {
-                let permissions: serde_json::Value = sql::get(row, 3)?;
-                Ok(Membership {
-                    tenant_id: sql::get::<Option<Uuid>>(row, 0)?.map(TenantId::new),
-                    tenant_name: sql::get(row, 1)?,
-                    role: sql::get(row, 2)?,
-                    permissions: serde_json::from_value(permissions)
-                        .map_err(|error| StoreError::corrupt("roles.permissions", error))?,
-                })
-            })
-            .collect()
+        rows.iter().map(memberships::membership).collect()
     }
 }
 
-async fn insert(tx: &Write, new: NewAccount) -> Result<Account> {
+/// Locks a live account.
+pub(crate) async fn lock(tx: &Write, id: AccountId) -> Result<Account> {
+    live()
+        .filter(Column::Id.eq(id.uuid()))
+        .lock(LockType::NoKeyUpdate)
+        .one(&**tx)
+        .await?
+        .map(Into::into)
+        .ok_or(StoreError::NotFound("account"))
+}
+
+pub(crate) async fn insert(tx: &Write, new: NewAccount) -> Result<Account> {
     let row = Model {
         id: new.id.uuid(),
         email_key: name_key(&new.email),
@@ -265,36 +243,6 @@ async fn insert(tx: &Write, new: NewAccount) -> Result<Account> {
     Ok(row.into())
 }
 
-async fn set_role(
-    tx: &Write,
-    account: AccountId,
-    tenant: Option<TenantId>,
-    role: &str,
-) -> Result<()> {
-    let tenant_value = tenant.map(TenantId::uuid);
-    let conflict = if tenant.is_some() {
-        "(account_id, tenant_id) WHERE tenant_id IS NOT NULL"
-    } else {
-        "(account_id) WHERE tenant_id IS NULL"
-    };
-    sql::run(
-        &**tx,
-        format!(
-            "INSERT INTO memberships (id, account_id, tenant_id, role, created_at)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT {conflict} DO UPDATE SET role = excluded.role"
-        ),
-        vec![
-            fresh_id::<MembershipId>().uuid().into(),
-            account.uuid().into(),
-            tenant_value.into(),
-            role.into(),
-            tx.now.into(),
-        ],
-    )
-    .await?;
-    Ok(())
-}
-
 fn live() -> sea_orm::Select<Entity> {
     Entity::find().filter(Column::DeletedAt.is_null())
 }
@@ -310,6 +258,7 @@ impl From<Model> for Account {
             disabled: row.disabled,
             version: sql::unsigned(row.version),
             created_at_ms: row.created_at,
+            updated_at_ms: row.updated_at,
         }
     }
 }

@@ -131,7 +131,8 @@ pub(crate) async fn set_port(tx: &Write, inbound: InboundId, port: u16) -> Resul
     Ok(())
 }
 
-async fn lock_owner(tx: &Write, tenant: Option<TenantId>) -> Result<()> {
+/// Locks the tenant's row or, for the platform, the installation's.
+pub(crate) async fn lock_owner(tx: &Write, tenant: Option<TenantId>) -> Result<()> {
     match tenant {
         Some(tenant) => sql::one(
             &**tx,

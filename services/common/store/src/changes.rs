@@ -22,6 +22,8 @@ use crate::sql;
 pub enum ChangeKind {
     /// A tenant's own settings.
     Tenant,
+    /// A tenant was suspended or resumed. Concerns the nodes that its users may use.
+    Suspension,
     /// A user: status, limit, period or end. Concerns the nodes that its peers are on.
     User,
     /// Peers of an inbound came or went.
@@ -37,8 +39,9 @@ pub enum ChangeKind {
 }
 
 impl ChangeKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Tenant,
+        Self::Suspension,
         Self::User,
         Self::Peers,
         Self::Group,
@@ -51,6 +54,7 @@ impl ChangeKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tenant => "tenant",
+            Self::Suspension => "suspension",
             Self::User => "user",
             Self::Peers => "peers",
             Self::Group => "group",
@@ -281,6 +285,11 @@ impl Store {
         let inbounds: BTreeSet<InboundId> =
             changes.iter().filter_map(|one| one.inbound_id).collect();
         let users: BTreeSet<UserId> = changes.iter().filter_map(|one| one.user_id).collect();
+        let tenants: BTreeSet<TenantId> = changes
+            .iter()
+            .filter(|one| one.kind == ChangeKind::Suspension)
+            .filter_map(|one| one.tenant_id)
+            .collect();
         let db = self.read();
         let mut parts = Vec::new();
         let mut values = Vec::new();
@@ -296,6 +305,15 @@ impl Store {
             parts.push(format!(
                 "SELECT b.node_id FROM peers p JOIN inbound_nodes b ON b.inbound_id = p.inbound_id
                  WHERE p.user_id {}",
+                sql::in_ids(db, values.len())
+            ));
+        }
+        if !tenants.is_empty() {
+            values.push(sql::ids(db, tenants));
+            // A tenant's peers are on the inbounds of its groups, and on no others.
+            parts.push(format!(
+                "SELECT b.node_id FROM group_inbounds g
+                 JOIN inbound_nodes b ON b.inbound_id = g.inbound_id WHERE g.tenant_id {}",
                 sql::in_ids(db, values.len())
             ));
         }

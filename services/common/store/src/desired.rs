@@ -50,6 +50,8 @@ pub struct NodeUser {
     pub tenant_id: TenantId,
     /// What it may do now.
     pub status: UserStatus,
+    /// Its tenant is suspended: whatever the status says, its traffic does not pass.
+    pub suspended: bool,
     /// When it ends.
     pub expires_at_ms: Option<i64>,
     /// The period that its traffic belongs to.
@@ -79,6 +81,13 @@ pub struct NodePeer {
     pub ipv4: Ipv4Addr,
     /// Address of the device, where the inbound has IPv6.
     pub ipv6: Option<Ipv6Addr>,
+}
+
+impl NodeUser {
+    /// Whether its traffic passes.
+    pub const fn may_connect(&self) -> bool {
+        self.status.may_connect(self.suspended)
+    }
 }
 
 impl Store {
@@ -135,10 +144,12 @@ async fn users(
     let text = format!(
         "SELECT u.id, u.tenant_id, u.disabled, u.expires_at, u.on_hold, q.id, q.ends_at,
                 q.limit_bytes, q.billed_bytes, q.billed_micro,
-                p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key, d.id
+                p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key, d.id,
+                t.suspended_at
          FROM peers p
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
-         JOIN periods q ON q.id = u.period_id
+         JOIN tenants t ON t.id = p.tenant_id
+         JOIN periods q ON q.tenant_id = u.tenant_id AND q.id = u.period_id
          JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
          WHERE p.inbound_id {} AND u.deleted_at IS NULL
          ORDER BY u.id, p.id",
@@ -161,6 +172,7 @@ async fn users(
                 id,
                 tenant_id: TenantId::new(sql::get(row, 1)?),
                 status: facts.status(now),
+                suspended: sql::get::<Option<i64>>(row, 16)?.is_some(),
                 expires_at_ms: facts.expires_at_ms,
                 period_id: PeriodId::new(sql::get(row, 5)?),
                 period_ends_at_ms: sql::get(row, 6)?,

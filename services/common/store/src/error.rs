@@ -70,11 +70,26 @@ pub enum StoreError {
     #[error("the job's lease was lost")]
     LeaseLost,
     /// The last administrator or owner may not go.
-    #[error("the last {role} may not be removed")]
+    #[error(
+        "the last {role} can be neither demoted, removed, disabled nor deleted: make another \
+         account {role} first"
+    )]
     LastOfRole {
         /// The role.
         role: String,
     },
+    /// Somebody gives, takes away or changes what they do not hold themselves.
+    #[error("this needs the permission {permission}, which you do not hold here yourself")]
+    GrantExceedsOwn {
+        /// `resource.verb`.
+        permission: String,
+    },
+    /// The role comes with the product.
+    #[error("the role comes with vpnpanel and never changes: make a role of your own")]
+    RoleBuiltIn,
+    /// Somebody holds the role.
+    #[error("somebody holds the role: give its holders another one first")]
+    RoleInUse,
     /// Another transaction was in the way: the same call may succeed at once.
     #[error("the database is busy; try again")]
     Contention(#[source] DbErr),

@@ -5,8 +5,9 @@
 //! - A tenant is part of every key and every query; another tenant's resource is not found.
 //! - Secrets arrive sealed: the store sees opaque bytes.
 //! - Locks are taken in one order, so that no two transactions wait for each other: node →
-//!   cursor → owner → group → period → user → address pool → lease and usage (sorted) → change log.
+//!   cursor → account → owner → group → period → user → address pool → lease and usage (sorted) → change log.
 
+mod account_change;
 mod accounts;
 mod addresses;
 mod amount;
@@ -22,17 +23,20 @@ mod doorbell;
 mod entity;
 mod error;
 mod expiry;
+mod grants;
 mod groups;
 mod idempotency;
 mod inbounds;
 mod jobs;
 mod join_tokens;
 mod ledger;
+mod memberships;
 mod node_states;
 mod nodes;
 mod page;
 mod passwords;
 mod peers;
+mod roles;
 mod row_set;
 mod sessions;
 mod signing_keys;
@@ -46,7 +50,8 @@ mod user_change;
 mod user_create;
 mod users;
 
-pub use accounts::{Account, Membership, NewAccount, Role};
+pub use account_change::AccountPatch;
+pub use accounts::{Account, NewAccount};
 pub use audit::{
     Anchor, Attribution, AuditEvent, AuditFilter, AuditTail, Breach, Broken, ChainLink, Describe,
     Described, Event, HeldRole, Outcome, Resource, Verification,
@@ -59,15 +64,18 @@ pub use connect::{Backend, Options, Store};
 pub use connections::Connection;
 pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodeUser};
 pub use error::{Result, StoreError};
+pub use grants::Grantor;
 pub use groups::{Group, GroupPatch, NewGroup};
 pub use idempotency::RequestKey;
 pub use inbounds::{Inbound, InboundPatch, NewInbound, NodeSelector, WireGuard};
 pub use jobs::{Job, JobEnd, JobLease, JobRun};
 pub use join_tokens::{JoinToken, NewJoinToken};
 pub use ledger::{Ingested, LedgerTotals, PARTITION_MS};
+pub use memberships::{Joining, Member, Membership};
 pub use node_states::{Engine, Liveness, NodeState, Progress, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use page::Page;
+pub use roles::{NewRole, Role, RolePatch};
 pub use sessions::{NewSession, Rotation, Session};
 pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
 pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};

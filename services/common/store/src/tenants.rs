@@ -13,6 +13,7 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
 use crate::page::Page;
 use crate::sql;
+use crate::transaction::Write;
 
 /// An organisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,12 +172,7 @@ impl Store {
         version: Option<u64>,
     ) -> Result<Tenant> {
         let mut tx = self.begin().await?;
-        let row = live()
-            .filter(Column::Id.eq(id.uuid()))
-            .lock(LockType::NoKeyUpdate)
-            .one(&*tx)
-            .await?
-            .ok_or(StoreError::NotFound("tenant"))?;
+        let row = lock(&tx, id).await?;
         check_version(row.version, version)?;
         let before = Tenant::try_from(row.clone())?;
         let mut change = ActiveModel {
@@ -207,6 +203,45 @@ impl Store {
         tx.commit().await?;
         Ok(changed)
     }
+
+    /// Suspends a tenant, which cuts its users off, or takes that back; no change when it is so
+    /// already.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn set_tenant_suspended(&self, id: TenantId, suspended: bool) -> Result<Tenant> {
+        let mut tx = self.begin().await?;
+        let row = lock(&tx, id).await?;
+        let before = Tenant::try_from(row.clone())?;
+        if before.suspended_at_ms.is_some() == suspended {
+            tx.audit(Event::changed(&before, &before));
+            tx.commit().await?;
+            return Ok(before);
+        }
+        let change = ActiveModel {
+            id: Set(row.id),
+            suspended_at: Set(suspended.then_some(tx.now)),
+            version: Set(row.version + 1),
+            updated_at: Set(tx.now),
+            ..ActiveModel::default()
+        };
+        let row = Entity::update(change).exec(&*tx).await?;
+        tx.changed(Entry::new(ChangeKind::Suspension, Some(id), id));
+        let changed = Tenant::try_from(row)?;
+        tx.audit(Event::changed(&before, &changed));
+        tx.commit().await?;
+        Ok(changed)
+    }
+}
+
+/// Locks a live tenant.
+async fn lock(tx: &Write, id: TenantId) -> Result<Model> {
+    live()
+        .filter(Column::Id.eq(id.uuid()))
+        .lock(LockType::NoKeyUpdate)
+        .one(&**tx)
+        .await?
+        .ok_or(StoreError::NotFound("tenant"))
 }
 
 /// How names are compared.

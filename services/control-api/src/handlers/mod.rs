@@ -1,13 +1,16 @@
 //! The handlers: parse, call the domain or the store, reply. One file per resource. When they
 //! run, the generated wrappers have authorized the call and checked the declared rules.
 
+pub(crate) mod account;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod connection;
 pub(crate) mod enrollment;
 pub(crate) mod group;
 pub(crate) mod inbound;
+pub(crate) mod member;
 pub(crate) mod node;
+pub(crate) mod role;
 pub(crate) mod system;
 pub(crate) mod tenant;
 pub(crate) mod usage;

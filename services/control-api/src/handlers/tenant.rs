@@ -2,7 +2,9 @@
 
 use vpnpanel_api::tenant::v1::{
     CreateTenantRequest, CreateTenantResponse, GetTenantRequest, GetTenantResponse,
-    ListTenantsRequest, ListTenantsResponse, Tenant, UpdateTenantRequest, UpdateTenantResponse,
+    ListTenantsRequest, ListTenantsResponse, ResumeTenantRequest, ResumeTenantResponse,
+    SetTenantLimitsRequest, SetTenantLimitsResponse, SuspendTenantRequest, SuspendTenantResponse,
+    Tenant, TenantLimits as WireLimits, UpdateTenantRequest, UpdateTenantResponse,
 };
 use vpnpanel_domain::{TenantId, Zone};
 use vpnpanel_store::{self as store, NewTenant, TenantLimits, TenantPatch, fresh_id};
@@ -25,7 +27,7 @@ pub(crate) async fn create(
         id: fresh_id(),
         name: text::name("tenant.name", &tenant.name)?,
         time_zone: zone(&tenant.time_zone)?,
-        limits: TenantLimits::default(),
+        limits: limits(tenant.limits.unwrap_or_default()),
     };
     let made = context
         .acting(caller)
@@ -92,6 +94,73 @@ pub(crate) async fn update(
     })
 }
 
+pub(crate) async fn set_limits(
+    context: &Context,
+    caller: &Caller,
+    message: SetTenantLimitsRequest,
+) -> Result<SetTenantLimitsResponse, Error> {
+    let id: TenantId = ids::required("tenant_id", &message.tenant_id)?;
+    let patch = TenantPatch {
+        limits: Some(limits(message.limits.unwrap_or_default())),
+        ..TenantPatch::default()
+    };
+    let version = etag::expected(&message.etag)?;
+    let changed = context
+        .acting(caller)
+        .update_tenant(id, patch, version)
+        .await?;
+    Ok(SetTenantLimitsResponse {
+        tenant: Some(changed.into_wire()),
+    })
+}
+
+pub(crate) async fn suspend(
+    context: &Context,
+    caller: &Caller,
+    message: SuspendTenantRequest,
+) -> Result<SuspendTenantResponse, Error> {
+    let tenant = set_suspended(context, caller, &message.tenant_id, true).await?;
+    Ok(SuspendTenantResponse {
+        tenant: Some(tenant),
+    })
+}
+
+pub(crate) async fn resume(
+    context: &Context,
+    caller: &Caller,
+    message: ResumeTenantRequest,
+) -> Result<ResumeTenantResponse, Error> {
+    let tenant = set_suspended(context, caller, &message.tenant_id, false).await?;
+    Ok(ResumeTenantResponse {
+        tenant: Some(tenant),
+    })
+}
+
+async fn set_suspended(
+    context: &Context,
+    caller: &Caller,
+    id: &str,
+    suspended: bool,
+) -> Result<Tenant, Error> {
+    let id: TenantId = ids::required("tenant_id", id)?;
+    let tenant = context
+        .acting(caller)
+        .set_tenant_suspended(id, suspended)
+        .await?;
+    context.standings.forget_tenant(id);
+    tracing::info!(event = "tenant_suspension", tenant_id = %id, suspended);
+    Ok(tenant.into_wire())
+}
+
+fn limits(wire: WireLimits) -> TenantLimits {
+    let limit = |most: u64| Some(most).filter(|&most| most > 0);
+    TenantLimits {
+        users: limit(wire.max_users),
+        nodes: limit(wire.max_nodes),
+        bytes: limit(wire.max_bytes),
+    }
+}
+
 fn zone(name: &str) -> Result<Zone, Error> {
     if name.is_empty() {
         return Ok(Zone::utc());
@@ -112,6 +181,12 @@ impl IntoWire for store::Tenant {
             create_time: Some(time::timestamp(self.created_at_ms)),
             update_time: Some(time::timestamp(self.updated_at_ms)),
             etag: etag::of(self.version),
+            limits: Some(WireLimits {
+                max_users: self.limits.users.unwrap_or_default(),
+                max_nodes: self.limits.nodes.unwrap_or_default(),
+                max_bytes: self.limits.bytes.unwrap_or_default(),
+            }),
+            suspend_time: self.suspended_at_ms.map(time::timestamp),
         }
     }
 }

@@ -15,6 +15,43 @@ pub(crate) fn name(field: &'static str, text: &str) -> Result<String, Error> {
     }
 }
 
+/// One line of free text: trimmed, without control characters; may be empty.
+pub(crate) fn line(field: &'static str, text: &str) -> Result<String, Error> {
+    let text = text.trim();
+    if text.chars().any(char::is_control) {
+        return Err(Error::field(field, "must not hold control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A name for programs: 2 to 40 lowercase letters, digits and hyphens, a letter first.
+pub(crate) fn slug(field: &'static str, text: &str) -> Result<String, Error> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let right = (2..=40).contains(&text.len())
+        && text.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
+        && text.bytes().all(plain);
+    if !right {
+        return Err(Error::field(
+            field,
+            "must be 2 to 40 lowercase letters, digits and hyphens, a letter first",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// An e-mail address, as far as its shape says: something, an `@`, something. Whether mail
+/// arrives there is not asked; `admin@localhost` is one.
+pub(crate) fn email(field: &'static str, text: &str) -> Result<String, Error> {
+    let text = text.trim();
+    let odd = |c: char| c.is_control() || c.is_whitespace();
+    match text.rsplit_once('@') {
+        Some((local, domain)) if !local.is_empty() && !domain.is_empty() && !text.contains(odd) => {
+            Ok(text.to_owned())
+        }
+        _ => Err(Error::field(field, "must be an e-mail address")),
+    }
+}
+
 /// A host name (RFC 1123, section 2.1) or an IP address, without a port.
 pub(crate) fn host(field: &'static str, text: &str) -> Result<String, Error> {
     let text = text.trim();
@@ -63,6 +100,35 @@ mod tests {
             "[::1]",
         ] {
             assert!(host("a", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_something_on_both_sides_of_the_at() {
+        for text in ["a@b", " Ada@Example.COM ", "\"a@b\"@c", "ü@ü"] {
+            assert_eq!(email("e", text).unwrap(), text.trim());
+        }
+        for text in ["", "a", "@b", "a@", "a b@c", "a@b\nc", "a@\u{0}"] {
+            assert!(email("e", text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn slugs_are_lowercase_and_begin_with_a_letter() {
+        for text in ["ab", "support-2", "a1"] {
+            assert_eq!(slug("s", text).unwrap(), text);
+        }
+        for text in [
+            "",
+            "a",
+            "1a",
+            "-a",
+            "Support",
+            "a b",
+            "a_b",
+            &"a".repeat(41),
+        ] {
+            assert!(slug("s", text).is_err(), "{text}");
         }
     }
 

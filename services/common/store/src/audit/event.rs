@@ -1,12 +1,14 @@
 //! What happened, as the queries of the store say it.
 
-use uuid::Uuid;
 use vpnpanel_domain::{TenantId, UserId, UserStatus};
 
 use super::{Describe, Described};
+use crate::accounts::Account;
 use crate::groups::Group;
 use crate::inbounds::Inbound;
+use crate::memberships::Member;
 use crate::nodes::Node;
+use crate::roles::Role;
 use crate::tenants::Tenant;
 use crate::users::User;
 
@@ -25,6 +27,12 @@ pub enum Resource<'a> {
     Inbound(&'a Inbound),
     /// A node.
     Node(&'a Node),
+    /// An account, with the role it holds on the platform.
+    Account(&'a Account, Option<&'a str>),
+    /// A member of a tenant.
+    Member(&'a Member),
+    /// A role.
+    Role(&'a Role),
 }
 
 impl Resource<'_> {
@@ -37,6 +45,8 @@ impl Resource<'_> {
             Self::Group(it) => Some(it.tenant_id),
             Self::Inbound(it) => it.tenant_id,
             Self::Node(it) => it.tenant_id,
+            Self::Member(it) => Some(it.tenant_id),
+            Self::Account(..) | Self::Role(_) => None,
         }
     }
 
@@ -47,17 +57,23 @@ impl Resource<'_> {
             Self::Group(_) => "group",
             Self::Inbound(_) => "inbound",
             Self::Node(_) => "node",
+            Self::Account(..) => "account",
+            Self::Member(_) => "member",
+            Self::Role(_) => "role",
         }
     }
 
-    fn id(self) -> Uuid {
+    fn id(self) -> String {
         match self {
-            Self::Tenant(it) => it.id.uuid(),
-            Self::User(it) => it.id.uuid(),
-            Self::UserStatus(_, id, _) => id.uuid(),
-            Self::Group(it) => it.id.uuid(),
-            Self::Inbound(it) => it.id.uuid(),
-            Self::Node(it) => it.id.uuid(),
+            Self::Tenant(it) => it.id.to_string(),
+            Self::User(it) => it.id.to_string(),
+            Self::UserStatus(_, id, _) => id.to_string(),
+            Self::Group(it) => it.id.to_string(),
+            Self::Inbound(it) => it.id.to_string(),
+            Self::Node(it) => it.id.to_string(),
+            Self::Account(it, _) => it.id.to_string(),
+            Self::Member(it) => it.account_id.to_string(),
+            Self::Role(it) => it.name.clone(),
         }
     }
 }
@@ -72,7 +88,7 @@ macro_rules! resources {
     )+};
 }
 
-resources! { Tenant, User, Group, Inbound, Node, }
+resources! { Tenant, User, Group, Inbound, Node, Member, Role, }
 
 /// Whether what was asked for was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -132,7 +132,8 @@ async fn without_lease(tx: &Write, node: NodeId) -> Result<Vec<PeriodId>> {
          FROM inbound_nodes b
          JOIN peers p ON p.inbound_id = b.inbound_id
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
-         WHERE b.node_id = $1 AND u.deleted_at IS NULL AND NOT u.disabled AND u.limit_bytes > 0
+         JOIN tenants t ON t.id = p.tenant_id
+         WHERE b.node_id = $1 AND t.suspended_at IS NULL AND u.deleted_at IS NULL AND NOT u.disabled AND u.limit_bytes > 0
            AND (u.expires_at IS NULL OR u.expires_at > $2)
            AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = $1
                 AND l.period_id = u.period_id AND l.state = 'current')

@@ -222,8 +222,9 @@ pub(super) async fn periods(
     let text = format!(
         "SELECT p.id, p.user_id, p.tenant_id, p.limit_bytes, p.billed_bytes, p.billed_micro,
                 p.reserved_bytes, p.reserved_micro, p.closed_at, u.disabled, u.expires_at,
-                u.deleted_at
+                u.deleted_at, t.suspended_at
          FROM periods p JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
+         JOIN tenants t ON t.id = p.tenant_id
          WHERE p.id {} ORDER BY p.id {{for_update_p}}",
         sql::in_ids(&**tx, 1)
     );
@@ -240,13 +241,14 @@ pub(super) async fn periods(
             on_hold: false,
         };
         let closed = sql::get::<Option<i64>>(row, 8)?.is_some();
+        let suspended = sql::get::<Option<i64>>(row, 12)?.is_some();
         let facts = PeriodFacts {
             user: UserId::new(sql::get(row, 1)?),
             tenant: TenantId::new(sql::get(row, 2)?),
             limit: Limit::from_wire(sql::unsigned(sql::get(row, 3)?)),
             used: amount::get(row, 4)?,
             reserved: amount::get(row, 6)?,
-            open: !closed && user.status(tx.now).may_connect(),
+            open: !closed && user.status(tx.now).may_connect(suspended),
         };
         periods.insert(PeriodId::new(sql::get(row, 0)?), facts);
     }

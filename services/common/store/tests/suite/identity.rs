@@ -3,8 +3,8 @@
 use vpnpanel_domain::{NodeId, SessionId};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    CertificateState, NewAccount, NewAuthority, NewJoinToken, NewNodeCertificate, NewSession,
-    NewSigningKey, Role, Rotation, Store, fresh_id, on_each_database,
+    CertificateState, NewAccount, NewAuthority, NewJoinToken, NewNodeCertificate, NewRole,
+    NewSession, NewSigningKey, Rotation, Store, fresh_id, on_each_database,
 };
 
 use crate::fixture::{World, new_tenant};
@@ -52,8 +52,9 @@ fn new_account(email: &str) -> NewAccount {
 }
 
 async fn admin_role(store: &Store) {
-    let role = Role {
+    let role = NewRole {
         name: "admin".to_owned(),
+        description: String::new(),
         permissions: ["tenant.read".to_owned()].into(),
     };
     store.seed_roles(&[role]).await.unwrap();
@@ -257,5 +258,6 @@ async fn memberships_say_what_may_be_done_where(test: TestStore) {
     assert_eq!(memberships.len(), 2);
     assert_eq!(memberships[0].tenant_id, None);
     assert_eq!(memberships[1].tenant_name, "acme");
-    assert!(memberships[1].permissions.contains("tenant.read"));
+    let permitted = test.store.role_permissions(&memberships[1].role).await;
+    assert!(permitted.unwrap().unwrap().contains("tenant.read"));
 }

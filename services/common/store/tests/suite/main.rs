@@ -10,5 +10,7 @@ mod identity;
 mod leases;
 mod ledger;
 mod lists;
+mod people;
 mod schema;
+mod suspension;
 mod users;
