@@ -25,6 +25,7 @@ pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>
         Some(Resource::Group(_)) => described(wire!(before, Group), wire!(after, Group)),
         Some(Resource::Inbound(_)) => described(wire!(before, Inbound), wire!(after, Inbound)),
         Some(Resource::Node(_)) => described(wire!(before, Node), wire!(after, Node)),
+        Some(Resource::ApiToken(_)) => described(wire!(before, ApiToken), wire!(after, ApiToken)),
         // Only sweeps know a status alone; they show it themselves.
         Some(Resource::UserStatus(..)) | None => Described::default(),
     }

@@ -1,17 +1,16 @@
-//! What the first start makes: the built-in roles, a tenant named `default`, the first
-//! administrator with a one-time password, and the key that signs access tokens. Every step is
-//! safe to repeat and safe for several processes at once.
+//! What the first start makes: the built-in roles, a tenant named `default`, and the first
+//! administrator with a one-time password. Every step is safe to repeat and safe for several
+//! processes at once.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use vpnpanel_auth::{KeyRing, PasswordHasher, Role, SigningKey};
+use vpnpanel_auth::{PasswordHasher, Role, strength};
 use vpnpanel_domain::Zone;
 use vpnpanel_runtime::settings::Secret;
 use vpnpanel_store::{
-    self as store, Attribution, NewAccount, NewSigningKey, NewTenant, SigningKeyState, Store,
-    StoreError, TenantLimits, fresh_id,
+    self as store, Attribution, NewAccount, NewTenant, Store, StoreError, TenantLimits, fresh_id,
 };
 
-use crate::{Error, audit, seal::Vault, settings::BootstrapSettings};
+use crate::{Error, audit, settings::BootstrapSettings};
 
 /// The first administrator, to be told to whoever started the process, once.
 #[derive(Debug)]
@@ -63,7 +62,13 @@ async fn make_administrator(
     settings: &BootstrapSettings,
 ) -> Result<Option<FirstAdministrator>, Error> {
     let (password, made) = match &settings.password {
-        Some(given) => (given.clone(), None),
+        Some(given) => {
+            let judged = strength::judge(given.expose().into(), settings.email.clone());
+            if let Some(weakness) = judged.await? {
+                return Err(Error::BootstrapPassword(weakness));
+            }
+            (given.clone(), None)
+        }
         None => {
             let made = one_time_password()?;
             (made.clone(), Some(made))
@@ -93,34 +98,4 @@ fn one_time_password() -> Result<Secret, Error> {
     let mut random = [0_u8; 18];
     getrandom::fill(&mut random).map_err(|e| Error::Random(e.to_string()))?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(random)))
-}
-
-/// The keys of access tokens; the first one is made here.
-pub(crate) async fn key_ring(store: &Store, vault: &Vault) -> Result<KeyRing, Error> {
-    let keys = store.signing_keys().await?;
-    let active = keys.iter().find(|key| key.state == SigningKeyState::Active);
-    let active = match active {
-        Some(active) => active.clone(),
-        None => {
-            let made = SigningKey::generate()?;
-            let new = NewSigningKey {
-                kid: made.kid().to_owned(),
-                public_key: made.public_key().to_vec(),
-                sealed_private_key: vault.seal(&signing_key(made.kid()), made.pkcs8())?,
-            };
-            store.ensure_signing_key(new).await?
-        }
-    };
-    let private = vault.open(&signing_key(&active.kid), &active.sealed_private_key)?;
-    let others: Vec<[u8; 32]> = keys
-        .iter()
-        .filter(|key| key.kid != active.kid)
-        .filter_map(|key| key.public_key.as_slice().try_into().ok())
-        .collect();
-    Ok(KeyRing::new(&SigningKey::from_pkcs8(&private)?, &others))
-}
-
-/// What a sealed signing key is bound to.
-fn signing_key(kid: &str) -> String {
-    format!("signing-key/{kid}")
 }

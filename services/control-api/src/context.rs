@@ -1,12 +1,12 @@
 //! What handlers work with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use vpnpanel_auth::{Limits, PasswordHasher, PasswordSignIn, StandingCache, TokenIssuer};
 use vpnpanel_domain::AccountId;
 use vpnpanel_store::Store;
 
-use crate::{authority::Authority, caller::Caller, seal::Vault};
+use crate::{access::Access, authority::Authority, caller::Caller, seal::Vault};
 
 /// The parts of the service, shared by all handlers.
 #[derive(Debug)]
@@ -19,6 +19,9 @@ pub(crate) struct Context {
     pub(crate) password_sign_in: PasswordSignIn,
     pub(crate) standings: StandingCache,
     pub(crate) limits: Limits,
+    pub(crate) access: Access,
+    /// Longest life of an API token.
+    pub(crate) api_token_max_life: Duration,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

@@ -4,6 +4,7 @@
 mod access;
 mod access_settings;
 mod accounts;
+mod api_tokens;
 mod audit;
 mod authority;
 mod bootstrap;
@@ -12,8 +13,10 @@ mod context;
 mod error;
 mod handlers;
 mod seal;
+mod second_factor;
 mod services;
 mod settings;
+mod signing_keys;
 mod wire;
 mod wireguard;
 
@@ -26,7 +29,9 @@ use vpnpanel_api::{
         group_service_server::GroupServiceServer, inbound_service_server::InboundServiceServer,
     },
     audit::v1::audit_service_server::AuditServiceServer,
-    auth::v1::auth_service_server::AuthServiceServer,
+    auth::v1::{
+        auth_service_server::AuthServiceServer, signing_key_service_server::SigningKeyServiceServer,
+    },
     node::v1::node_service_server::NodeServiceServer,
     pki::v1::signer_service_server::SignerServiceServer,
     system::v1::system_service_server::SystemServiceServer,
@@ -101,6 +106,8 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         tokens: Arc::clone(&access.tokens),
         standings: access.standings.clone(),
         limits: access.limits.clone(),
+        access: access.clone(),
+        api_token_max_life: settings.api_token_max_lifetime.0,
         enrollment_url: settings
             .enrollment_url
             .to_string()
@@ -140,6 +147,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
 fn routes(api: Api, guard: &AuthGuard) -> Routes {
     let guarded = || Guarded::new(api.clone(), guard.clone());
     Routes::new(AuthServiceServer::new(guarded()))
+        .add_service(SigningKeyServiceServer::new(guarded()))
         .add_service(TenantServiceServer::new(guarded()))
         .add_service(UserServiceServer::new(guarded()))
         .add_service(GroupServiceServer::new(guarded()))

@@ -52,6 +52,8 @@ impl Role {
     pub const fn permissions(self) -> &'static [&'static str] {
         match self {
             Self::Admin => &[
+                "apiToken.read",
+                "apiToken.write",
                 "audit.read",
                 "audit.readOwn",
                 "group.read",
@@ -62,6 +64,8 @@ impl Role {
                 "job.run",
                 "node.read",
                 "node.write",
+                "signingKey.read",
+                "signingKey.write",
                 "system.reflect",
                 "tenant.create",
                 "tenant.read",
@@ -72,6 +76,8 @@ impl Role {
                 "user.write",
             ],
             Self::Owner => &[
+                "apiToken.read",
+                "apiToken.write",
                 "audit.read",
                 "audit.readOwn",
                 "group.read",
@@ -99,12 +105,14 @@ impl Role {
                 "user.write",
             ],
             Self::Auditor => &[
+                "apiToken.read",
                 "audit.read",
                 "audit.readOwn",
                 "group.read",
                 "inbound.read",
                 "job.read",
                 "node.read",
+                "signingKey.read",
                 "tenant.read",
                 "usage.read",
                 "user.read",

@@ -10,6 +10,7 @@
 mod accounts;
 mod addresses;
 mod amount;
+mod api_tokens;
 mod audit;
 mod authorities;
 mod bindings;
@@ -34,7 +35,9 @@ mod page;
 mod passwords;
 mod peers;
 mod row_set;
+mod second_factors;
 mod sessions;
+mod signing_key_rotation;
 mod signing_keys;
 mod sql;
 mod tenants;
@@ -47,6 +50,7 @@ mod user_create;
 mod users;
 
 pub use accounts::{Account, Membership, NewAccount, Role};
+pub use api_tokens::{ApiToken, ApiTokenOwner, NewApiToken};
 pub use audit::{
     Anchor, Attribution, AuditEvent, AuditFilter, AuditTail, Breach, Broken, ChainLink, Describe,
     Described, Event, HeldRole, Outcome, Resource, Verification,
@@ -68,7 +72,9 @@ pub use ledger::{Ingested, LedgerTotals, PARTITION_MS};
 pub use node_states::{Engine, Liveness, NodeState, Progress, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use page::Page;
+pub use second_factors::{CodeUse, SecondFactor};
 pub use sessions::{NewSession, Rotation, Session};
+pub use signing_key_rotation::{MakeSigningKey, SigningKeyTerms};
 pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
 pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
 pub use usage::{Usage, UsageQuery, UsageSeries};

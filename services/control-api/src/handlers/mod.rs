@@ -1,6 +1,7 @@
 //! The handlers: parse, call the domain or the store, reply. One file per resource. When they
 //! run, the generated wrappers have authorized the call and checked the declared rules.
 
+pub(crate) mod api_token;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod connection;
@@ -8,7 +9,10 @@ pub(crate) mod enrollment;
 pub(crate) mod group;
 pub(crate) mod inbound;
 pub(crate) mod node;
+pub(crate) mod session;
+pub(crate) mod signing_key;
 pub(crate) mod system;
 pub(crate) mod tenant;
+pub(crate) mod totp;
 pub(crate) mod usage;
 pub(crate) mod user;

@@ -176,6 +176,7 @@ async fn perform(stage: &mut Stage, method: &'static Method, id: &str) -> Expect
             let token = tokens.unwrap().into_inner().refresh_token;
             let request = || RefreshRequest {
                 refresh_token: token.clone(),
+                ..RefreshRequest::default()
             };
             let before = stage.events(None).await.len();
             let _next: RefreshResponse = call(&anybody, path, "unused", request()).await;
@@ -429,6 +430,7 @@ fn login(email: &str, password: &str) -> LoginRequest {
     LoginRequest {
         email: email.to_owned(),
         password: password.to_owned(),
+        ..LoginRequest::default()
     }
 }
 

@@ -4,6 +4,7 @@ use uuid::Uuid;
 use vpnpanel_domain::{TenantId, UserId, UserStatus};
 
 use super::{Describe, Described};
+use crate::api_tokens::ApiToken;
 use crate::groups::Group;
 use crate::inbounds::Inbound;
 use crate::nodes::Node;
@@ -25,6 +26,8 @@ pub enum Resource<'a> {
     Inbound(&'a Inbound),
     /// A node.
     Node(&'a Node),
+    /// An API token.
+    ApiToken(&'a ApiToken),
 }
 
 impl Resource<'_> {
@@ -37,6 +40,7 @@ impl Resource<'_> {
             Self::Group(it) => Some(it.tenant_id),
             Self::Inbound(it) => it.tenant_id,
             Self::Node(it) => it.tenant_id,
+            Self::ApiToken(it) => it.tenant_id,
         }
     }
 
@@ -47,6 +51,7 @@ impl Resource<'_> {
             Self::Group(_) => "group",
             Self::Inbound(_) => "inbound",
             Self::Node(_) => "node",
+            Self::ApiToken(_) => "apiToken",
         }
     }
 
@@ -58,6 +63,7 @@ impl Resource<'_> {
             Self::Group(it) => it.id.uuid(),
             Self::Inbound(it) => it.id.uuid(),
             Self::Node(it) => it.id.uuid(),
+            Self::ApiToken(it) => it.id.uuid(),
         }
     }
 }
@@ -72,7 +78,7 @@ macro_rules! resources {
     )+};
 }
 
-resources! { Tenant, User, Group, Inbound, Node, }
+resources! { Tenant, User, Group, Inbound, Node, ApiToken, }
 
 /// Whether what was asked for was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
