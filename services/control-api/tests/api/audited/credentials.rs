@@ -146,13 +146,7 @@ async fn enroll(stage: &mut Stage, caller: &Caller, path: &'static str, id: &str
     stage.secrets.extend([made.secret, made.uri]);
 }
 
-async fn confirm(
-    stage: &mut Stage,
-    who: AccountId,
-    caller: &Caller,
-    path: &'static str,
-    id: &str,
-) {
+async fn confirm(stage: &mut Stage, who: AccountId, caller: &Caller, path: &'static str, id: &str) {
     enroll(stage, caller, ENROLL_TOTP, "unused").await;
     let request = ConfirmTotpRequest {
         totp_code: code(stage, who).await,
