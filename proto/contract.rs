@@ -17,6 +17,12 @@ pub struct Method {
     pub audited: bool,
     /// It has no REST binding.
     pub grpc_only: bool,
+    /// API tokens may not call it.
+    pub session_only: bool,
+    /// Permitted while the password has to be changed.
+    pub before_password_change: bool,
+    /// Permitted while a second factor has to be enrolled.
+    pub before_second_factor: bool,
 }
 
 /// Who may call a method.

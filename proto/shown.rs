@@ -132,6 +132,7 @@ mod tests {
         let login = auth::v1::LoginRequest {
             email: "a@b".into(),
             password: "hunter2".into(),
+            ..Default::default()
         };
         assert_eq!(
             shown(&login),
@@ -155,6 +156,7 @@ mod tests {
         let before = auth::v1::LoginRequest {
             email: "a@b".into(),
             password: "hunter2".into(),
+            ..Default::default()
         };
         let after = auth::v1::LoginRequest {
             password: "hunter3".into(),

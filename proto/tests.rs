@@ -1,7 +1,7 @@
 //! What the generated parts of the contract promise.
 
 use crate::{
-    Access, Call, Guard, Guarded, METHODS, Validate, auth, method, pool,
+    Access, Call, Guard, Guarded, METHODS, Validate, auth, method, pool, system,
     user::v1::{CreateUserRequest, GetUserRequest, UpdateUserRequest, User},
 };
 
@@ -93,6 +93,7 @@ fn secrets_do_not_show_in_debug() {
     let request = auth::v1::LoginRequest {
         email: "a@b".into(),
         password: "hunter2".into(),
+        ..Default::default()
     };
     let text = format!("{request:?}");
     assert!(text.contains("a@b") && text.contains("[redacted]") && !text.contains("hunter2"));
@@ -112,45 +113,21 @@ impl Guard for Refuse {
 struct Unreachable;
 
 #[async_trait::async_trait]
-impl auth::v1::auth_service_server::AuthService for Unreachable {
-    async fn login(
+impl system::v1::system_service_server::SystemService for Unreachable {
+    async fn get_system_info(
         &self,
-        _: tonic::Request<auth::v1::LoginRequest>,
-    ) -> Result<tonic::Response<auth::v1::LoginResponse>, tonic::Status> {
-        panic!("the guard refused")
-    }
-    async fn refresh(
-        &self,
-        _: tonic::Request<auth::v1::RefreshRequest>,
-    ) -> Result<tonic::Response<auth::v1::RefreshResponse>, tonic::Status> {
-        panic!("the guard refused")
-    }
-    async fn logout(
-        &self,
-        _: tonic::Request<auth::v1::LogoutRequest>,
-    ) -> Result<tonic::Response<auth::v1::LogoutResponse>, tonic::Status> {
-        panic!("the guard refused")
-    }
-    async fn get_me(
-        &self,
-        _: tonic::Request<auth::v1::GetMeRequest>,
-    ) -> Result<tonic::Response<auth::v1::GetMeResponse>, tonic::Status> {
-        panic!("the guard refused")
-    }
-    async fn change_password(
-        &self,
-        _: tonic::Request<auth::v1::ChangePasswordRequest>,
-    ) -> Result<tonic::Response<auth::v1::ChangePasswordResponse>, tonic::Status> {
+        _: tonic::Request<system::v1::GetSystemInfoRequest>,
+    ) -> Result<tonic::Response<system::v1::GetSystemInfoResponse>, tonic::Status> {
         panic!("the guard refused")
     }
 }
 
 #[tokio::test]
 async fn a_refused_call_never_reaches_the_handler() {
-    use auth::v1::auth_service_server::AuthService;
+    use system::v1::system_service_server::SystemService;
     let guarded = Guarded::new(Unreachable, std::sync::Arc::new(Refuse(Default::default())));
     let status = guarded
-        .get_me(tonic::Request::new(Default::default()))
+        .get_system_info(tonic::Request::new(Default::default()))
         .await
         .unwrap_err();
     assert_eq!(status.code(), tonic::Code::PermissionDenied);

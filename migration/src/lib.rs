@@ -9,6 +9,7 @@ mod m20261123_000003_nodes;
 mod m20261123_000004_ledger;
 mod m20261123_000005_operations;
 mod m20261126_000006_people;
+mod m20261126_000008_credentials;
 mod m20261126_000009_audit;
 
 pub use sea_orm_migration::sea_orm::DbErr;
@@ -37,6 +38,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000004_ledger::Migration),
             Box::new(m20261123_000005_operations::Migration),
             Box::new(m20261126_000006_people::Migration),
+            Box::new(m20261126_000008_credentials::Migration),
             Box::new(m20261126_000009_audit::Migration),
         ]
     }
@@ -87,6 +89,7 @@ pub fn fingerprint() -> String {
         m20261123_000004_ledger::UP,
         m20261123_000005_operations::UP,
         m20261126_000006_people::UP,
+        m20261126_000008_credentials::UP,
         m20261126_000009_audit::UP,
     ] {
         text.hash(&mut hasher);

@@ -7,6 +7,15 @@ use prost_reflect::DescriptorPool;
 
 use crate::declared::{self, Access};
 
+/// Options of a method that are a field of `Method` of the same name.
+const FLAGS: [&str; 5] = [
+    "audited",
+    "grpc_only",
+    "session_only",
+    "before_password_change",
+    "before_second_factor",
+];
+
 /// Rust source of `METHODS`, sorted by path.
 pub(crate) fn generate(pool: &DescriptorPool) -> Result<String> {
     let mut rows = Vec::new();
@@ -30,14 +39,17 @@ pub(crate) fn generate(pool: &DescriptorPool) -> Result<String> {
                     format!("Access::ControlPlaneCertificate {{ services: &{services:?} }}")
                 }
             };
-            let row = format!(
-                "    Method {{ path: {path:?}, service: {:?}, name: {:?}, access: {access}, \
-                 audited: {}, grpc_only: {} }},\n",
+            let mut row = format!(
+                "    Method {{ path: {path:?}, service: {:?}, name: {:?}, access: {access}",
                 service.full_name(),
                 method.name(),
-                declared::flag(&method.options(), "vpnpanel.options.v1.audited"),
-                declared::flag(&method.options(), "vpnpanel.options.v1.grpc_only"),
             );
+            for name in FLAGS {
+                let option = format!("vpnpanel.options.v1.{name}");
+                let set = declared::flag(&method.options(), &option);
+                write!(row, ", {name}: {set}")?;
+            }
+            row.push_str(" },\n");
             rows.push((path, row));
         }
     }

@@ -101,6 +101,7 @@ impl Client {
         let request = LoginRequest {
             email: email.to_owned(),
             password: password.expose_secret().to_owned(),
+            ..LoginRequest::default()
         };
         let mut auth = AuthServiceClient::new(self.channel.clone());
         let login = auth.login(request).await?.into_inner();

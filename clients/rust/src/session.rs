@@ -63,6 +63,7 @@ impl Session {
                 }
                 let request = RefreshRequest {
                     refresh_token: refresh.expose_secret().to_owned(),
+                    ..RefreshRequest::default()
                 };
                 let mut auth = AuthServiceClient::new(self.channel.clone());
                 let renewed = auth.refresh(request).await?.into_inner();

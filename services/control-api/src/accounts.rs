@@ -2,9 +2,8 @@
 
 use async_trait::async_trait;
 use vpnpanel_auth::{
-    CredentialSource, Membership, RevocationSource, SourceError, Standing, StandingSource,
-    StoredPassword,
-    revocation::{Credential, Revocation},
+    Credential, CredentialSource, Membership, RevocationSource, SourceError, Standing,
+    StandingSource, StoredPassword, revocation::Revocation,
 };
 use vpnpanel_domain::{AccountId, SessionId};
 use vpnpanel_store::{Store, StoreError};
@@ -21,6 +20,19 @@ impl StoredAccounts {
     pub fn new(store: Store) -> Self {
         Self { store }
     }
+
+    async fn session_in_force(
+        &self,
+        account: AccountId,
+        id: SessionId,
+    ) -> Result<bool, StoreError> {
+        let session = found(self.store.session(id).await)?;
+        Ok(session.is_some_and(|session| {
+            session.account_id == account
+                && session.revoked_at_ms.is_none()
+                && session.expires_at_ms > self.store.now_ms()
+        }))
+    }
 }
 
 #[async_trait]
@@ -28,15 +40,13 @@ impl StandingSource for StoredAccounts {
     async fn standing(
         &self,
         account: AccountId,
-        session: SessionId,
+        credential: Credential,
     ) -> Result<Option<Standing>, SourceError> {
-        let Some(session) = found(self.store.session(session).await)? else {
-            return Ok(None);
+        let in_force = match credential {
+            Credential::Session(id) => self.session_in_force(account, id).await?,
+            Credential::ApiToken(id) => self.store.api_token_in_force(account, id).await?,
         };
-        let over = session.revoked_at_ms.is_some()
-            || session.expires_at_ms <= self.store.now_ms()
-            || session.account_id != account;
-        if over {
+        if !in_force {
             return Ok(None);
         }
         let Some(account) = found(self.store.account(account).await)? else {
@@ -48,6 +58,7 @@ impl StandingSource for StoredAccounts {
         let memberships = self.store.memberships(account.id).await?;
         Ok(Some(Standing {
             password_change_required: account.password_change_required,
+            second_factor_owed: self.store.second_factor_owed(account.id).await?,
             memberships: memberships
                 .into_iter()
                 .map(|membership| Membership {
@@ -63,13 +74,17 @@ impl StandingSource for StoredAccounts {
 #[async_trait]
 impl RevocationSource for StoredAccounts {
     async fn revoked_since(&self, since_ms: i64) -> Result<Vec<Revocation>, SourceError> {
-        let ended = self.store.sessions_ended_since(since_ms).await?;
-        Ok(ended
+        let sessions = self.store.sessions_ended_since(since_ms).await?;
+        let tokens = self.store.api_tokens_ended_since(since_ms).await?;
+        let sessions = sessions
             .into_iter()
-            .map(|(session, at_ms)| Revocation {
-                credential: Credential::Session(session),
-                at_ms,
-            })
+            .map(|(id, at_ms)| (Credential::Session(id), at_ms));
+        let tokens = tokens
+            .into_iter()
+            .map(|(id, at_ms)| (Credential::ApiToken(id), at_ms));
+        Ok(sessions
+            .chain(tokens)
+            .map(|(credential, at_ms)| Revocation { credential, at_ms })
             .collect())
     }
 }

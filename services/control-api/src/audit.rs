@@ -31,6 +31,7 @@ pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>
             before.and_then(account).as_ref(),
             after.and_then(account).as_ref(),
         ),
+        Some(Resource::ApiToken(_)) => described(wire!(before, ApiToken), wire!(after, ApiToken)),
         // Only sweeps know a status alone; they show it themselves.
         Some(Resource::UserStatus(..)) | None => Described::default(),
     }

@@ -1,16 +1,15 @@
-//! What the first start makes: the built-in roles, a tenant named `default`, the first
-//! administrator with a one-time password, and the key that signs access tokens. Every step is
-//! safe to repeat and safe for several processes at once.
+//! What the first start makes: the built-in roles, a tenant named `default`, and the first
+//! administrator with a one-time password. Every step is safe to repeat and safe for several
+//! processes at once.
 
-use vpnpanel_auth::{KeyRing, PasswordHasher, Role, SigningKey};
+use vpnpanel_auth::{PasswordHasher, Role, strength};
 use vpnpanel_domain::Zone;
 use vpnpanel_runtime::settings::Secret;
 use vpnpanel_store::{
-    Attribution, NewAccount, NewRole, NewSigningKey, NewTenant, SigningKeyState, Store, StoreError,
-    TenantLimits, fresh_id,
+    Attribution, NewAccount, NewRole, NewTenant, Store, StoreError, TenantLimits, fresh_id,
 };
 
-use crate::{Error, audit, one_time::OneTimePassword, seal::Vault, settings::BootstrapSettings};
+use crate::{Error, audit, one_time::OneTimePassword, settings::BootstrapSettings};
 
 /// The first administrator, to be told to whoever started the process, once.
 #[derive(Debug)]
@@ -65,7 +64,13 @@ async fn make_administrator(
     settings: &BootstrapSettings,
 ) -> Result<Option<FirstAdministrator>, Error> {
     let one_time = match &settings.password {
-        Some(given) => OneTimePassword::of(given.clone(), hasher).await?,
+        Some(given) => {
+            let judged = strength::judge(given.expose().into(), settings.email.clone());
+            if let Some(weakness) = judged.await? {
+                return Err(Error::BootstrapPassword(weakness));
+            }
+            OneTimePassword::of(given.clone(), hasher).await?
+        }
         None => OneTimePassword::generate(hasher).await?,
     };
     let account = NewAccount {
@@ -85,34 +90,4 @@ async fn make_administrator(
             password: settings.password.is_none().then_some(one_time.password),
         }
     }))
-}
-
-/// The keys of access tokens; the first one is made here.
-pub(crate) async fn key_ring(store: &Store, vault: &Vault) -> Result<KeyRing, Error> {
-    let keys = store.signing_keys().await?;
-    let active = keys.iter().find(|key| key.state == SigningKeyState::Active);
-    let active = match active {
-        Some(active) => active.clone(),
-        None => {
-            let made = SigningKey::generate()?;
-            let new = NewSigningKey {
-                kid: made.kid().to_owned(),
-                public_key: made.public_key().to_vec(),
-                sealed_private_key: vault.seal(&signing_key(made.kid()), made.pkcs8())?,
-            };
-            store.ensure_signing_key(new).await?
-        }
-    };
-    let private = vault.open(&signing_key(&active.kid), &active.sealed_private_key)?;
-    let others: Vec<[u8; 32]> = keys
-        .iter()
-        .filter(|key| key.kid != active.kid)
-        .filter_map(|key| key.public_key.as_slice().try_into().ok())
-        .collect();
-    Ok(KeyRing::new(&SigningKey::from_pkcs8(&private)?, &others))
-}
-
-/// What a sealed signing key is bound to.
-fn signing_key(kid: &str) -> String {
-    format!("signing-key/{kid}")
 }

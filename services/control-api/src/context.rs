@@ -1,6 +1,6 @@
 //! What handlers work with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use vpnpanel_auth::{
     CachedPolicy, Limits, PasswordHasher, PasswordSignIn, StandingCache, TokenIssuer,
@@ -8,7 +8,7 @@ use vpnpanel_auth::{
 use vpnpanel_domain::AccountId;
 use vpnpanel_store::Store;
 
-use crate::{authority::Authority, caller::Caller, seal::Vault};
+use crate::{access::Access, authority::Authority, caller::Caller, seal::Vault};
 
 /// The parts of the service, shared by all handlers.
 #[derive(Debug)]
@@ -22,6 +22,9 @@ pub(crate) struct Context {
     pub(crate) standings: StandingCache,
     pub(crate) limits: Limits,
     pub(crate) policy: CachedPolicy,
+    pub(crate) access: Access,
+    /// Longest life of an API token.
+    pub(crate) api_token_max_life: Duration,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

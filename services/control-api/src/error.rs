@@ -49,6 +49,12 @@ pub enum Error {
     /// What the store holds does not make sense.
     #[error("{0}")]
     Corrupt(&'static str),
+    /// The password of the first administrator, in the settings, is too weak.
+    #[error("VPNPANEL_BOOTSTRAP_PASSWORD {0}")]
+    BootstrapPassword(vpnpanel_auth::strength::Weakness),
+    /// The account has no second factor, or none that waits for its first code.
+    #[error("there is no second factor to do this with: see EnrollTotp")]
+    TotpNotEnrolled,
     /// The operating system gave no random bytes.
     #[error("no random bytes: {0}")]
     Random(String),
@@ -93,11 +99,18 @@ impl From<Error> for Status {
             Error::Pki(vpnpanel_pki::Error::Csr(why)) => {
                 Failure::invalid_field("csr_der", why).into_status()
             }
+            Error::TotpNotEnrolled => Failure::new(
+                ErrorCode::FailedPrecondition,
+                "TOTP_NOT_ENROLLED",
+                error.to_string(),
+            )
+            .into_status(),
             Error::Pki(_)
             | Error::Cache(_)
             | Error::Corrupt(_)
             | Error::Random(_)
-            | Error::Reflection(_) => {
+            | Error::Reflection(_)
+            | Error::BootstrapPassword(_) => {
                 // Ours to repair: told to the log, where the error ends, and not to the caller.
                 tracing::error!(event = "call_failed", error = %error);
                 Failure::internal().into_status()
@@ -155,6 +168,13 @@ fn store_failure(error: &StoreError) -> Failure {
             message.clone(),
         )
         .quota(*what, message),
+        StoreError::NotHeld { permission } => {
+            Failure::new(ErrorCode::PermissionDenied, "PERMISSION_DENIED", message)
+                .metadata("permission", permission.clone())
+        }
+        StoreError::SecondFactorExists => {
+            Failure::new(ErrorCode::FailedPrecondition, "TOTP_ENROLLED", message)
+        }
         StoreError::LastOfRole { .. } => {
             Failure::new(ErrorCode::FailedPrecondition, "LAST_OF_ROLE", message)
         }
@@ -196,6 +216,8 @@ fn not_found_reason(what: &str) -> &'static str {
         "audit event" => "AUDIT_EVENT_NOT_FOUND",
         "member" => "MEMBER_NOT_FOUND",
         "role" => "ROLE_NOT_FOUND",
+        "API token" => "API_TOKEN_NOT_FOUND",
+        "signing key" => "SIGNING_KEY_NOT_FOUND",
         _ => "NOT_FOUND",
     }
 }

@@ -4,6 +4,7 @@
 mod access;
 mod access_settings;
 mod accounts;
+mod api_tokens;
 mod audit;
 mod authority;
 mod bootstrap;
@@ -14,8 +15,10 @@ mod handlers;
 mod one_time;
 mod policy;
 mod seal;
+mod second_factor;
 mod services;
 mod settings;
+mod signing_keys;
 mod wire;
 mod wireguard;
 
@@ -31,7 +34,9 @@ use vpnpanel_api::{
         account_service_server::AccountServiceServer, role_service_server::RoleServiceServer,
     },
     audit::v1::audit_service_server::AuditServiceServer,
-    auth::v1::auth_service_server::AuthServiceServer,
+    auth::v1::{
+        auth_service_server::AuthServiceServer, signing_key_service_server::SigningKeyServiceServer,
+    },
     node::v1::node_service_server::NodeServiceServer,
     pki::v1::signer_service_server::SignerServiceServer,
     system::v1::system_service_server::SystemServiceServer,
@@ -109,6 +114,8 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         standings: access.standings.clone(),
         limits: access.limits.clone(),
         policy: access.policy.clone(),
+        access: access.clone(),
+        api_token_max_life: settings.api_token_max_lifetime.0,
         enrollment_url: settings
             .enrollment_url
             .to_string()
@@ -148,6 +155,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
 fn routes(api: Api, guard: &AuthGuard) -> Routes {
     let guarded = || Guarded::new(api.clone(), guard.clone());
     Routes::new(AuthServiceServer::new(guarded()))
+        .add_service(SigningKeyServiceServer::new(guarded()))
         .add_service(TenantServiceServer::new(guarded()))
         .add_service(AccountServiceServer::new(guarded()))
         .add_service(RoleServiceServer::new(guarded()))

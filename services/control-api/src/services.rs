@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 use vpnpanel_api::{access, account, audit, auth, node, pki, system, tenant, usage, user};
 
 use crate::{caller::Caller, context::Context, handlers};
@@ -12,9 +12,18 @@ use crate::{caller::Caller, context::Context, handlers};
 #[derive(Debug, Clone)]
 pub(crate) struct Api(pub(crate) Arc<Context>);
 
+/// Says how long an answer may be kept; the gateway passes it on as a header.
+fn cached<T>(mut reply: Response<T>, how: &'static str) -> Response<T> {
+    let how = MetadataValue::from_static(how);
+    reply.metadata_mut().insert("cache-control", how);
+    reply
+}
+
 macro_rules! service {
     (
-        $trait:path { $($method:ident($request:ty) -> $response:ty = $handler:path;)+ }
+        $trait:path { $(
+            $method:ident($request:ty) -> $response:ty = $handler:path $(, cached $how:literal)?;
+        )+ }
         $(and { $($stream:tt)+ })?
     ) => {
         #[tonic::async_trait]
@@ -25,7 +34,9 @@ macro_rules! service {
             ) -> Result<Response<$response>, Status> {
                 let (metadata, extensions, message) = request.into_parts();
                 let caller = Caller::of(&metadata, &extensions);
-                Ok(Response::new($handler(&self.0, &caller, message).await?))
+                let reply = Response::new($handler(&self.0, &caller, message).await?);
+                $(let reply = cached(reply, $how);)?
+                Ok(reply)
             }
         )+
             $($($stream)+)?
@@ -40,6 +51,42 @@ service! { auth::v1::auth_service_server::AuthService {
     get_me(auth::v1::GetMeRequest) -> auth::v1::GetMeResponse = handlers::auth::me;
     change_password(auth::v1::ChangePasswordRequest) -> auth::v1::ChangePasswordResponse
         = handlers::auth::change_password;
+    list_sessions(auth::v1::ListSessionsRequest) -> auth::v1::ListSessionsResponse
+        = handlers::session::list;
+    revoke_session(auth::v1::RevokeSessionRequest) -> auth::v1::RevokeSessionResponse
+        = handlers::session::revoke;
+    revoke_other_sessions(auth::v1::RevokeOtherSessionsRequest)
+        -> auth::v1::RevokeOtherSessionsResponse = handlers::session::revoke_others;
+    get_totp(auth::v1::GetTotpRequest) -> auth::v1::GetTotpResponse = handlers::totp::get;
+    enroll_totp(auth::v1::EnrollTotpRequest) -> auth::v1::EnrollTotpResponse
+        = handlers::totp::enroll;
+    confirm_totp(auth::v1::ConfirmTotpRequest) -> auth::v1::ConfirmTotpResponse
+        = handlers::totp::confirm;
+    disable_totp(auth::v1::DisableTotpRequest) -> auth::v1::DisableTotpResponse
+        = handlers::totp::disable;
+    regenerate_recovery_codes(auth::v1::RegenerateRecoveryCodesRequest)
+        -> auth::v1::RegenerateRecoveryCodesResponse = handlers::totp::regenerate;
+    create_api_token(auth::v1::CreateApiTokenRequest) -> auth::v1::CreateApiTokenResponse
+        = handlers::api_token::create;
+    list_api_tokens(auth::v1::ListApiTokensRequest) -> auth::v1::ListApiTokensResponse
+        = handlers::api_token::list;
+    revoke_api_token(auth::v1::RevokeApiTokenRequest) -> auth::v1::RevokeApiTokenResponse
+        = handlers::api_token::revoke;
+    list_tenant_api_tokens(auth::v1::ListTenantApiTokensRequest)
+        -> auth::v1::ListTenantApiTokensResponse = handlers::api_token::list_of_tenant;
+    revoke_tenant_api_token(auth::v1::RevokeTenantApiTokenRequest)
+        -> auth::v1::RevokeTenantApiTokenResponse = handlers::api_token::revoke_of_tenant;
+}}
+
+service! { auth::v1::signing_key_service_server::SigningKeyService {
+    get_json_web_key_set(auth::v1::GetJsonWebKeySetRequest) -> auth::v1::GetJsonWebKeySetResponse
+        = handlers::signing_key::json_web_key_set, cached "public, max-age=60";
+    list_signing_keys(auth::v1::ListSigningKeysRequest) -> auth::v1::ListSigningKeysResponse
+        = handlers::signing_key::list;
+    rotate_signing_keys(auth::v1::RotateSigningKeysRequest)
+        -> auth::v1::RotateSigningKeysResponse = handlers::signing_key::rotate;
+    revoke_signing_key(auth::v1::RevokeSigningKeyRequest) -> auth::v1::RevokeSigningKeyResponse
+        = handlers::signing_key::revoke;
 }}
 
 service! { tenant::v1::tenant_service_server::TenantService {

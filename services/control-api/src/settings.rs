@@ -51,6 +51,15 @@ pub struct ControlApiSettings {
     #[command(flatten)]
     pub tokens: TokenArgs,
 
+    /// Longest life of an API token; one that asks for none gets this.
+    #[arg(
+        long,
+        env = "VPNPANEL_API_TOKEN_MAX_LIFETIME",
+        default_value = "365d",
+        value_name = "DURATION"
+    )]
+    pub api_token_max_lifetime: HumanDuration,
+
     /// Cost of password hashes.
     #[command(flatten)]
     pub passwords: PasswordArgs,
@@ -70,8 +79,8 @@ pub struct BootstrapSettings {
     )]
     pub email: String,
 
-    /// Its one-time password; made and printed when unset. It must be changed at the first
-    /// sign-in either way.
+    /// Its one-time password, which must not be easily guessed; made and printed when unset. It
+    /// must be changed at the first sign-in either way.
     #[arg(
         id = "bootstrap_password",
         long = "bootstrap-password",

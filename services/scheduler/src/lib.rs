@@ -20,13 +20,14 @@ use vpnpanel_store::Store;
 
 pub use chainer::Chainer;
 pub use error::Error;
+pub use jobs::SigningKeys;
 pub use metrics::Metrics;
 pub use runner::Runner;
 pub use service::Scheduler;
 pub use settings::Settings;
 
 /// Builds the scheduler (its gRPC router is `api`) over `store`; `guard` decides who may call its
-/// API. In `development` reflection needs no permission.
+/// API, and `keys` are what the rotation of signing keys stands on. In `development` reflection needs no permission.
 ///
 /// # Errors
 /// When the rows of new jobs cannot be written.
@@ -34,6 +35,7 @@ pub async fn build(
     settings: Settings,
     store: Store,
     guard: AuthGuard,
+    keys: SigningKeys,
     development: bool,
 ) -> Result<Service, Error> {
     let mut service = Service::new("scheduler");
@@ -53,7 +55,7 @@ pub async fn build(
     };
     let chainer = Chainer::new(store.clone(), &settings, &metrics);
     chainer.register().await?;
-    let runner = Runner::new(store.clone(), jobs::all(&settings), settings, metrics);
+    let runner = Runner::new(store.clone(), jobs::all(&settings, keys), settings, metrics);
     runner.register().await?;
     let handlers = Scheduler::new(store, runner.bell());
     service.task("jobs", move |stop| async move {

@@ -107,4 +107,13 @@ pub struct Settings {
         default_value = "1095d"
     )]
     pub audit_retention: HumanDuration,
+
+    /// How long a key signs access tokens before the next one does.
+    #[arg(
+        long,
+        env = "VPNPANEL_SIGNING_KEY_LIFETIME",
+        default_value = "30d",
+        value_name = "DURATION"
+    )]
+    pub signing_key_lifetime: HumanDuration,
 }

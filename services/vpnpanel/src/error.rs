@@ -17,6 +17,8 @@ pub(crate) enum Error {
     Store(#[from] vpnpanel_store::StoreError),
     #[error("control-api: {0}")]
     ControlApi(#[from] vpnpanel_control_api::Error),
+    #[error("argon2: {0}")]
+    Argon2(#[from] vpnpanel_auth::AuthError),
     #[error("collector: {0}")]
     Collector(#[from] vpnpanel_collector::Error),
     #[error("scheduler: {0}")]

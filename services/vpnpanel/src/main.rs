@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use vpnpanel_runtime::{process, settings as environment};
 
-use commands::{audit, collector, control_api, gateway, migrate, scheduler, up};
+use commands::{audit, collector, control_api, gateway, migrate, scheduler, tune_argon2, up};
 
 /// A multi-tenant control plane for VPN fleets.
 ///
@@ -41,6 +41,8 @@ enum Command {
     Migrate(Box<migrate::Args>),
     /// Verifies the audit log in the database, or exports it.
     Audit(Box<audit::Args>),
+    /// Finds the cost of password hashes that fits this host, and prints it as settings.
+    TuneArgon2(Box<tune_argon2::Args>),
 }
 
 fn main() -> ExitCode {
@@ -64,5 +66,8 @@ fn main() -> ExitCode {
             process::run_once("migrate", args.process.clone(), migrate::run(*args))
         }
         Command::Audit(args) => process::run_once("audit", args.process.clone(), audit::run(*args)),
+        Command::TuneArgon2(args) => {
+            process::run_once("tune-argon2", args.process.clone(), tune_argon2::run(*args))
+        }
     }
 }

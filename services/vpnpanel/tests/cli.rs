@@ -126,6 +126,31 @@ fn a_wrong_use_of_the_command_line_exits_2_and_help_exits_0() {
 }
 
 #[test]
+fn the_cost_of_password_hashes_is_found_and_printed_as_settings() {
+    let arguments = ["tune-argon2", "--target", "20ms", "--memory", "32MiB"];
+    let output = vpnpanel(&arguments, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    let settings: Vec<(&str, &str)> = said
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split_once('=').unwrap())
+        .collect();
+    let names: Vec<&str> = settings.iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        [
+            "VPNPANEL_ARGON2_MEMORY",
+            "VPNPANEL_ARGON2_TIME_COST",
+            "VPNPANEL_ARGON2_PARALLELISM"
+        ]
+    );
+    // What is printed is what a service takes: help parses the variables, too.
+    let help = vpnpanel(&["control-api", "--help"], &settings);
+    assert_eq!(help.status.code(), Some(0), "{}", text(&help.stderr));
+}
+
+#[test]
 fn the_schema_is_applied_and_taken_back_by_hand() {
     let folder = tempfile::tempdir().unwrap();
     let database = format!("sqlite:{}", folder.path().join("a.db").display());

@@ -160,6 +160,7 @@ impl AuthService for State {
             refresh_token,
             expires_in,
             password_change_required,
+            second_factor_required: false,
         }))
     }
 
@@ -201,11 +202,22 @@ impl AuthService for State {
         Ok(Response::new(GetMeResponse::default()))
     }
 
-    async fn change_password(
-        &self,
-        _: Request<ChangePasswordRequest>,
-    ) -> Result<Response<ChangePasswordResponse>, Status> {
-        Err(Status::unimplemented("not tested"))
+    not_tested! {
+        change_password(ChangePasswordRequest) -> ChangePasswordResponse;
+        list_sessions(ListSessionsRequest) -> ListSessionsResponse;
+        revoke_session(RevokeSessionRequest) -> RevokeSessionResponse;
+        revoke_other_sessions(RevokeOtherSessionsRequest) -> RevokeOtherSessionsResponse;
+        get_totp(GetTotpRequest) -> GetTotpResponse;
+        enroll_totp(EnrollTotpRequest) -> EnrollTotpResponse;
+        confirm_totp(ConfirmTotpRequest) -> ConfirmTotpResponse;
+        disable_totp(DisableTotpRequest) -> DisableTotpResponse;
+        regenerate_recovery_codes(RegenerateRecoveryCodesRequest)
+            -> RegenerateRecoveryCodesResponse;
+        create_api_token(CreateApiTokenRequest) -> CreateApiTokenResponse;
+        list_api_tokens(ListApiTokensRequest) -> ListApiTokensResponse;
+        revoke_api_token(RevokeApiTokenRequest) -> RevokeApiTokenResponse;
+        list_tenant_api_tokens(ListTenantApiTokensRequest) -> ListTenantApiTokensResponse;
+        revoke_tenant_api_token(RevokeTenantApiTokenRequest) -> RevokeTenantApiTokenResponse;
     }
 }
 

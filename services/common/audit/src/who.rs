@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tonic::{Extensions, metadata::MetadataMap};
 use vpnpanel_api::Method;
-use vpnpanel_auth::guard;
+use vpnpanel_auth::{Credential, guard};
 use vpnpanel_runtime::rpc::{ClientAddress, REQUEST_ID_HEADER};
 use vpnpanel_runtime::{PeerIdentity, tls::Peer};
 use vpnpanel_store::{Attribution, Describe, HeldRole};
@@ -55,7 +55,10 @@ pub fn attribution(
         });
         return Attribution {
             actor: Attribution::account(principal.account),
-            credential: format!("session:{}", principal.session),
+            credential: match principal.credential {
+                Credential::Session(id) => format!("session:{id}"),
+                Credential::ApiToken(id) => format!("apiToken:{id}"),
+            },
             held: held.collect(),
             ..request
         };

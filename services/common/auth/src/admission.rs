@@ -117,8 +117,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        BuiltinPolicy, KeyRing, LimitSettings, Membership, RateLimiter, SigningKey, SourceError,
-        Standing, StandingCache, StandingSource, TokenIssuer, TokenSettings,
+        BuiltinPolicy, Credential, KeyRing, LimitSettings, Membership, RateLimiter, SigningKey,
+        SourceError, Standing, StandingCache, StandingSource, TokenIssuer, TokenSettings,
+        keys::tests::Keys,
         limits::{Limit, Quota, QuotaSetting, Verdict},
     };
 
@@ -130,7 +131,7 @@ mod tests {
         async fn standing(
             &self,
             _account: AccountId,
-            _session: SessionId,
+            _credential: Credential,
         ) -> Result<Option<Standing>, SourceError> {
             let held = |tenant, role: &str| Membership {
                 tenant,
@@ -139,6 +140,7 @@ mod tests {
             };
             Ok(Some(Standing {
                 password_change_required: false,
+                second_factor_owed: Vec::new(),
                 memberships: vec![held(None, "admin"), held(Some(tenant()), "owner")],
             }))
         }
@@ -148,14 +150,16 @@ mod tests {
         TenantId::from_parts(1, [1; 10])
     }
 
-    fn authenticator() -> (Authenticator, HeaderMap) {
-        let ring = KeyRing::new(&SigningKey::generate().unwrap(), &[]);
+    async fn authenticator() -> (Authenticator, HeaderMap) {
+        let keys = Keys::of(&SigningKey::generate().unwrap());
+        let ring = KeyRing::open(keys).await.unwrap();
         let tokens = Arc::new(TokenIssuer::new(Arc::new(ring), TokenSettings::default()));
         let clock = Clock::system();
         let issued = tokens
             .issue(
                 AccountId::from_parts(1, [0; 10]),
                 SessionId::from_parts(1, [0; 10]),
+                None,
                 clock.unix_millis(),
             )
             .unwrap();
@@ -179,7 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn roles_on_the_platform_count_in_the_admin_networks_only() {
-        let (authenticator, headers) = authenticator();
+        let (authenticator, headers) = authenticator().await;
         let networks = "10.0.0.0/8,2001:db8::/32".parse().unwrap();
         let authenticator = authenticator.admin_networks(networks);
         for (address, counts) in [
@@ -207,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_admin_networks_roles_count_everywhere() {
-        let (authenticator, headers) = authenticator();
+        let (authenticator, headers) = authenticator().await;
         let mut extensions = from(Some("203.0.113.9"));
         authenticator
             .admit(&headers, &mut extensions)
@@ -236,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn callers_are_counted_by_credential_or_else_by_address() {
-        let (authenticator, headers) = authenticator();
+        let (authenticator, headers) = authenticator().await;
         let limiter = Arc::new(Refusing::default());
         let quota = "5/1m".parse::<QuotaSetting>().unwrap().0;
         let settings = LimitSettings {
@@ -262,7 +266,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_by_certificate_is_not_counted() {
-        let (authenticator, _) = authenticator();
+        let (authenticator, _) = authenticator().await;
         let settings = LimitSettings {
             anonymous: "5/1m".parse::<QuotaSetting>().unwrap().0,
             ..LimitSettings::OFF

@@ -25,9 +25,24 @@ pub enum AuthError {
     /// The password was given out by somebody else and has not been changed yet.
     #[error("the password must be changed first")]
     PasswordChangeRequired,
-    /// Wrong password or unknown account: the same on purpose.
-    #[error("e-mail address or password is wrong")]
+    /// A tenant requires a second factor, which the account has not enrolled yet.
+    #[error("a second factor must be enrolled first: see EnrollTotp")]
+    SecondFactorRequired,
+    /// The method is for people who are signed in.
+    #[error("an API token may not do this: sign in")]
+    SessionRequired,
+    /// Wrong password, wrong code or unknown account: the same on purpose.
+    #[error("e-mail address, password or code is wrong")]
     SignInRefused,
+    /// The password is right; the account has a second factor, and no code came.
+    #[error("this account has a second factor: send totp_code or recovery_code as well")]
+    TotpRequired,
+    /// Too many codes were wrong: none is looked at for a while.
+    #[error("too many wrong codes: wait, or use a recovery code")]
+    TooManyCodes {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The caller does not hold the permission.
     #[error("this needs the permission {permission}")]
     PermissionDenied {
@@ -99,7 +114,11 @@ impl AuthError {
             Self::TokenExpired => "TOKEN_EXPIRED",
             Self::SessionEnded => "SESSION_ENDED",
             Self::PasswordChangeRequired => "PASSWORD_CHANGE_REQUIRED",
+            Self::SecondFactorRequired => "SECOND_FACTOR_REQUIRED",
+            Self::SessionRequired => "SESSION_REQUIRED",
             Self::SignInRefused => "SIGN_IN_REFUSED",
+            Self::TotpRequired => "TOTP_REQUIRED",
+            Self::TooManyCodes { .. } => "TOO_MANY_CODES",
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
             Self::TenantSuspended => "TENANT_SUSPENDED",
             Self::TenantNotFound => "TENANT_NOT_FOUND",
@@ -123,15 +142,20 @@ impl AuthError {
             | Self::TokenInvalid
             | Self::TokenExpired
             | Self::SessionEnded
-            | Self::SignInRefused => ErrorCode::Unauthenticated,
+            | Self::SignInRefused
+            | Self::TotpRequired => ErrorCode::Unauthenticated,
             Self::PasswordChangeRequired
+            | Self::SecondFactorRequired
+            | Self::SessionRequired
             | Self::PermissionDenied { .. }
             | Self::AdminNetwork
             | Self::TenantSuspended
             | Self::CertificateRequired { .. } => ErrorCode::PermissionDenied,
             Self::TenantNotFound => ErrorCode::NotFound,
             Self::TenantMalformed { .. } => ErrorCode::InvalidArgument,
-            Self::TooMany { .. } | Self::Saturated { .. } => ErrorCode::ResourceExhausted,
+            Self::TooMany { .. } | Self::Saturated { .. } | Self::TooManyCodes { .. } => {
+                ErrorCode::ResourceExhausted
+            }
             Self::Source(_) => ErrorCode::Unavailable,
             Self::MalformedHash(_)
             | Self::HashParameters(_)
@@ -146,7 +170,7 @@ impl From<AuthError> for Status {
     fn from(error: AuthError) -> Self {
         let (code, reason) = (error.code(), error.reason());
         let failure = match &error {
-            AuthError::Saturated { retry_after } => {
+            AuthError::Saturated { retry_after } | AuthError::TooManyCodes { retry_after } => {
                 Failure::new(code, reason, error.to_string()).retry_after(*retry_after)
             }
             AuthError::TooMany { limit, retry_after } => {
@@ -169,5 +193,34 @@ impl From<AuthError> for Status {
             _ => Failure::new(code, reason, error.to_string()),
         };
         failure.into_status()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_says_when_to_try_again() {
+        let wait = Duration::from_secs(2);
+        for (error, reason) in [
+            (
+                AuthError::Saturated { retry_after: wait },
+                "SIGN_INS_SATURATED",
+            ),
+            (
+                AuthError::TooManyCodes { retry_after: wait },
+                "TOO_MANY_CODES",
+            ),
+        ] {
+            let status = Status::from(error);
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            let details = status.get_error_details();
+            assert_eq!(details.error_info().unwrap().reason, reason);
+            assert_eq!(details.retry_info().unwrap().retry_delay, Some(wait));
+        }
     }
 }

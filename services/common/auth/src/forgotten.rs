@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vpnpanel_domain::{AccountId, SessionId, TenantId};
+use vpnpanel_domain::{AccountId, TenantId};
 
+use crate::revocation::Credential;
 use crate::signals::{Listener, Signal};
 
 /// More marks than this become one that concerns everything: memory stays bounded, at the price of
@@ -21,7 +22,7 @@ const MAX_MARKS: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Account(AccountId),
-    Session(SessionId),
+    Credential(Credential),
     Tenant(TenantId),
 }
 
@@ -86,11 +87,16 @@ impl Forgotten {
 impl Listener for Forgotten {
     fn heard(&self, signal: &Signal) {
         match *signal {
-            Signal::SessionEnded { session, .. } => self.forget(Subject::Session(session)),
+            Signal::SessionEnded { session, .. } => {
+                self.forget(Subject::Credential(Credential::Session(session)));
+            }
+            Signal::ApiTokenChanged(token) => {
+                self.forget(Subject::Credential(Credential::ApiToken(token)));
+            }
             Signal::AccountChanged(account) => self.forget(Subject::Account(account)),
             Signal::TenantChanged(tenant) => self.forget(Subject::Tenant(tenant)),
             Signal::Everything => self.forget_all(),
-            Signal::PolicyChanged | Signal::SigningKeysChanged | Signal::ApiTokenChanged(_) => {}
+            Signal::PolicyChanged | Signal::SigningKeysChanged => {}
         }
     }
 }

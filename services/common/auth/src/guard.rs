@@ -11,13 +11,6 @@ use vpnpanel_runtime::{PeerIdentity, reflection, tls::Peer};
 
 use crate::{AuthError, AuthLayer, Authentication, Authenticator, Principal, admission::Withheld};
 
-/// What an account may still do while its password must be changed.
-const BEFORE_PASSWORD_CHANGE: [&str; 3] = [
-    "/vpnpanel.auth.v1.AuthService/GetMe",
-    "/vpnpanel.auth.v1.AuthService/ChangePassword",
-    "/vpnpanel.auth.v1.AuthService/Logout",
-];
-
 /// The guard of every service that accounts, nodes or the control plane call.
 #[derive(Debug, Clone)]
 pub struct AuthGuard {
@@ -114,13 +107,20 @@ fn peer(extensions: &Extensions) -> Option<&PeerIdentity> {
         .or_else(|| extensions.get::<PeerIdentity>())
 }
 
-/// The caller, unless it has to change its password first.
+/// The caller, unless it has to do something else first, or the method is not for its kind of
+/// credential.
 fn admitted<'a>(call: &'a Call<'_>) -> Result<&'a Principal, AuthError> {
     let principal = principal(call.extensions)?;
-    if principal.password_change_required && !BEFORE_PASSWORD_CHANGE.contains(&call.method.path) {
-        return Err(AuthError::PasswordChangeRequired);
+    let method = call.method;
+    if method.session_only && principal.session().is_none() {
+        Err(AuthError::SessionRequired)
+    } else if principal.password_change_required && !method.before_password_change {
+        Err(AuthError::PasswordChangeRequired)
+    } else if principal.second_factor_required && !method.before_second_factor {
+        Err(AuthError::SecondFactorRequired)
+    } else {
+        Ok(principal)
     }
-    Ok(principal)
 }
 
 fn permitted(
@@ -170,10 +170,10 @@ mod tests {
     use tonic::{Code, metadata::MetadataMap};
     use uuid::Uuid;
     use vpnpanel_api::{METHODS, Method, method};
-    use vpnpanel_domain::{AccountId, SessionId};
+    use vpnpanel_domain::{AccountId, ApiTokenId, SessionId};
 
     use super::*;
-    use crate::{BuiltinPolicy, Held, Policy, Role};
+    use crate::{BuiltinPolicy, Credential, Held, Policy, Role, principal::Reach};
 
     fn tenant(n: u8) -> TenantId {
         TenantId::from_parts(1, [n; 10])
@@ -193,8 +193,10 @@ mod tests {
         }
         Principal {
             account: AccountId::from_parts(1, [0; 10]),
-            session: SessionId::from_parts(1, [0; 10]),
+            credential: Credential::Session(SessionId::from_parts(1, [0; 10])),
+            reach: Reach::Account,
             password_change_required: false,
+            second_factor_required: false,
             held,
         }
     }
@@ -322,15 +324,67 @@ mod tests {
         assert_eq!(check_as(owner, logout, None), Code::Ok);
     }
 
-    #[tokio::test]
-    async fn until_the_password_is_changed_nothing_else_is_permitted() {
+    /// Checks every method that accounts call, by an administrator who `is` something; permitted
+    /// are `exactly` these.
+    async fn permitted_to(is: impl Fn(&mut Principal), exactly: &[&str]) {
         for method in METHODS.iter().filter(|m| needs_account(m)) {
             let mut admin = caller(&[(Role::Admin, None)]).await;
+            is(&mut admin);
+            let name = method.path.strip_prefix("/vpnpanel.auth.v1.AuthService/");
+            let expected = match name {
+                Some(name) if exactly.contains(&name) => Code::Ok,
+                _ => Code::PermissionDenied,
+            };
+            assert_eq!(check_as(admin, method, None), expected, "{}", method.path);
+        }
+    }
+
+    #[tokio::test]
+    async fn until_the_password_is_changed_nothing_else_is_permitted() {
+        let pending = |admin: &mut Principal| {
             admin.password_change_required = true;
-            let expected = if BEFORE_PASSWORD_CHANGE.contains(&method.path) {
-                Code::Ok
-            } else {
-                Code::PermissionDenied
+            admin.second_factor_required = true;
+        };
+        permitted_to(pending, &["ChangePassword", "GetMe", "Logout"]).await;
+    }
+
+    #[tokio::test]
+    async fn until_the_second_factor_is_enrolled_nothing_else_is_permitted() {
+        let exactly = [
+            "ChangePassword",
+            "ConfirmTotp",
+            "EnrollTotp",
+            "GetMe",
+            "GetTotp",
+            "Logout",
+        ];
+        permitted_to(|admin| admin.second_factor_required = true, &exactly).await;
+    }
+
+    #[tokio::test]
+    async fn an_api_token_manages_no_credentials() {
+        let refused = [
+            "ChangePassword",
+            "ConfirmTotp",
+            "CreateApiToken",
+            "DisableTotp",
+            "EnrollTotp",
+            "GetTotp",
+            "ListApiTokens",
+            "ListSessions",
+            "Logout",
+            "RegenerateRecoveryCodes",
+            "RevokeApiToken",
+            "RevokeOtherSessions",
+            "RevokeSession",
+        ];
+        for method in METHODS.iter().filter(|m| needs_account(m)) {
+            let mut admin = caller(&[(Role::Admin, None)]).await;
+            admin.credential = Credential::ApiToken(ApiTokenId::from_parts(1, [0; 10]));
+            let name = method.path.strip_prefix("/vpnpanel.auth.v1.AuthService/");
+            let expected = match name {
+                Some(name) if refused.contains(&name) => Code::PermissionDenied,
+                _ => Code::Ok,
             };
             assert_eq!(check_as(admin, method, None), expected, "{}", method.path);
         }

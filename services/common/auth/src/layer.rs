@@ -13,10 +13,13 @@ use futures::future::BoxFuture;
 use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::Status;
 use tower::{Layer, Service};
+use vpnpanel_domain::AccountId;
 use vpnpanel_runtime::clock::Clock;
 
 use crate::{
-    AuthError, Held, Policy, Principal, StandingCache, TokenIssuer, admission::Admission, guard,
+    ApiToken, ApiTokenSource, AuthError, Held, Policy, Principal, Standing, StandingCache,
+    TokenIssuer, admission::Admission, api_token::ApiTokens, guard, principal::Reach,
+    revocation::Credential,
 };
 
 /// No token that is issued here is longer.
@@ -40,7 +43,7 @@ pub enum Refusal {
     Invalid,
     /// It ran out.
     Expired,
-    /// Its session was ended.
+    /// Its session was ended, or the API token revoked.
     SessionEnded,
     /// Could not be told: accounts cannot be looked up.
     Unknown,
@@ -64,6 +67,7 @@ pub struct Authenticator {
     policy: Arc<dyn Policy>,
     clock: Clock,
     pub(crate) admission: Admission,
+    api_tokens: Option<ApiTokens>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -86,7 +90,15 @@ impl Authenticator {
             policy,
             clock,
             admission: Admission::default(),
+            api_tokens: None,
         }
+    }
+
+    /// Accepts API tokens too.
+    #[must_use]
+    pub fn api_tokens(mut self, source: Arc<dyn ApiTokenSource>) -> Self {
+        self.api_tokens = Some(ApiTokens::new(source));
+        self
     }
 
     /// The caller of a request with these headers.
@@ -105,22 +117,70 @@ impl Authenticator {
     }
 
     async fn verify(&self, token: &str) -> Result<Principal, Refusal> {
+        if ApiToken::is_meant_by(token) {
+            return self.verify_api_token(token).await;
+        }
         let claims = self
             .tokens
             .verify(token, self.clock.unix_millis())
+            .await
             .map_err(|error| match error {
                 AuthError::TokenExpired => Refusal::Expired,
                 _ => Refusal::Invalid,
             })?;
-        let standing = self
-            .standings
-            .standing(claims.sub, claims.sid)
+        let credential = Credential::Session(claims.sid);
+        let standing = self.standing(claims.sub, credential).await?;
+        let held = self.held(&standing).await?;
+        let reach = claims.tenant.map_or(Reach::Account, Reach::Tenant);
+        Ok(Principal::new(
+            claims.sub, credential, reach, &standing, held,
+        ))
+    }
+
+    /// An API token permits what it lists, as far as its account holds it now.
+    async fn verify_api_token(&self, text: &str) -> Result<Principal, Refusal> {
+        let tokens = self.api_tokens.as_ref().ok_or(Refusal::Invalid)?;
+        let token = ApiToken::parse(text).ok_or(Refusal::Invalid)?;
+        let grant = tokens.grant(&token).await.map_err(|error| {
+            tracing::error!(event = "api_token_lookup_failed", error = %error);
+            Refusal::Unknown
+        })?;
+        let grant = grant.ok_or(Refusal::Invalid)?;
+        let credential = Credential::ApiToken(grant.id);
+        let standing = self.standing(grant.account, credential).await?;
+        let mut held = self.held(&standing).await?;
+        for held in &mut held {
+            let permitted = held.permissions.intersection(&grant.permissions);
+            held.permissions = Arc::new(permitted.cloned().collect());
+        }
+        let reach = grant.tenant.map_or(Reach::Platform, Reach::Tenant);
+        tokens.source.used(grant.id);
+        Ok(Principal::new(
+            grant.account,
+            credential,
+            reach,
+            &standing,
+            held,
+        ))
+    }
+
+    async fn standing(
+        &self,
+        account: AccountId,
+        credential: Credential,
+    ) -> Result<Arc<Standing>, Refusal> {
+        self.standings
+            .standing(account, credential)
             .await
             .map_err(|error| {
-                tracing::error!(event = "account_lookup_failed", account_id = %claims.sub, error = %error);
+                tracing::error!(event = "account_lookup_failed", account_id = %account, error = %error);
                 Refusal::Unknown
             })?
-            .ok_or(Refusal::SessionEnded)?;
+            .ok_or(Refusal::SessionEnded)
+    }
+
+    /// What the roles of an account permit, wherever it has one.
+    async fn held(&self, standing: &Standing) -> Result<Vec<Held>, Refusal> {
         let mut held = Vec::with_capacity(standing.memberships.len());
         for membership in &standing.memberships {
             let permissions = self.policy.permissions(&membership.role).await;
@@ -137,12 +197,7 @@ impl Authenticator {
                 });
             }
         }
-        Ok(Principal {
-            account: claims.sub,
-            session: claims.sid,
-            password_change_required: standing.password_change_required,
-            held,
-        })
+        Ok(held)
     }
 }
 
@@ -192,7 +247,8 @@ impl Gate {
         }
         let Self { permission, .. } = self;
         let principal = guard::principal(extensions)?;
-        if !principal.password_change_required && principal.permits(permission, None) {
+        let pending = principal.password_change_required || principal.second_factor_required;
+        if !pending && principal.permits(permission, None) {
             return Ok(());
         }
         Err(guard::explained(
@@ -278,8 +334,10 @@ mod tests {
         let holder = |tenant| {
             Authentication::Verified(Arc::new(Principal {
                 account: AccountId::from_parts(1, [0; 10]),
-                session: SessionId::from_parts(1, [0; 10]),
+                credential: Credential::Session(SessionId::from_parts(1, [0; 10])),
+                reach: Reach::Account,
                 password_change_required: false,
+                second_factor_required: false,
                 held: vec![Held {
                     suspended: false,
                     tenant,

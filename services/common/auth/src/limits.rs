@@ -219,7 +219,7 @@ impl Limits {
 }
 
 fn credential(principal: &Principal) -> String {
-    principal.session.to_string()
+    principal.credential.to_string()
 }
 
 /// Whoever has one IPv6 address has a /64 of them.

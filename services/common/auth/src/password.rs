@@ -3,7 +3,10 @@
 //! an unknown account costs exactly what a wrong password costs.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -75,6 +78,8 @@ struct Inner {
     running: Arc<Semaphore>,
     admitted: Arc<Semaphore>,
     spare: Mutex<Spare>,
+    /// KiB filled so far, over all hashes and passes.
+    work: AtomicU64,
 }
 
 /// Work areas that nobody uses now.
@@ -110,6 +115,7 @@ impl PasswordHasher {
                 running: Arc::new(Semaphore::new(concurrency)),
                 admitted: Arc::new(Semaphore::new(concurrency + settings.queue.min(10_000))),
                 spare: Mutex::default(),
+                work: AtomicU64::new(0),
                 params,
                 settings,
             }),
@@ -160,6 +166,11 @@ impl PasswordHasher {
             })
         })
         .await
+    }
+
+    /// How much hashing was done so far, in KiB filled: what a caller could measure as time.
+    pub fn work(&self) -> u64 {
+        self.inner.work.load(Ordering::Relaxed)
     }
 
     /// Whether a stored hash was made with other parameters than those in force.
@@ -215,6 +226,8 @@ impl Inner {
         salt: &[u8],
     ) -> Result<[u8; OUTPUT_BYTES], AuthError> {
         let blocks = params.block_count();
+        let filled = u64::from(params.m_cost()) * u64::from(params.t_cost());
+        self.work.fetch_add(filled, Ordering::Relaxed);
         let mut area = self.spare().areas.pop().unwrap_or_default();
         if area.len() < blocks {
             // Freed first: growing in place would hold both for a moment.

@@ -64,6 +64,8 @@ impl Role {
     pub const fn permissions(self) -> &'static [&'static str] {
         match self {
             Self::Admin => &[
+                "apiToken.read",
+                "apiToken.write",
                 "audit.read",
                 "audit.readOwn",
                 "account.read",
@@ -80,6 +82,8 @@ impl Role {
                 "node.write",
                 "role.read",
                 "role.write",
+                "signingKey.read",
+                "signingKey.write",
                 "system.reflect",
                 "tenant.create",
                 "tenant.limit",
@@ -92,6 +96,8 @@ impl Role {
                 "user.write",
             ],
             Self::Owner => &[
+                "apiToken.read",
+                "apiToken.write",
                 "audit.read",
                 "audit.readOwn",
                 "group.read",
@@ -122,6 +128,7 @@ impl Role {
                 "user.write",
             ],
             Self::Auditor => &[
+                "apiToken.read",
                 "audit.read",
                 "audit.readOwn",
                 "account.read",
@@ -131,6 +138,7 @@ impl Role {
                 "member.read",
                 "node.read",
                 "role.read",
+                "signingKey.read",
                 "tenant.read",
                 "usage.read",
                 "user.read",

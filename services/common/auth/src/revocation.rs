@@ -4,8 +4,7 @@
 //! [`crate::StandingCache`] asks at least once in [`crate::signals::TRUST`].
 
 use async_trait::async_trait;
-use uuid::Uuid;
-use vpnpanel_domain::SessionId;
+use vpnpanel_domain::{ApiTokenId, SessionId};
 
 use crate::SourceError;
 
@@ -15,7 +14,7 @@ pub enum Credential {
     /// A session, with all of its access tokens.
     Session(SessionId),
     /// An API token, by its id.
-    ApiToken(Uuid),
+    ApiToken(ApiTokenId),
 }
 
 impl std::fmt::Display for Credential {

@@ -171,6 +171,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_refusal_costs_the_same_work_as_a_wrong_password() {
+        let stored = hasher(64).hash("right".into()).await.unwrap();
+        let account = AccountId::from_parts(1, [1; 10]);
+        let mut works = Vec::new();
+        for (hash, email, password) in [
+            (Some(stored.clone()), "a@example.com", "wrong"),
+            (Some(stored.clone()), "b@example.com", "right"),
+            (Some(stored.clone()), "", ""),
+            (None, "a@example.com", "right"),
+            (Some(stored), "a@example.com", "right"),
+        ] {
+            let hasher = hasher(64);
+            let source = Arc::new(One(Mutex::new(StoredPassword { account, hash })));
+            let sign_in = PasswordSignIn::new(source, hasher.clone());
+            let _outcome = sign_in.verify(proof(email, password)).await;
+            works.push(hasher.work());
+        }
+        assert_eq!(works, [64; 5], "KiB filled by each");
+    }
+
+    #[tokio::test]
     async fn a_sign_in_renews_a_hash_of_older_parameters() {
         let hash = hasher(64).hash("right".into()).await.unwrap();
         let account = AccountId::from_parts(1, [1; 10]);

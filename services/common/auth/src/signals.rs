@@ -11,8 +11,7 @@ use std::{
     time::Duration,
 };
 
-use uuid::Uuid;
-use vpnpanel_domain::{AccountId, SessionId, TenantId};
+use vpnpanel_domain::{AccountId, ApiTokenId, SessionId, TenantId};
 
 /// How long an answer of the database is believed, counted from the moment it was asked: the bound
 /// on how long a change may go unnoticed when no signal arrives. Calls that are under way then, and
@@ -38,7 +37,7 @@ pub enum Signal {
     /// The keys that sign access tokens were changed.
     SigningKeysChanged,
     /// An API token was changed or revoked.
-    ApiTokenChanged(Uuid),
+    ApiTokenChanged(ApiTokenId),
     /// Signals may have been missed: nothing that is remembered can be relied on.
     Everything,
 }
@@ -149,7 +148,7 @@ mod tests {
             Signal::TenantChanged(TenantId::from_parts(1, [3; 10])),
             Signal::PolicyChanged,
             Signal::SigningKeysChanged,
-            Signal::ApiTokenChanged(Uuid::nil()),
+            Signal::ApiTokenChanged(ApiTokenId::from_parts(1, [4; 10])),
             Signal::Everything,
         ] {
             assert_eq!(signal.to_string().parse(), Ok(signal), "{signal}");

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vpnpanel_domain::{AccountId, SessionId, TenantId};
+use vpnpanel_domain::{AccountId, ApiTokenId, SessionId, TenantId};
 
 use crate::{
     SourceError, Standing, StandingSource,
@@ -15,15 +15,15 @@ use crate::{
     signals::{LocalSignals, Signal, Signals, TRUST},
 };
 
-/// Sessions that are remembered at a time.
-const MAX_SESSIONS: u64 = 10_000;
+/// Credentials that are remembered at a time.
+const MAX_CREDENTIALS: u64 = 10_000;
 /// How often an answer is asked for again that was outdated when it came.
 const ATTEMPTS: u32 = 3;
 
 type Known = Option<Arc<Standing>>;
-type Key = (AccountId, SessionId);
+type Key = (AccountId, Credential);
 
-/// Standings of accounts in sessions. Cheap to clone: clones share what they remember.
+/// Standings of accounts by their credentials. Cheap to clone: clones share what they remember.
 #[derive(Clone)]
 pub struct StandingCache(Arc<Inner>);
 
@@ -72,7 +72,7 @@ impl StandingCache {
         revocations: Arc<dyn RevocationList>,
     ) -> Self {
         let known = moka::future::Cache::builder()
-            .max_capacity(MAX_SESSIONS)
+            .max_capacity(MAX_CREDENTIALS)
             .time_to_live(believed)
             .build();
         let forgotten = Arc::new(Forgotten::new(believed));
@@ -86,17 +86,17 @@ impl StandingCache {
         }))
     }
 
-    /// The standing of an account in a session; `None` when it may not act any more.
+    /// The standing of an account by a credential; `None` when it may not act any more.
     ///
     /// # Errors
     /// What the source answers.
     pub async fn standing(
         &self,
         account: AccountId,
-        session: SessionId,
+        credential: Credential,
     ) -> Result<Known, Arc<SourceError>> {
-        let listed = self.0.revocations.check(Credential::Session(session));
-        let (listed, known) = tokio::join!(listed, self.known(account, session));
+        let listed = self.0.revocations.check(credential);
+        let (listed, known) = tokio::join!(listed, self.known(account, credential));
         match listed {
             Listed::Revoked => Ok(None),
             // What the database said a moment ago.
@@ -107,13 +107,13 @@ impl StandingCache {
     async fn known(
         &self,
         account: AccountId,
-        session: SessionId,
+        credential: Credential,
     ) -> Result<Known, Arc<SourceError>> {
-        let (inner, key) = (&*self.0, (account, session));
+        let (inner, key) = (&*self.0, (account, credential));
         for _ in 0..ATTEMPTS {
             let looked_up = inner.known.try_get_with(key, async {
                 let asked = Instant::now();
-                let standing = inner.source.standing(account, session).await?;
+                let standing = inner.source.standing(account, credential).await?;
                 let standing = standing.map(Arc::new);
                 Ok::<_, SourceError>(Arc::new(Answer { asked, standing }))
             });
@@ -124,7 +124,7 @@ impl StandingCache {
             inner.known.invalidate(&key).await;
         }
         // Changes come faster than answers: this call asks for itself alone.
-        let standing = inner.source.standing(account, session).await;
+        let standing = inner.source.standing(account, credential).await;
         Ok(standing.map_err(Arc::new)?.map(Arc::new))
     }
 
@@ -137,7 +137,8 @@ impl StandingCache {
     /// were ended.
     pub async fn forget_sessions(&self, account: AccountId, sessions: &[SessionId]) {
         for &session in sessions {
-            self.0.forgotten.forget(Subject::Session(session));
+            let ended = Subject::Credential(Credential::Session(session));
+            self.0.forgotten.forget(ended);
             self.0
                 .signals
                 .ring(Signal::SessionEnded { account, session });
@@ -146,7 +147,15 @@ impl StandingCache {
         self.0.revocations.revoke(&ended).await;
     }
 
-    /// Forgets every session of an account, here and on other replicas: to be called when it was
+    /// Forgets an API token, here and on other replicas: to be called when it was revoked.
+    pub async fn forget_api_token(&self, token: ApiTokenId) {
+        let ended = Credential::ApiToken(token);
+        self.0.forgotten.forget(Subject::Credential(ended));
+        self.0.signals.ring(Signal::ApiTokenChanged(token));
+        self.0.revocations.revoke(&[ended]).await;
+    }
+
+    /// Forgets every credential of an account, here and on other replicas: to be called when it was
     /// disabled, or its password or memberships were changed.
     pub fn forget_account(&self, account: AccountId) {
         self.0.forgotten.forget(Subject::Account(account));
@@ -168,12 +177,12 @@ impl StandingCache {
 }
 
 impl Answer {
-    fn about(&self, (account, session): Key) -> impl Iterator<Item = Subject> {
+    fn about(&self, (account, credential): Key) -> impl Iterator<Item = Subject> {
         let tenants = self.standing.iter().flat_map(|standing| {
             let held = standing.memberships.iter();
             held.filter_map(|membership| membership.tenant.map(Subject::Tenant))
         });
-        [Subject::Account(account), Subject::Session(session)]
+        [Subject::Account(account), Subject::Credential(credential)]
             .into_iter()
             .chain(tenants)
     }
@@ -194,8 +203,12 @@ mod tests {
     fn somebody() -> Key {
         (
             AccountId::from_parts(1, [0; 10]),
-            SessionId::from_parts(1, [0; 10]),
+            Credential::Session(session()),
         )
+    }
+
+    fn session() -> SessionId {
+        SessionId::from_parts(1, [0; 10])
     }
 
     fn tenant() -> TenantId {
@@ -205,6 +218,7 @@ mod tests {
     fn standing() -> Standing {
         Standing {
             password_change_required: false,
+            second_factor_owed: Vec::new(),
             memberships: vec![Membership {
                 tenant: Some(tenant()),
                 role: "owner".to_owned(),
@@ -221,7 +235,7 @@ mod tests {
         async fn standing(
             &self,
             _account: AccountId,
-            _session: SessionId,
+            _credential: Credential,
         ) -> Result<Option<Standing>, SourceError> {
             if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
                 return Err("the first look-up fails".into());
@@ -234,24 +248,24 @@ mod tests {
     async fn standings_are_remembered_failures_are_not_and_a_change_is_seen_at_once() {
         let source = Arc::new(Counting(AtomicUsize::new(0)));
         let cache = StandingCache::new(Arc::clone(&source) as _, LONG);
-        let (account, session) = somebody();
-        assert!(cache.standing(account, session).await.is_err());
+        let (account, credential) = somebody();
+        assert!(cache.standing(account, credential).await.is_err());
         for _ in 0..3 {
-            cache.standing(account, session).await.unwrap().unwrap();
+            cache.standing(account, credential).await.unwrap().unwrap();
         }
         assert_eq!(source.0.load(Ordering::Relaxed), 2);
         cache.forget_account(account);
-        cache.standing(account, session).await.unwrap().unwrap();
-        cache.forget_session(account, session).await;
-        cache.standing(account, session).await.unwrap().unwrap();
+        cache.standing(account, credential).await.unwrap().unwrap();
+        cache.forget_session(account, session()).await;
+        cache.standing(account, credential).await.unwrap().unwrap();
         cache.forget_tenant(tenant());
-        cache.standing(account, session).await.unwrap().unwrap();
+        cache.standing(account, credential).await.unwrap().unwrap();
         cache.forget_all();
-        cache.standing(account, session).await.unwrap().unwrap();
+        cache.standing(account, credential).await.unwrap().unwrap();
         assert_eq!(source.0.load(Ordering::Relaxed), 6);
         cache.forget_tenant(TenantId::from_parts(1, [8; 10]));
         cache.forget_account(AccountId::from_parts(1, [9; 10]));
-        cache.standing(account, session).await.unwrap().unwrap();
+        cache.standing(account, credential).await.unwrap().unwrap();
         assert_eq!(source.0.load(Ordering::Relaxed), 6);
     }
 
@@ -262,22 +276,41 @@ mod tests {
         let list = Arc::new(NoRevocationList);
         let cache =
             StandingCache::shared(Arc::clone(&source) as _, Arc::clone(&signals) as _, list);
-        let (account, session) = somebody();
+        let (account, credential) = somebody();
         for (asked, signal) in [
             Signal::AccountChanged(account),
-            Signal::SessionEnded { account, session },
+            Signal::SessionEnded {
+                account,
+                session: session(),
+            },
             Signal::TenantChanged(tenant()),
             Signal::Everything,
         ]
         .into_iter()
         .enumerate()
         {
-            cache.standing(account, session).await.unwrap().unwrap();
+            cache.standing(account, credential).await.unwrap().unwrap();
             assert_eq!(source.0.load(Ordering::Relaxed), 2 + asked);
             signals.ring(signal);
         }
-        cache.standing(account, session).await.unwrap().unwrap();
+        cache.standing(account, credential).await.unwrap().unwrap();
         assert_eq!(source.0.load(Ordering::Relaxed), 6);
+    }
+
+    #[tokio::test]
+    async fn a_revoked_api_token_is_forgotten_here_and_where_it_is_told() {
+        let source = Arc::new(Counting(AtomicUsize::new(1)));
+        let signals = Arc::new(LocalSignals::default());
+        let list = Arc::new(NoRevocationList);
+        let here = StandingCache::shared(Arc::clone(&source) as _, Arc::clone(&signals) as _, list);
+        let token = ApiTokenId::from_parts(1, [5; 10]);
+        let (account, credential) = (somebody().0, Credential::ApiToken(token));
+        here.standing(account, credential).await.unwrap().unwrap();
+        here.forget_api_token(token).await;
+        here.standing(account, credential).await.unwrap().unwrap();
+        signals.ring(Signal::ApiTokenChanged(token));
+        here.standing(account, credential).await.unwrap().unwrap();
+        assert_eq!(source.0.load(Ordering::Relaxed), 4);
     }
 
     /// Answers what it saw before it was held up.
@@ -293,7 +326,7 @@ mod tests {
         async fn standing(
             &self,
             _account: AccountId,
-            _session: SessionId,
+            _credential: Credential,
         ) -> Result<Option<Standing>, SourceError> {
             if self.disabled.load(Ordering::SeqCst) {
                 return Ok(None);
@@ -308,17 +341,17 @@ mod tests {
     async fn a_change_during_a_look_up_is_not_covered_by_its_answer() {
         let source = Arc::new(Slow::default());
         let cache = StandingCache::new(Arc::clone(&source) as _, LONG);
-        let (account, session) = somebody();
+        let (account, credential) = somebody();
         let call = tokio::spawn({
             let cache = cache.clone();
-            async move { cache.standing(account, session).await }
+            async move { cache.standing(account, credential).await }
         });
         source.asked.notified().await;
         source.disabled.store(true, Ordering::SeqCst);
         cache.forget_account(account);
         source.go_on.notify_one();
         assert!(call.await.unwrap().unwrap().is_none());
-        assert!(cache.standing(account, session).await.unwrap().is_none());
+        assert!(cache.standing(account, credential).await.unwrap().is_none());
     }
 
     struct AllRevoked;
@@ -337,7 +370,7 @@ mod tests {
         let source = Arc::new(Counting(AtomicUsize::new(1)));
         let signals = Arc::new(LocalSignals::default());
         let cache = StandingCache::shared(source, signals, Arc::new(AllRevoked));
-        let (account, session) = somebody();
-        assert!(cache.standing(account, session).await.unwrap().is_none());
+        let (account, credential) = somebody();
+        assert!(cache.standing(account, credential).await.unwrap().is_none());
     }
 }

@@ -13,6 +13,16 @@ pub fn device_key(device: impl Display) -> String {
     format!("device-key/{device}")
 }
 
+/// A key that signs access tokens.
+pub fn signing_key(kid: impl Display) -> String {
+    format!("signing-key/{kid}")
+}
+
+/// The secret of an account's second factor.
+pub fn second_factor(account: impl Display) -> String {
+    format!("second-factor/{account}")
+}
+
 /// The preshared key of a user's device.
 pub fn preshared_key(device: impl Display) -> String {
     format!("preshared-key/{device}")

@@ -11,6 +11,7 @@ mod account_change;
 mod accounts;
 mod addresses;
 mod amount;
+mod api_tokens;
 mod audit;
 mod authorities;
 mod bindings;
@@ -38,7 +39,9 @@ mod passwords;
 mod peers;
 mod roles;
 mod row_set;
+mod second_factors;
 mod sessions;
+mod signing_key_rotation;
 mod signing_keys;
 mod sql;
 mod tenants;
@@ -52,6 +55,7 @@ mod users;
 
 pub use account_change::AccountPatch;
 pub use accounts::{Account, NewAccount};
+pub use api_tokens::{ApiToken, ApiTokenOwner, NewApiToken};
 pub use audit::{
     Anchor, Attribution, AuditEvent, AuditFilter, AuditTail, Breach, Broken, ChainLink, Describe,
     Described, Event, HeldRole, Outcome, Resource, Verification,
@@ -76,7 +80,9 @@ pub use node_states::{Engine, Liveness, NodeState, Progress, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use page::Page;
 pub use roles::{NewRole, Role, RolePatch};
+pub use second_factors::{CodeUse, SecondFactor};
 pub use sessions::{NewSession, Rotation, Session};
+pub use signing_key_rotation::{MakeSigningKey, SigningKeyTerms};
 pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
 pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
 pub use usage::{Usage, UsageQuery, UsageSeries};

@@ -1,13 +1,15 @@
 //! Sign-in sessions. A session is a family of refresh tokens of which one at a time is good: each
 //! use spends it for the next, and using a spent one ends the session, because then two hold it.
 
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use vpnpanel_domain::{AccountId, SessionId};
 
 use crate::audit::Event;
 use crate::connect::Store;
 use crate::entity::session::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
+use crate::jobs::{self, JobLease};
+use crate::page::Page;
 use crate::sql;
 use crate::transaction::Write;
 
@@ -15,6 +17,10 @@ use crate::transaction::Write;
 const SESSION: &str = "session";
 /// Ended sessions that are told at a time.
 const MAX_ENDED: u32 = 100_000;
+
+/// Sessions and API tokens are kept for so long after their end: a spent refresh token is known
+/// as one, and what happened can be looked into.
+const ENDED_KEPT_MS: i64 = 30 * 24 * 3_600_000;
 
 /// A sign-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +119,9 @@ impl Store {
         if row.revoked_at.is_some() || row.expires_at <= tx.now {
             return Ok(Rotation::Refused);
         }
+        if !may_sign_in(&tx, row.account_id).await? {
+            return Ok(Rotation::Refused);
+        }
         if sql::get::<Option<i64>>(&found, 1)?.is_some() {
             let now = tx.now;
             sql::run(
@@ -157,6 +166,22 @@ impl Store {
         ))
     }
 
+    /// The account of a refresh token, whether or not the token is good.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn refreshing_account(&self, hash: &[u8]) -> Result<Option<AccountId>> {
+        let row = sql::one(
+            self.read(),
+            "SELECT s.account_id FROM refresh_tokens r JOIN sessions s ON s.id = r.session_id
+             WHERE r.hash = $1",
+            vec![hash.into()],
+        )
+        .await?;
+        let account = |row| sql::get(&row, 0).map(AccountId::new);
+        Ok(row.map(account).transpose()?)
+    }
+
     /// One session, whether or not it is over.
     ///
     /// # Errors
@@ -173,12 +198,18 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn sessions(&self, account: AccountId) -> Result<Vec<Session>> {
+    pub async fn sessions(
+        &self,
+        account: AccountId,
+        page: Page<SessionId>,
+    ) -> Result<Vec<Session>> {
         Ok(Entity::find()
             .filter(Column::AccountId.eq(account.uuid()))
             .filter(Column::RevokedAt.is_null())
             .filter(Column::ExpiresAt.gt(self.now_ms()))
+            .filter(Column::Id.gt(page.after.map_or(uuid::Uuid::nil(), SessionId::uuid)))
             .order_by_asc(Column::Id)
+            .limit(u64::from(page.size))
             .all(self.read())
             .await?
             .into_iter()
@@ -201,7 +232,7 @@ impl Store {
         let ended = sql::run(
             &*tx,
             "UPDATE sessions SET revoked_at = $3, revoked_reason = $4
-             WHERE id = $1 AND account_id = $2 AND revoked_at IS NULL",
+             WHERE id = $1 AND account_id = $2 AND revoked_at IS NULL AND expires_at > $3",
             vec![
                 id.uuid().into(),
                 account.uuid().into(),
@@ -231,7 +262,8 @@ impl Store {
         let rows = sql::all(
             &*tx,
             "UPDATE sessions SET revoked_at = $3, revoked_reason = $4
-             WHERE account_id = $1 AND id <> $2 AND revoked_at IS NULL RETURNING id",
+             WHERE account_id = $1 AND id <> $2 AND revoked_at IS NULL AND expires_at > $3
+             RETURNING id",
             vec![
                 account.uuid().into(),
                 keep.into(),
@@ -274,18 +306,43 @@ impl Store {
             .collect()
     }
 
-    /// Deletes sessions that ended before `before_ms`; returns how many.
+    /// Forgets sessions and API tokens that ended a while ago, at most `limit` of each, under a
+    /// job's lease. Returns how many.
     ///
     /// # Errors
-    /// Those of the database.
-    pub async fn forget_sessions(&self, before_ms: i64) -> Result<u64> {
-        Ok(sql::run(
-            &self.inner.write,
-            "DELETE FROM sessions WHERE expires_at < $1",
-            vec![before_ms.into()],
-        )
-        .await?)
+    /// [`StoreError::LeaseLost`], and those of the database.
+    pub async fn forget_ended_credentials(&self, lease: &JobLease, limit: u32) -> Result<u64> {
+        let mut tx = self.begin().await?;
+        tx.needs_no_event();
+        jobs::hold(&*tx, lease).await?;
+        let mut forgotten = 0;
+        for table in ["sessions", "api_tokens"] {
+            forgotten += sql::run(
+                &*tx,
+                format!(
+                    "DELETE FROM {table} WHERE id IN (
+                         SELECT id FROM {table} WHERE expires_at < $1
+                         ORDER BY expires_at LIMIT $2)"
+                ),
+                vec![(tx.now - ENDED_KEPT_MS).into(), i64::from(limit).into()],
+            )
+            .await?;
+        }
+        jobs::count(&tx, lease, forgotten).await?;
+        tx.commit().await?;
+        Ok(forgotten)
     }
+}
+
+/// An account that was disabled or deleted gets no further tokens.
+async fn may_sign_in(tx: &Write, account: uuid::Uuid) -> Result<bool> {
+    let row = sql::one(
+        &**tx,
+        "SELECT 1 FROM accounts WHERE id = $1 AND deleted_at IS NULL AND NOT disabled",
+        vec![account.into()],
+    )
+    .await?;
+    Ok(row.is_some())
 }
 
 async fn add_token(tx: &Write, session: SessionId, hash: &[u8]) -> Result<()> {

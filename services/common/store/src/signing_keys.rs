@@ -8,6 +8,7 @@ use crate::connect::Store;
 use crate::entity::signing_key::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
 use crate::sql;
+use crate::transaction::Write;
 
 /// What a key is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +44,15 @@ pub struct SigningKey {
     pub kid: String,
     /// The public key.
     pub public_key: Vec<u8>,
-    /// The private key, sealed.
+    /// The private key, sealed; empty once the key signs no more.
     pub sealed_private_key: Vec<u8>,
     /// What it is used for.
     pub state: SigningKeyState,
     /// When it was made.
     pub created_at_ms: i64,
-    /// When a retiring key stops to verify.
+    /// When it began to sign.
+    pub activated_at_ms: Option<i64>,
+    /// When a retiring key stops to verify, or a retired one stopped.
     pub retire_at_ms: Option<i64>,
 }
 
@@ -72,7 +75,7 @@ impl Store {
     /// Those of the database.
     pub async fn ensure_signing_key(&self, new: NewSigningKey) -> Result<SigningKey> {
         let tx = self.begin().await?;
-        sql::one(&*tx, "SELECT id FROM installation {for_update}", vec![]).await?;
+        lock(&tx).await?;
         let active = Entity::find()
             .filter(Column::State.eq(SigningKeyState::Active.as_str()))
             .one(&*tx)
@@ -80,19 +83,24 @@ impl Store {
         if let Some(active) = active {
             return active.try_into();
         }
-        let row = Model {
-            kid: new.kid,
-            public_key: new.public_key,
-            sealed_private_key: new.sealed_private_key,
-            state: SigningKeyState::Active.as_str().to_owned(),
-            created_at: tx.now,
-            retire_at: None,
-        };
-        Entity::insert(ActiveModel::from(row.clone()))
-            .exec_without_returning(&*tx)
-            .await?;
+        let row = insert(&tx, new, SigningKeyState::Active).await?;
         tx.commit().await?;
         row.try_into()
+    }
+
+    /// Every key that is kept, retired ones too, the oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn all_signing_keys(&self) -> Result<Vec<SigningKey>> {
+        Entity::find()
+            .order_by_asc(Column::CreatedAt)
+            .order_by_asc(Column::Kid)
+            .all(self.read())
+            .await?
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect()
     }
 
     /// Every key that is not retired, the oldest first.
@@ -111,6 +119,32 @@ impl Store {
     }
 }
 
+/// One change of the keys at a time: the installation's row is the lock.
+pub(crate) async fn lock(tx: &Write) -> Result<()> {
+    sql::one(&**tx, "SELECT id FROM installation {for_update}", vec![]).await?;
+    Ok(())
+}
+
+pub(crate) async fn insert(
+    tx: &Write,
+    new: NewSigningKey,
+    state: SigningKeyState,
+) -> Result<Model> {
+    let row = Model {
+        kid: new.kid,
+        public_key: new.public_key,
+        sealed_private_key: new.sealed_private_key,
+        activated_at: (state == SigningKeyState::Active).then_some(tx.now),
+        state: state.as_str().to_owned(),
+        created_at: tx.now,
+        retire_at: None,
+    };
+    Entity::insert(ActiveModel::from(row.clone()))
+        .exec_without_returning(&**tx)
+        .await?;
+    Ok(row)
+}
+
 impl TryFrom<Model> for SigningKey {
     type Error = StoreError;
 
@@ -124,6 +158,7 @@ impl TryFrom<Model> for SigningKey {
             public_key: row.public_key,
             sealed_private_key: row.sealed_private_key,
             created_at_ms: row.created_at,
+            activated_at_ms: row.activated_at,
             retire_at_ms: row.retire_at,
         })
     }

@@ -28,6 +28,8 @@ pub struct Tenant {
     pub limits: TenantLimits,
     /// When it was suspended.
     pub suspended_at_ms: Option<i64>,
+    /// Its members must have a second factor.
+    pub require_second_factor: bool,
     /// Grows with each change.
     pub version: u64,
     /// When it was made.
@@ -69,6 +71,8 @@ pub struct TenantPatch {
     pub time_zone: Option<Zone>,
     /// The limits.
     pub limits: Option<TenantLimits>,
+    /// Whether members must have a second factor.
+    pub require_second_factor: Option<bool>,
 }
 
 impl Store {
@@ -99,6 +103,7 @@ impl Store {
             created_at: tx.now,
             updated_at: tx.now,
             deleted_at: None,
+            require_second_factor: false,
         };
         Entity::insert(ActiveModel::from(row.clone()))
             .exec_without_returning(&*tx)
@@ -193,6 +198,9 @@ impl Store {
             change.max_nodes = Set(limits.nodes.map(sql::signed));
             change.max_bytes = Set(limits.bytes.map(sql::signed));
         }
+        if let Some(required) = patch.require_second_factor {
+            change.require_second_factor = Set(required);
+        }
         let row = Entity::update(change)
             .exec(&*tx)
             .await
@@ -278,6 +286,7 @@ impl TryFrom<Model> for Tenant {
                 bytes: row.max_bytes.map(sql::unsigned),
             },
             suspended_at_ms: row.suspended_at,
+            require_second_factor: row.require_second_factor,
             version: sql::unsigned(row.version),
             created_at_ms: row.created_at,
             updated_at_ms: row.updated_at,

@@ -1,20 +1,22 @@
 //! Signing in, and the signed-in account.
 
+use secrecy::{ExposeSecret, SecretString};
 use vpnpanel_api::auth::v1::{
     Account, ChangePasswordRequest, ChangePasswordResponse, GetMeRequest, GetMeResponse,
     LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, Membership, RefreshRequest,
     RefreshResponse,
 };
 use vpnpanel_audit::network;
-use vpnpanel_auth::{AuthError, PasswordProof, RefreshToken, SignInMethod};
-use vpnpanel_domain::{AccountId, SessionId};
+use vpnpanel_auth::{AuthError, PasswordProof, Reach, RefreshToken, SignInMethod, strength};
+use vpnpanel_domain::{AccountId, SessionId, TenantId};
 use vpnpanel_store::{self as store, NewSession, Rotation, fresh_id};
 
 use crate::{
     Error,
     caller::Caller,
     context::Context,
-    wire::{IntoWire, time},
+    second_factor::{self, Shown},
+    wire::{IntoWire, ids, time},
 };
 
 /// Tokens of a session, as every method here hands them out.
@@ -29,6 +31,8 @@ pub(crate) async fn login(
     caller: &Caller,
     message: LoginRequest,
 ) -> Result<LoginResponse, Error> {
+    let shown = Shown::of(message.totp_code, message.recovery_code)?;
+    let tenant = ids::optional("tenant_id", &message.tenant_id)?;
     // Before a password costs anything.
     let counted = context.limits.sign_in(&message.email, caller.ip).await;
     counted.inspect_err(|error| {
@@ -38,32 +42,32 @@ pub(crate) async fn login(
             address = caller.address()
         );
     })?;
-    let email = message.email;
     let proof = PasswordProof {
-        email: email.clone(),
+        email: message.email.clone(),
         password: message.password.into(),
     };
-    let account = match context.password_sign_in.verify(proof).await {
-        Ok(id) => context.store.account(id).await?,
+    let id = match prove(context, caller, proof, shown).await {
+        Ok(id) => id,
         Err(error) => {
-            tracing::info!(
-                event = "sign_in_refused",
-                reason = error.reason(),
-                address = caller.address()
-            );
-            if matches!(error, AuthError::SignInRefused) {
-                refused(context, caller, &email, error.reason()).await?;
+            if let Error::Auth(refused) = &error {
+                note_refusal(context, caller, &message.email, refused).await?;
             }
-            return Err(error.into());
+            return Err(error);
         }
     };
-    let tokens = open_session(context, caller, account.id).await?;
-    tracing::info!(event = "signed_in", account_id = %account.id, address = caller.address());
+    let account = context.store.account(id).await?;
+    check_scope(context, id, tenant).await?;
+    let owed = context.store.second_factor_owed(id).await?;
+    let tokens = open_session(context, caller, id, tenant).await?;
+    tracing::info!(event = "signed_in", account_id = %id, address = caller.address());
     Ok(LoginResponse {
         access_token: tokens.access,
         refresh_token: tokens.refresh,
         expires_in: Some(tokens.expires_in),
         password_change_required: account.password_change_required,
+        second_factor_required: owed
+            .iter()
+            .any(|owed| tenant.is_none_or(|tenant| tenant == *owed)),
     })
 }
 
@@ -73,6 +77,13 @@ pub(crate) async fn refresh(
     message: RefreshRequest,
 ) -> Result<RefreshResponse, Error> {
     let spent = RefreshToken::parse(&message.refresh_token).ok_or(Error::RefreshTokenRefused)?;
+    let tenant = ids::optional("tenant_id", &message.tenant_id)?;
+    if tenant.is_some()
+        && let Some(account) = context.store.refreshing_account(&spent.hash()).await?
+    {
+        // Looked at first: a token must not be spent for an answer that says no.
+        check_scope(context, account, tenant).await?;
+    }
     let next = RefreshToken::generate()?;
     let rotation = context
         .acting(caller)
@@ -88,7 +99,7 @@ pub(crate) async fn refresh(
         }
         Rotation::Refused => return Err(Error::RefreshTokenRefused),
     };
-    let tokens = tokens_of(context, session.account_id, session.id, &next)?;
+    let tokens = tokens_of(context, session.account_id, session.id, tenant, &next)?;
     Ok(RefreshResponse {
         access_token: tokens.access,
         refresh_token: tokens.refresh,
@@ -102,7 +113,8 @@ pub(crate) async fn logout(
     _message: LogoutRequest,
 ) -> Result<LogoutResponse, Error> {
     let principal = caller.principal()?;
-    let (account, session) = (principal.account, principal.session);
+    let session = principal.session().ok_or(AuthError::SessionRequired)?;
+    let account = principal.account;
     context
         .acting(caller)
         .revoke_session(account, session, "logout")
@@ -118,29 +130,32 @@ pub(crate) async fn me(
 ) -> Result<GetMeResponse, Error> {
     let principal = caller.principal()?;
     let account = context.store.account(principal.account).await?;
-    let memberships = context.store.memberships(principal.account).await?;
-    let permissions = |membership: &store::Membership| {
-        let held = principal
-            .held
-            .iter()
-            .find(|held| held.tenant == membership.tenant_id && held.role == membership.role);
-        held.map(|held| held.permissions.iter().cloned().collect())
-            .unwrap_or_default()
-    };
-    let memberships = memberships
-        .into_iter()
-        .map(|membership| Membership {
-            permissions: permissions(&membership),
-            tenant_id: membership
-                .tenant_id
-                .map(|id| id.to_string())
-                .unwrap_or_default(),
-            tenant_name: membership.tenant_name,
-            role: membership.role,
-        })
-        .collect();
+    let names = context.store.memberships(principal.account).await?;
+    let mut memberships = Vec::with_capacity(principal.held.len());
+    for held in &principal.held {
+        let tenant = match principal.reach {
+            Reach::Tenant(tenant) => Some(tenant),
+            Reach::Account | Reach::Platform => held.tenant,
+        };
+        let named = names.iter().find(|it| it.tenant_id == tenant);
+        let tenant_name = match (named, tenant) {
+            (Some(named), _) => named.tenant_name.clone(),
+            // An account of the platform, whose credential is for one tenant.
+            (None, Some(tenant)) => context.store.tenant(tenant).await?.name,
+            (None, None) => String::new(),
+        };
+        memberships.push(Membership {
+            tenant_id: tenant.map(|id| id.to_string()).unwrap_or_default(),
+            tenant_name,
+            role: held.role.clone(),
+            permissions: held.permissions.iter().cloned().collect(),
+        });
+    }
     Ok(GetMeResponse {
-        account: Some(account.into_wire()),
+        account: Some(Account {
+            second_factor_required: principal.second_factor_required,
+            ..account.into_wire()
+        }),
         memberships,
     })
 }
@@ -165,7 +180,12 @@ pub(crate) async fn change_password(
     if !verdict.matches {
         return Err(Error::field("current_password", "is wrong"));
     }
-    let new = context.hasher.hash(message.new_password.into()).await?;
+    let new_password = SecretString::from(message.new_password);
+    let judged = strength::judge(new_password.clone(), account.email.clone());
+    if let Some(weakness) = judged.await? {
+        return Err(Error::field("new_password", weakness.to_string()));
+    }
+    let new = context.hasher.hash(new_password).await?;
     // Whoever knew the old password is signed out, this session too; the answer opens a new one.
     context
         .acting(caller)
@@ -173,7 +193,11 @@ pub(crate) async fn change_password(
         .await?;
     context.standings.forget_account(account.id);
     tracing::info!(event = "password_changed", account_id = %account.id);
-    let tokens = open_session(context, caller, account.id).await?;
+    let tenant = match principal.reach {
+        Reach::Tenant(tenant) => Some(tenant),
+        Reach::Account | Reach::Platform => None,
+    };
+    let tokens = open_session(context, caller, account.id, tenant).await?;
     Ok(ChangePasswordResponse {
         access_token: tokens.access,
         refresh_token: tokens.refresh,
@@ -181,22 +205,62 @@ pub(crate) async fn change_password(
     })
 }
 
+/// The account that a caller has proven to be, with its second factor where it has one.
+async fn prove(
+    context: &Context,
+    caller: &Caller,
+    proof: PasswordProof,
+    shown: Shown,
+) -> Result<AccountId, Error> {
+    let account = context.password_sign_in.verify(proof).await?;
+    let store = context.acting_as(account, caller);
+    second_factor::check(context, &store, account, shown).await?;
+    Ok(account)
+}
+
 /// Notes a refused sign-in, alike whether or not the account exists.
-async fn refused(
+async fn note_refusal(
     context: &Context,
     caller: &Caller,
     email: &str,
-    reason: &'static str,
+    refused: &AuthError,
 ) -> Result<(), Error> {
-    let network = network(caller.address());
-    let noted = context.acting(caller);
-    Ok(noted.refuse_sign_in(email, &network, reason).await?)
+    let (reason, address) = (refused.reason(), caller.address());
+    tracing::info!(event = "sign_in_refused", reason, address);
+    match refused {
+        AuthError::SignInRefused | AuthError::TooManyCodes { .. } => {
+            let noted = context.acting(caller);
+            Ok(noted
+                .refuse_sign_in(email, &network(address), reason)
+                .await?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An access token may be narrowed to a tenant in which its account may act.
+async fn check_scope(
+    context: &Context,
+    account: AccountId,
+    tenant: Option<TenantId>,
+) -> Result<(), Error> {
+    let Some(tenant) = tenant else { return Ok(()) };
+    let memberships = context.store.memberships(account).await?;
+    if memberships.iter().any(|it| it.tenant_id == Some(tenant)) {
+        return Ok(());
+    }
+    if memberships.iter().any(|it| it.tenant_id.is_none()) {
+        context.store.tenant(tenant).await?;
+        return Ok(());
+    }
+    Err(AuthError::TenantNotFound.into())
 }
 
 async fn open_session(
     context: &Context,
     caller: &Caller,
     account: AccountId,
+    tenant: Option<TenantId>,
 ) -> Result<Tokens, Error> {
     let refresh = RefreshToken::generate()?;
     let lifetime = context.tokens.settings().refresh_lifetime.as_millis();
@@ -212,19 +276,19 @@ async fn open_session(
         .acting_as(account, caller)
         .create_session(session, &refresh.hash())
         .await?;
-    tokens_of(context, account, session.id, &refresh)
+    tokens_of(context, account, session.id, tenant, &refresh)
 }
 
 fn tokens_of(
     context: &Context,
     account: AccountId,
     session: SessionId,
+    tenant: Option<TenantId>,
     refresh: &RefreshToken,
 ) -> Result<Tokens, Error> {
-    use secrecy::ExposeSecret;
     let access = context
         .tokens
-        .issue(account, session, context.store.now_ms())?;
+        .issue(account, session, tenant, context.store.now_ms())?;
     Ok(Tokens {
         access: access.token.expose_secret().to_owned(),
         refresh: refresh.expose().to_owned(),
@@ -242,6 +306,7 @@ impl IntoWire for store::Account {
             display_name: self.display_name,
             password_change_required: self.password_change_required,
             create_time: Some(time::timestamp(self.created_at_ms)),
+            second_factor_required: false,
         }
     }
 }

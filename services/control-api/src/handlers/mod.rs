@@ -2,6 +2,7 @@
 //! run, the generated wrappers have authorized the call and checked the declared rules.
 
 pub(crate) mod account;
+pub(crate) mod api_token;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod connection;
@@ -11,7 +12,10 @@ pub(crate) mod inbound;
 pub(crate) mod member;
 pub(crate) mod node;
 pub(crate) mod role;
+pub(crate) mod session;
+pub(crate) mod signing_key;
 pub(crate) mod system;
 pub(crate) mod tenant;
+pub(crate) mod totp;
 pub(crate) mod usage;
 pub(crate) mod user;

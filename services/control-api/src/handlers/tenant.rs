@@ -6,6 +6,7 @@ use vpnpanel_api::tenant::v1::{
     SetTenantLimitsRequest, SetTenantLimitsResponse, SuspendTenantRequest, SuspendTenantResponse,
     Tenant, TenantLimits as WireLimits, UpdateTenantRequest, UpdateTenantResponse,
 };
+use vpnpanel_auth::Reach;
 use vpnpanel_domain::{TenantId, Zone};
 use vpnpanel_store::{self as store, NewTenant, TenantLimits, TenantPatch, fresh_id};
 
@@ -15,6 +16,8 @@ use crate::{
     context::Context,
     wire::{IntoWire, etag, ids, mask::Mask, page::List, request, text, time},
 };
+
+const CHANGEABLE: &[&str] = &["name", "time_zone", "require_second_factor"];
 
 pub(crate) async fn create(
     context: &Context,
@@ -55,6 +58,10 @@ pub(crate) async fn list(
     message: ListTenantsRequest,
 ) -> Result<ListTenantsResponse, Error> {
     let principal = caller.principal()?;
+    if let Reach::Tenant(only) = principal.reach {
+        let only = principal.belongs_to(Some(only)).then_some(only);
+        return only_one(context, only).await;
+    }
     // Those of the platform see all tenants, others their own.
     let member = (!principal.permits("tenant.read", None)).then_some(principal.account);
     let list = List::new("tenants").of(member.map(|id| id.to_string()).unwrap_or_default());
@@ -74,7 +81,7 @@ pub(crate) async fn update(
 ) -> Result<UpdateTenantResponse, Error> {
     let tenant = message.tenant.unwrap_or_default();
     let id: TenantId = ids::required("tenant.id", &tenant.id)?;
-    let mask = Mask::read(message.update_mask.as_ref(), &["name", "time_zone"])?;
+    let mask = Mask::read(message.update_mask.as_ref(), CHANGEABLE)?;
     let name = mask.take("name", !tenant.name.is_empty(), &tenant.name);
     let time_zone = mask.take("time_zone", !tenant.time_zone.is_empty(), &tenant.time_zone);
     let patch = TenantPatch {
@@ -83,12 +90,21 @@ pub(crate) async fn update(
             .transpose()?,
         time_zone: time_zone.map(|name| zone(name)).transpose()?,
         limits: None,
+        require_second_factor: mask.take(
+            "require_second_factor",
+            tenant.require_second_factor,
+            tenant.require_second_factor,
+        ),
     };
+    let concerns_members = patch.require_second_factor.is_some();
     let version = etag::expected(&tenant.etag)?;
     let changed = context
         .acting(caller)
         .update_tenant(id, patch, version)
         .await?;
+    if concerns_members {
+        context.standings.forget_tenant(id);
+    }
     Ok(UpdateTenantResponse {
         tenant: Some(changed.into_wire()),
     })
@@ -161,6 +177,15 @@ fn limits(wire: WireLimits) -> TenantLimits {
     }
 }
 
+/// What a credential sees that is for one tenant.
+async fn only_one(context: &Context, id: Option<TenantId>) -> Result<ListTenantsResponse, Error> {
+    let mut answer = ListTenantsResponse::default();
+    if let Some(id) = id {
+        answer.tenants = vec![context.store.tenant(id).await?.into_wire()];
+    }
+    Ok(answer)
+}
+
 fn zone(name: &str) -> Result<Zone, Error> {
     if name.is_empty() {
         return Ok(Zone::utc());
@@ -187,6 +212,7 @@ impl IntoWire for store::Tenant {
                 max_bytes: self.limits.bytes.unwrap_or_default(),
             }),
             suspend_time: self.suspended_at_ms.map(time::timestamp),
+            require_second_factor: self.require_second_factor,
         }
     }
 }

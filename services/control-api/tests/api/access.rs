@@ -32,9 +32,14 @@ async fn call(caller: &Caller, method: &Method) -> Result<(), Status> {
 async fn without_credentials_nothing_is_open_but_what_says_so() {
     let panel = Panel::start().await;
     for method in served() {
-        let code = call(&panel.anybody(), method).await.unwrap_err().code();
+        let answer = call(&panel.anybody(), method).await;
+        let code = answer.err().map_or(Code::Ok, |refused| refused.code());
         match method.access {
-            Access::Public => assert_eq!(code, Code::InvalidArgument, "{}", method.path),
+            Access::Public => assert!(
+                [Code::Ok, Code::InvalidArgument].contains(&code),
+                "{}: {code:?}",
+                method.path
+            ),
             Access::ControlPlaneCertificate { .. } => {
                 assert_eq!(code, Code::PermissionDenied, "{}", method.path);
             }

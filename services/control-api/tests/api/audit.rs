@@ -186,6 +186,7 @@ async fn a_refused_sign_in_is_in_the_log_alike_for_known_and_unknown_accounts() 
         let request = LoginRequest {
             email: email.to_owned(),
             password: "wrong".to_owned(),
+            ..LoginRequest::default()
         };
         panel.anybody().auth().login(request).await.unwrap_err();
     }

@@ -17,6 +17,7 @@ async fn log_in(caller: &Caller, email: &str, password: &str) -> Result<String, 
     let request = caller.ask(LoginRequest {
         email: email.to_owned(),
         password: password.to_owned(),
+        ..LoginRequest::default()
     });
     let tokens = caller.auth().login(request).await?;
     Ok(tokens.into_inner().access_token)
@@ -105,6 +106,7 @@ async fn calls_without_credentials_are_limited_by_address_and_others_are_not() {
     let token = log_in(&stranger, ADMIN, ONE_TIME_PASSWORD).await.unwrap();
     let junk = RefreshRequest {
         refresh_token: "junk".to_owned(),
+        ..RefreshRequest::default()
     };
     let refused = stranger.auth().refresh(stranger.ask(junk)).await;
     assert_refused(refused, Code::Unauthenticated, "REFRESH_TOKEN_REFUSED");

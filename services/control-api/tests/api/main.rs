@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+mod api_tokens;
 mod audit;
 mod audited;
 mod connections;
@@ -12,7 +13,10 @@ mod limits;
 mod lists;
 mod networks;
 mod replicas;
+mod second_factor;
+mod sessions;
 mod sign_in;
+mod signing_keys;
 mod support;
 mod tenants;
 mod usage;

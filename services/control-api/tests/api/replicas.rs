@@ -51,6 +51,7 @@ async fn sign_in(here: &Panel, there: &Panel) -> Session {
     let request = LoginRequest {
         email: ADMIN.to_owned(),
         password: ONE_TIME_PASSWORD.to_owned(),
+        ..LoginRequest::default()
     };
     let tokens = here.anybody().auth().login(request).await.unwrap();
     let token = tokens.into_inner().access_token;

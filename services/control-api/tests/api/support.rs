@@ -12,7 +12,10 @@ use vpnpanel_api::{
         inbound_service_client::InboundServiceClient,
     },
     audit::v1::audit_service_client::AuditServiceClient,
-    auth::v1::{LoginRequest, auth_service_client::AuthServiceClient},
+    auth::v1::{
+        LoginRequest, auth_service_client::AuthServiceClient,
+        signing_key_service_client::SigningKeyServiceClient,
+    },
     node::v1::{CreateNodeRequest, Node, node_service_client::NodeServiceClient},
     pki::v1::signer_service_client::SignerServiceClient,
     system::v1::system_service_client::SystemServiceClient,
@@ -36,7 +39,7 @@ use vpnpanel_store::{NewAccount, NewTenant, Store, TenantLimits, fresh_id, testi
 
 /// Which database the suite runs on; SQLite unless it is "postgres".
 pub(crate) const DATABASE_VARIABLE: &str = "VPNPANEL_TEST_DATABASE";
-pub(crate) const ONE_TIME_PASSWORD: &str = "given out once";
+pub(crate) const ONE_TIME_PASSWORD: &str = "given out only once";
 pub(crate) const PASSWORD: &str = "a password of their own";
 pub(crate) const ADMIN: &str = "admin@localhost";
 
@@ -48,7 +51,7 @@ pub(crate) struct Panel {
     pub(crate) access: Access,
     router: axum::Router,
     hash: String,
-    database: Arc<TestStore>,
+    pub(crate) database: Arc<TestStore>,
     _stop: DropGuard,
 }
 
@@ -107,6 +110,7 @@ impl Panel {
         let stop = CancellationToken::new();
         let accounts = Arc::new(StoredAccounts::new(store.clone()));
         tokio::spawn(access.cache().clone().run(accounts, stop.clone()));
+        tokio::spawn(access.clone().follow(stop.clone()));
         let parts = Parts {
             store: store.clone(),
             vault,
@@ -145,8 +149,12 @@ impl Panel {
         self.store.create_tenant(new, None).await.unwrap().id
     }
 
-    /// An account with a role, signed in.
-    pub(crate) async fn signed_in(&self, role: Role, tenant: Option<TenantId>) -> Caller {
+    /// An account with a role, and its e-mail address; its password is [`PASSWORD`].
+    pub(crate) async fn account(
+        &self,
+        role: Role,
+        tenant: Option<TenantId>,
+    ) -> (AccountId, String) {
         let id: AccountId = fresh_id();
         let email = format!("{id}@example.com");
         let new = NewAccount {
@@ -161,6 +169,12 @@ impl Panel {
             .set_membership(id, tenant, role.as_str())
             .await
             .unwrap();
+        (id, email)
+    }
+
+    /// An account with a role, signed in.
+    pub(crate) async fn signed_in(&self, role: Role, tenant: Option<TenantId>) -> Caller {
+        let (_, email) = self.account(role, tenant).await;
         self.sign_in(&email, PASSWORD).await
     }
 
@@ -172,6 +186,7 @@ impl Panel {
         let request = LoginRequest {
             email: email.to_owned(),
             password: password.to_owned(),
+            ..LoginRequest::default()
         };
         let tokens = self.anybody().auth().login(request).await.unwrap();
         self.with_token(&tokens.into_inner().access_token)
@@ -240,6 +255,12 @@ impl Caller {
         system: SystemServiceClient,
         audit: AuditServiceClient,
         signer: SignerServiceClient,
+        signing_keys: SigningKeyServiceClient,
+    }
+
+    /// The caller's token.
+    pub(crate) fn token(&self) -> &str {
+        self.token.as_deref().unwrap_or_default()
     }
 
     /// The message with the caller's token.

@@ -3,9 +3,11 @@
 //! its lease (docs/adr/0005).
 
 mod audit_retention;
+mod credentials;
 mod expiry;
+mod signing_keys;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +16,9 @@ use vpnpanel_store::{JobLease, Store};
 use crate::{error::Error, metrics::Metrics, settings::Settings};
 
 pub use audit_retention::RetainAudit;
+pub use credentials::ForgetCredentials;
 pub use expiry::ExpireUsers;
+pub use signing_keys::{RotateSigningKeys, SigningKeys};
 
 /// One named periodic job.
 #[async_trait]
@@ -51,9 +55,11 @@ pub struct Run<'a> {
 
 /// All jobs of this service, as `settings` wants them.
 #[must_use]
-pub fn all(settings: &Settings) -> Vec<std::sync::Arc<dyn Job>> {
+pub fn all(settings: &Settings, keys: SigningKeys) -> Vec<Arc<dyn Job>> {
     vec![
-        std::sync::Arc::new(ExpireUsers::new(settings)),
-        std::sync::Arc::new(RetainAudit::new(settings)),
+        Arc::new(ExpireUsers::new(settings)),
+        Arc::new(RetainAudit::new(settings)),
+        Arc::new(RotateSigningKeys::new(settings, keys)),
+        Arc::new(ForgetCredentials),
     ]
 }

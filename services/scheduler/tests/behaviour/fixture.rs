@@ -1,6 +1,6 @@
 //! A tenant with users, and replicas of the scheduler over one database.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -9,10 +9,10 @@ use vpnpanel_runtime::{
     metrics,
     settings::{self, MapEnvironment},
 };
-use vpnpanel_scheduler::{Metrics, Runner, Settings, jobs};
+use vpnpanel_scheduler::{Metrics, Runner, Settings, SigningKeys, jobs};
 use vpnpanel_store::{
-    ChangeKind, LogPosition, NewTenant, NewUser, Page, Store, StoreError, TenantLimits, UserFilter,
-    fresh_id,
+    ChangeKind, LogPosition, MakeSigningKey, NewSigningKey, NewTenant, NewUser, Page, Store,
+    StoreError, TenantLimits, UserFilter, fresh_id,
 };
 
 pub(crate) const JOB: &str = "expire-users";
@@ -29,6 +29,26 @@ pub(crate) fn quick() -> Settings {
     .into_iter()
     .collect();
     settings::from_environment(&environment).unwrap()
+}
+
+/// What the rotation of signing keys stands on here: keys that sign nothing.
+pub(crate) fn keys() -> SigningKeys {
+    struct Hollow;
+    impl MakeSigningKey for Hollow {
+        fn make_signing_key(
+            &self,
+        ) -> Result<NewSigningKey, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(NewSigningKey {
+                kid: fresh_id::<UserId>().to_string(),
+                public_key: vec![1],
+                sealed_private_key: vec![2],
+            })
+        }
+    }
+    SigningKeys {
+        make: Arc::new(Hollow),
+        overlap: Duration::from_secs(1000),
+    }
 }
 
 /// A tenant with `count` users whose time ends at `expires_at_ms`.
@@ -67,7 +87,7 @@ pub(crate) fn replica(
     stop: &CancellationToken,
 ) -> JoinHandle<()> {
     let metrics = Metrics::register(&metrics::Metrics::new("scheduler"));
-    let runner = Runner::new(store, jobs::all(&settings), settings, metrics);
+    let runner = Runner::new(store, jobs::all(&settings, keys()), settings, metrics);
     let stop = stop.clone();
     tokio::spawn(async move {
         runner.register().await.expect("the job's row");

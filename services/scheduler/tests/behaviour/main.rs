@@ -11,3 +11,4 @@ mod chainer;
 mod expiry;
 mod fixture;
 mod leases;
+mod signing_keys;

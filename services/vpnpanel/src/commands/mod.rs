@@ -6,4 +6,5 @@ pub(crate) mod control_api;
 pub(crate) mod gateway;
 pub(crate) mod migrate;
 pub(crate) mod scheduler;
+pub(crate) mod tune_argon2;
 pub(crate) mod up;

@@ -1,8 +1,11 @@
 //! The periodic jobs in a process of their own.
 
+use std::sync::Arc;
+
 use vpnpanel_control_api::{Access, AccessArgs, TokenArgs};
 use vpnpanel_runtime::process::Process;
 use vpnpanel_runtime::settings::ProcessSettings;
+use vpnpanel_scheduler::SigningKeys;
 
 use crate::error::Error;
 use crate::installation::Installation;
@@ -35,9 +38,13 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         trusted_proxies: args.proxies.trusted(),
         ..args.scheduler
     };
+    let keys = SigningKeys {
+        make: Arc::new(vault),
+        overlap: access.key_overlap(),
+    };
+    let development = args.process.development;
     let mut service =
-        vpnpanel_scheduler::build(settings, store, access.guard(), args.process.development)
-            .await?;
+        vpnpanel_scheduler::build(settings, store, access.guard(), keys, development).await?;
     access.keep_in_touch(&mut service);
     process.start(service).await?;
     Ok(())

@@ -1,6 +1,8 @@
 //! Everything in one process: services call each other's routers directly, through the same layers
 //! as over a socket, and listen on their public ports all the same.
 
+use std::sync::Arc;
+
 use vpnpanel_collector::Dependencies;
 use vpnpanel_control_api::{Access, AccessArgs, ControlApiSettings};
 use vpnpanel_gateway::{GatewaySettings, Upstream, Upstreams};
@@ -10,6 +12,7 @@ use vpnpanel_runtime::process::Process;
 use vpnpanel_runtime::rpc::InProcess;
 use vpnpanel_runtime::settings::ProcessSettings;
 use vpnpanel_runtime::tls::TrustBundle;
+use vpnpanel_scheduler::SigningKeys;
 
 use crate::certificates::{Maker, Users};
 use crate::error::Error;
@@ -109,6 +112,10 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         },
         installation.store.clone(),
         access.guard(),
+        SigningKeys {
+            make: Arc::new(vault.clone()),
+            overlap: access.key_overlap(),
+        },
         args.process.development,
     )
     .await?;

@@ -4,6 +4,7 @@ use vpnpanel_domain::{TenantId, UserId, UserStatus};
 
 use super::{Describe, Described};
 use crate::accounts::Account;
+use crate::api_tokens::ApiToken;
 use crate::groups::Group;
 use crate::inbounds::Inbound;
 use crate::memberships::Member;
@@ -33,6 +34,8 @@ pub enum Resource<'a> {
     Member(&'a Member),
     /// A role.
     Role(&'a Role),
+    /// An API token.
+    ApiToken(&'a ApiToken),
 }
 
 impl Resource<'_> {
@@ -47,6 +50,7 @@ impl Resource<'_> {
             Self::Node(it) => it.tenant_id,
             Self::Member(it) => Some(it.tenant_id),
             Self::Account(..) | Self::Role(_) => None,
+            Self::ApiToken(it) => it.tenant_id,
         }
     }
 
@@ -60,6 +64,7 @@ impl Resource<'_> {
             Self::Account(..) => "account",
             Self::Member(_) => "member",
             Self::Role(_) => "role",
+            Self::ApiToken(_) => "apiToken",
         }
     }
 
@@ -74,6 +79,7 @@ impl Resource<'_> {
             Self::Account(it, _) => it.id.to_string(),
             Self::Member(it) => it.account_id.to_string(),
             Self::Role(it) => it.name.clone(),
+            Self::ApiToken(it) => it.id.to_string(),
         }
     }
 }
@@ -88,7 +94,7 @@ macro_rules! resources {
     )+};
 }
 
-resources! { Tenant, User, Group, Inbound, Node, Member, Role, }
+resources! { Tenant, User, Group, Inbound, Node, Member, Role, ApiToken, }
 
 /// Whether what was asked for was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

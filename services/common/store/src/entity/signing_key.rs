@@ -11,6 +11,7 @@ pub(crate) struct Model {
     pub(crate) sealed_private_key: Vec<u8>,
     pub(crate) state: String,
     pub(crate) created_at: i64,
+    pub(crate) activated_at: Option<i64>,
     pub(crate) retire_at: Option<i64>,
 }
 

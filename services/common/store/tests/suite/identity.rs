@@ -4,7 +4,7 @@ use vpnpanel_domain::{NodeId, SessionId};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
     CertificateState, NewAccount, NewAuthority, NewJoinToken, NewNodeCertificate, NewRole,
-    NewSession, NewSigningKey, Rotation, Store, fresh_id, on_each_database,
+    NewSession, NewSigningKey, Page, Rotation, Store, fresh_id, on_each_database,
 };
 
 use crate::fixture::{World, new_tenant};
@@ -41,7 +41,7 @@ fn new_authority(number: u8) -> NewAuthority {
     }
 }
 
-fn new_account(email: &str) -> NewAccount {
+pub(crate) fn new_account(email: &str) -> NewAccount {
     NewAccount {
         id: fresh_id(),
         email: email.to_owned(),
@@ -137,7 +137,9 @@ async fn a_spent_refresh_token_ends_its_session(test: TestStore) {
         .await
         .unwrap();
     assert_eq!(over, Rotation::Refused, "the whole family is over");
-    assert!(test.store.sessions(account.id).await.unwrap().is_empty());
+    let page = Page::first(10);
+    let left = test.store.sessions(account.id, page).await.unwrap();
+    assert!(left.is_empty());
     let unknown = test
         .store
         .rotate_refresh_token(b"never", b"five")
