@@ -168,10 +168,6 @@ fn store_failure(error: &StoreError) -> Failure {
             message.clone(),
         )
         .quota(*what, message),
-        StoreError::NotHeld { permission } => {
-            Failure::new(ErrorCode::PermissionDenied, "PERMISSION_DENIED", message)
-                .metadata("permission", permission.clone())
-        }
         StoreError::SecondFactorExists => {
             Failure::new(ErrorCode::FailedPrecondition, "TOTP_ENROLLED", message)
         }

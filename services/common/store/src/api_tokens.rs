@@ -94,7 +94,7 @@ impl Store {
     /// Makes a token, if its account holds there what it is to permit.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] for the account or the tenant, [`StoreError::NotHeld`],
+    /// [`StoreError::NotFound`] for the account or the tenant, [`StoreError::GrantExceedsOwn`],
     /// [`StoreError::LimitReached`].
     pub async fn create_api_token(&self, new: NewApiToken) -> Result<ApiToken> {
         let mut tx = self.begin().await?;
@@ -109,7 +109,7 @@ impl Store {
         check_tenant(&tx, new.tenant_id).await?;
         let held = held(&tx, new.account_id, new.tenant_id).await?;
         if let Some(permission) = new.permissions.difference(&held).next() {
-            return Err(StoreError::NotHeld {
+            return Err(StoreError::GrantExceedsOwn {
                 permission: permission.clone(),
             });
         }

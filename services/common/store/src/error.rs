@@ -90,12 +90,6 @@ pub enum StoreError {
     /// Somebody holds the role.
     #[error("somebody holds the role: give its holders another one first")]
     RoleInUse,
-    /// Somebody would hand out what they do not hold.
-    #[error("the permission {permission} is not held there")]
-    NotHeld {
-        /// `resource.verb`.
-        permission: String,
-    },
     /// The account has a second factor already.
     #[error("the account has a second factor already: disable it first")]
     SecondFactorExists,

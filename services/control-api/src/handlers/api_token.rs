@@ -109,13 +109,14 @@ fn held(
         return Err(Error::field("api_token.permissions", what));
     }
     let missing = |permission: &&String| !principal.permits(permission, tenant);
-    match wanted.iter().find(missing) {
-        Some(permission) => Err(StoreError::NotHeld {
-            permission: permission.clone(),
-        }
-        .into()),
-        None => Ok(wanted.iter().cloned().collect()),
+    if let Some(permission) = wanted.iter().find(missing) {
+        let permission = permission.clone();
+        return Err(StoreError::GrantExceedsOwn { permission }.into());
     }
+    if !wanted.iter().all(|it| principal.permits_change(it, tenant)) {
+        return Err(AuthError::TenantSuspended.into());
+    }
+    Ok(wanted.iter().cloned().collect())
 }
 
 fn expiry(context: &Context, asked: Option<&prost_types::Timestamp>) -> Result<i64, Error> {

@@ -3,14 +3,14 @@
 
 use tonic::{Code, Status};
 use vpnpanel_api::{
-    auth::v1::GetMeRequest,
+    auth::v1::{ApiToken, CreateApiTokenRequest, GetMeRequest, LoginRequest},
     tenant::v1::{CreateTenantRequest, ListTenantsRequest, Tenant},
     user::v1::ListUsersRequest,
 };
 use vpnpanel_auth::Role;
 use vpnpanel_domain::TenantId;
 
-use crate::support::{Caller, Panel, assert_refused};
+use crate::support::{Caller, PASSWORD, Panel, assert_refused};
 
 const NETWORKS: [(&str, &str); 1] = [("VPNPANEL_ADMIN_CIDRS", "10.0.0.0/8,2001:db8:ad::/48")];
 
@@ -61,6 +61,39 @@ async fn a_role_on_the_platform_counts_in_the_admin_networks_only() {
             .get_me(admin.ask(GetMeRequest {}))
             .await
             .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn neither_an_api_token_nor_a_token_for_one_tenant_takes_a_role_on_the_platform_outside() {
+    let panel = Panel::start_with(&NETWORKS).await;
+    let tenant = panel.default_tenant().await;
+    let (_, email) = panel.account(Role::Admin, None).await;
+    let request = LoginRequest {
+        email: email.clone(),
+        password: PASSWORD.to_owned(),
+        tenant_id: tenant.to_string(),
+        ..LoginRequest::default()
+    };
+    let narrow = panel.anybody().auth().login(request).await.unwrap();
+    let narrow = panel.with_token(&narrow.into_inner().access_token);
+    let admin = panel.sign_in(&email, PASSWORD).await.saying("10.1.2.3");
+    let request = admin.ask(CreateApiTokenRequest {
+        api_token: Some(ApiToken {
+            name: "backup".to_owned(),
+            tenant_id: tenant.to_string(),
+            permissions: vec!["user.read".to_owned()],
+            ..ApiToken::default()
+        }),
+    });
+    let made = admin.auth().create_api_token(request).await.unwrap();
+    let token = panel.with_token(&made.into_inner().token);
+    for caller in [narrow, token] {
+        list_users(&caller.saying("10.1.2.3"), tenant)
+            .await
+            .unwrap();
+        let refused = list_users(&caller.saying("203.0.113.5"), tenant).await;
+        assert_refused(refused, Code::PermissionDenied, "ADMIN_NETWORK_REQUIRED");
     }
 }
 

@@ -311,7 +311,7 @@ async fn an_api_token_is_made_of_what_its_account_holds_there(test: TestStore) {
         let new = new_token(who, tenant, &["user.read", permission]);
         let refused = store.create_api_token(new).await;
         assert!(
-            matches!(&refused, Err(StoreError::NotHeld { permission: it }) if *it == permission),
+            matches!(&refused, Err(StoreError::GrantExceedsOwn { permission: it }) if *it == permission),
             "{refused:?}"
         );
     }
