@@ -230,9 +230,7 @@ mod tests {
         caller.held[0].suspended = true;
         assert!(caller.permits(write, ours) && !caller.permits_change(write, ours));
         assert!(caller.permits_change(write, Some(tenant(2))));
-        caller
-            .held
-            .extend(principal(&[(None, write)]).held.into_iter());
+        caller.held.extend(principal(&[(None, write)]).held);
         assert!(caller.permits_change(write, ours));
     }
 
