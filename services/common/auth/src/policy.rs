@@ -64,12 +64,12 @@ impl Role {
     pub const fn permissions(self) -> &'static [&'static str] {
         match self {
             Self::Admin => &[
+                "account.read",
+                "account.write",
                 "apiToken.read",
                 "apiToken.write",
                 "audit.read",
                 "audit.readOwn",
-                "account.read",
-                "account.write",
                 "group.read",
                 "group.write",
                 "inbound.read",
@@ -128,10 +128,10 @@ impl Role {
                 "user.write",
             ],
             Self::Auditor => &[
+                "account.read",
                 "apiToken.read",
                 "audit.read",
                 "audit.readOwn",
-                "account.read",
                 "group.read",
                 "inbound.read",
                 "job.read",
@@ -226,6 +226,14 @@ mod tests {
                 _ => None,
             })
             .collect()
+    }
+
+    #[test]
+    fn what_a_role_permits_is_sorted_and_said_once() {
+        for role in Role::ALL {
+            let names = role.permissions();
+            assert!(names.is_sorted_by(|a, b| a < b), "{role:?}: {names:?}");
+        }
     }
 
     #[test]

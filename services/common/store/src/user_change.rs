@@ -73,10 +73,11 @@ impl Store {
         if let Some(limit) = patch.limit {
             sql::run(
                 &*tx,
-                "UPDATE periods SET limit_bytes = $2 WHERE id = $1",
+                "UPDATE periods SET limit_bytes = $2 WHERE id = $1 AND tenant_id = $3",
                 vec![
                     user.row.period_id.into(),
                     sql::signed(limit.to_wire()).into(),
+                    tenant.uuid().into(),
                 ],
             )
             .await?;
@@ -171,8 +172,8 @@ impl Store {
             .map_err(|error| StoreError::corrupt("users.reset_strategy", error))?;
         sql::run(
             &*tx,
-            "UPDATE periods SET closed_at = $2 WHERE id = $1",
-            vec![user.row.period_id.into(), now.into()],
+            "UPDATE periods SET closed_at = $2 WHERE id = $1 AND tenant_id = $3",
+            vec![user.row.period_id.into(), now.into(), tenant.uuid().into()],
         )
         .await?;
         let limit = Limit::from_wire(sql::unsigned(user.row.limit_bytes));
@@ -228,8 +229,9 @@ async fn lock(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
         let period: Uuid = find().one(&**tx).await?.ok_or_else(missing)?.period_id;
         let row = sql::one(
             &**tx,
-            "SELECT billed_bytes, billed_micro, limit_bytes FROM periods WHERE id = $1 {for_update}",
-            vec![period.into()],
+            "SELECT billed_bytes, billed_micro, limit_bytes FROM periods
+             WHERE id = $1 AND tenant_id = $2 {for_update}",
+            vec![period.into(), tenant.uuid().into()],
         )
         .await?
         .ok_or_else(|| StoreError::corrupt("users.period_id", period))?;

@@ -11,6 +11,9 @@ use vpnpanel_api::{
         group_service_client::GroupServiceClient, inbound::Settings,
         inbound_service_client::InboundServiceClient,
     },
+    account::v1::{
+        account_service_client::AccountServiceClient, role_service_client::RoleServiceClient,
+    },
     audit::v1::audit_service_client::AuditServiceClient,
     auth::v1::{
         LoginRequest, auth_service_client::AuthServiceClient,
@@ -246,6 +249,8 @@ macro_rules! clients {
 impl Caller {
     clients! {
         auth: AuthServiceClient,
+        accounts: AccountServiceClient,
+        roles: RoleServiceClient,
         tenants: TenantServiceClient,
         users: UserServiceClient,
         groups: GroupServiceClient,
