@@ -106,6 +106,7 @@ async fn sign_in(panel: &Panel, email: &str, password: &str) -> Result<(), Statu
     let request = LoginRequest {
         email: email.to_owned(),
         password: password.to_owned(),
+        ..LoginRequest::default()
     };
     panel.anybody().auth().login(request).await.map(drop)
 }
