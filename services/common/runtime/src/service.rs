@@ -1,6 +1,7 @@
 //! A service as its crate builds it: listeners, tasks, checks. Nothing runs until a
 //! [`crate::Supervisor`] starts it.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use crate::readiness::Readiness;
 use crate::rpc::{self, RpcLimits};
 use crate::serve::{ConnectionLimits, Protocol};
 use crate::settings::ListenAddr;
-use crate::tls::ServerTls;
+use crate::tls::{CertificateFiles, ServerTls};
 
 /// A gRPC router and how it is served.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct Grpc {
     listen: Option<ListenAddr>,
     tls: Option<ServerTls>,
     rpc: RpcLimits,
-    connections: ConnectionLimits,
+    connections: Option<ConnectionLimits>,
 }
 
 impl Grpc {
@@ -34,7 +35,7 @@ impl Grpc {
             listen: None,
             tls: None,
             rpc: RpcLimits::default(),
-            connections: ConnectionLimits::default(),
+            connections: None,
         }
     }
 
@@ -59,10 +60,10 @@ impl Grpc {
         self
     }
 
-    /// Bounds connections.
+    /// Bounds connections otherwise than the process's settings say.
     #[must_use]
     pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
-        self.connections = limits;
+        self.connections = Some(limits);
         self
     }
 
@@ -98,7 +99,7 @@ pub struct Http {
     pub(crate) router: Router,
     pub(crate) listen: ListenAddr,
     pub(crate) tls: Option<ServerTls>,
-    pub(crate) connections: ConnectionLimits,
+    pub(crate) connections: Option<ConnectionLimits>,
 }
 
 impl Http {
@@ -108,7 +109,7 @@ impl Http {
             router,
             listen,
             tls: None,
-            connections: ConnectionLimits::default(),
+            connections: None,
         }
     }
 
@@ -119,10 +120,10 @@ impl Http {
         self
     }
 
-    /// Bounds connections.
+    /// Bounds connections otherwise than the process's settings say.
     #[must_use]
     pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
-        self.connections = limits;
+        self.connections = Some(limits);
         self
     }
 }
@@ -133,7 +134,7 @@ pub(crate) struct Server {
     pub(crate) listen: ListenAddr,
     pub(crate) protocol: Protocol,
     pub(crate) tls: Option<ServerTls>,
-    pub(crate) connections: ConnectionLimits,
+    pub(crate) connections: Option<ConnectionLimits>,
 }
 
 type TaskFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -238,6 +239,20 @@ impl Service {
         self.push(name, run, true)
     }
 
+    /// Keeps the certificate of the listener `listener` as `files` have it.
+    pub fn certificate_files(
+        &mut self,
+        listener: &'static str,
+        files: CertificateFiles,
+        tls: ServerTls,
+    ) -> &mut Self {
+        let metrics = self.metrics.clone();
+        self.task("certificate-files", move |stop| async move {
+            files.watch(listener, tls, metrics, stop).await;
+            Ok::<(), Infallible>(())
+        })
+    }
+
     /// Adds a gRPC router, with all layers and grpc.health.v1 around it.
     pub fn grpc(&mut self, name: &'static str, grpc: Grpc) -> &mut Self {
         let health = tonic_health::pb::health_server::HealthServer::new(
@@ -279,7 +294,7 @@ impl Service {
             listen: address,
             protocol: Protocol::Grpc,
             tls: Some(tls),
-            connections: ConnectionLimits::default(),
+            connections: None,
         });
         true
     }
