@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use vpnpanel_runtime::TrustDomain;
-use vpnpanel_runtime::rpc::{ForwardedHeader, TrustedProxies};
+use vpnpanel_runtime::rpc::{BodyBudget, ForwardedHeader, TrustedProxies};
 use vpnpanel_runtime::settings::{ByteSize, CidrList, HttpEndpoint, HumanDuration, ListenAddr};
 
 use crate::transcoder::Limits;
@@ -30,6 +30,35 @@ pub struct GatewaySettings {
     )]
     pub admin_listen: ListenAddr,
 
+    /// Certificate chain (PEM) of the listener, which then speaks TLS; taken into use again
+    /// whenever the file changes.
+    #[arg(
+        id = "gateway_tls_cert",
+        long = "gateway-tls-cert",
+        env = "VPNPANEL_GATEWAY_TLS_CERT",
+        requires = "gateway_tls_key"
+    )]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// Private key (PEM) of that certificate.
+    #[arg(
+        id = "gateway_tls_key",
+        long = "gateway-tls-key",
+        env = "VPNPANEL_GATEWAY_TLS_KEY",
+        requires = "gateway_tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+
+    /// How long browsers remember to come by https alone (HSTS): said over TLS, own or that of a
+    /// trusted proxy, never over plain HTTP. 0s says nothing.
+    #[arg(
+        id = "gateway_hsts",
+        long = "gateway-hsts",
+        env = "VPNPANEL_GATEWAY_HSTS",
+        default_value = "180d"
+    )]
+    pub hsts: HumanDuration,
+
     /// Largest body of a REST request.
     #[arg(
         id = "gateway_max_body",
@@ -38,6 +67,15 @@ pub struct GatewaySettings {
         default_value = "1MiB"
     )]
     pub max_body: ByteSize,
+
+    /// What the bodies of all REST requests may hold together, beyond the first 64 KiB of each.
+    #[arg(
+        id = "gateway_body_memory",
+        long = "gateway-body-memory",
+        env = "VPNPANEL_GATEWAY_BODY_MEMORY",
+        default_value = "64MiB"
+    )]
+    pub body_memory: ByteSize,
 
     /// Time within which the body of a REST request must have arrived.
     #[arg(
@@ -87,6 +125,7 @@ pub struct GatewaySettings {
     pub max_streams: u32,
 
     /// Origins whose pages may call the API from a browser, separated by commas; none by default.
+    /// Each is named whole, such as https://panel.example.com.
     #[arg(
         id = "gateway_cors_origins",
         long = "gateway-cors-origins",
@@ -126,8 +165,9 @@ impl GatewaySettings {
 
     /// The bounds these settings ask for.
     pub fn limits(&self) -> Limits {
+        let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
         Limits {
-            max_body: usize::try_from(self.max_body.0).unwrap_or(usize::MAX),
+            bodies: BodyBudget::new(bytes(self.max_body), bytes(self.body_memory)),
             body_timeout: self.body_timeout.0,
             default_timeout: self.default_timeout.0,
             max_timeout: self.max_timeout.0,
@@ -143,7 +183,8 @@ impl GatewaySettings {
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub struct UpstreamSettings {
-    /// The control-api's gRPC address.
+    /// The control-api's gRPC address. With https:// the gateway shows its certificate of the
+    /// internal authority, and the address is that of VPNPANEL_CONTROL_API_SERVICES_LISTEN.
     #[arg(
         id = "control_api_endpoint",
         long = "control-api-endpoint",
@@ -152,7 +193,7 @@ pub struct UpstreamSettings {
     )]
     pub control_api: HttpEndpoint,
 
-    /// The scheduler's gRPC address.
+    /// The scheduler's gRPC address; https:// where it has VPNPANEL_SCHEDULER_MUTUAL_TLS.
     #[arg(
         id = "scheduler_endpoint",
         long = "scheduler-endpoint",
@@ -160,32 +201,6 @@ pub struct UpstreamSettings {
         default_value = "http://127.0.0.1:50054"
     )]
     pub scheduler: HttpEndpoint,
-
-    /// CA certificates (PEM) that services with an https address are checked against.
-    #[arg(
-        id = "gateway_upstream_ca",
-        long = "gateway-upstream-ca",
-        env = "VPNPANEL_GATEWAY_UPSTREAM_CA"
-    )]
-    pub ca: Option<PathBuf>,
-
-    /// Certificate chain (PEM) that the gateway shows to services with an https address.
-    #[arg(
-        id = "gateway_upstream_certificate",
-        long = "gateway-upstream-certificate",
-        env = "VPNPANEL_GATEWAY_UPSTREAM_CERTIFICATE",
-        requires = "gateway_upstream_key"
-    )]
-    pub certificate: Option<PathBuf>,
-
-    /// Private key (PEM) of that certificate.
-    #[arg(
-        id = "gateway_upstream_key",
-        long = "gateway-upstream-key",
-        env = "VPNPANEL_GATEWAY_UPSTREAM_KEY",
-        requires = "gateway_upstream_certificate"
-    )]
-    pub key: Option<PathBuf>,
 
     /// Trust domain of the control plane's certificates.
     #[arg(
@@ -195,4 +210,13 @@ pub struct UpstreamSettings {
         default_value = TrustDomain::DEFAULT
     )]
     pub trust_domain: TrustDomain,
+}
+
+impl UpstreamSettings {
+    /// Whether a service is called with TLS, for which the gateway needs an identity.
+    pub fn needs_identity(&self) -> bool {
+        [&self.control_api, &self.scheduler]
+            .iter()
+            .any(|endpoint| endpoint.uri().scheme_str() == Some("https"))
+    }
 }
