@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
-use vpnpanel_runtime::{PeerIdentity, TrustDomain};
 use vpnpanel_runtime::settings::HttpEndpoint;
 use vpnpanel_runtime::tls::{ClientTls, Dialer};
+use vpnpanel_runtime::{PeerIdentity, TrustDomain};
 
 use crate::error::GatewayError;
 use crate::settings::UpstreamSettings;
@@ -48,8 +48,8 @@ fn channel(
         .cloned()
         .ok_or_else(|| tls("an https address needs an identity to show".to_owned()))?;
     let identity = PeerIdentity::control_plane(service).map_err(|e| tls(e.to_string()))?;
-    let dialer = Dialer::new(client, identity, trust_domain.clone())
-        .map_err(|e| tls(e.to_string()))?;
+    let dialer =
+        Dialer::new(client, identity, trust_domain.clone()).map_err(|e| tls(e.to_string()))?;
     let authority = match (uri.host(), uri.port_u16()) {
         (Some(host), port) => format!("{host}:{}", port.unwrap_or(443)),
         (None, _) => return Err(tls("the address has no host".to_owned())),

@@ -193,7 +193,8 @@ pub struct UpstreamSettings {
     )]
     pub control_api: HttpEndpoint,
 
-    /// The scheduler's gRPC address; https:// where it has VPNPANEL_SCHEDULER_MUTUAL_TLS.
+    /// The scheduler's gRPC address; with https://, that of
+    /// VPNPANEL_SCHEDULER_SERVICES_LISTEN.
     #[arg(
         id = "scheduler_endpoint",
         long = "scheduler-endpoint",

@@ -53,7 +53,7 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// A client that takes nothing from its stream for this long is cut off.
     pub stream_patience: Duration,
-    /// Proxies whose `x-forwarded-for` is believed.
+    /// Proxies whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
 }
 

@@ -13,7 +13,10 @@ const STYLE: &str = include_str!("style.css");
 pub(crate) fn documents() -> Vec<(&'static str, Document)> {
     let page = PAGE.replace("{{version}}", VERSION);
     vec![
-        ("/", Document::new(page, "text/html; charset=utf-8", PAGE_POLICY)),
+        (
+            "/",
+            Document::new(page, "text/html; charset=utf-8", PAGE_POLICY),
+        ),
         (
             "/landing.css",
             Document::new(STYLE, "text/css; charset=utf-8", PAGE_POLICY),
@@ -28,8 +31,15 @@ mod tests {
     /// What the policy of pages would not let happen.
     #[test]
     fn nothing_is_written_into_the_page_that_its_policy_forbids() {
-        for forbidden in ["<script", "<style", " style=", " on", "javascript:", "http://", "https://"]
-        {
+        for forbidden in [
+            "<script",
+            "<style",
+            " style=",
+            " on",
+            "javascript:",
+            "http://",
+            "https://",
+        ] {
             let found = PAGE.match_indices(forbidden).find(|(at, _)| {
                 // Within text and code it is only text; the icon's name space is a name.
                 let before = &PAGE[..*at];

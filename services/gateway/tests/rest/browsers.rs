@@ -179,7 +179,10 @@ async fn https_is_asked_to_stay_only_of_those_who_came_by_it() {
     };
     let told = Some("max-age=31536000".to_owned());
     assert_eq!(said("", "192.0.2.1", true, &[]).await, told);
-    assert_eq!(said("10.0.0.0/8", "10.1.1.1", false, &["https"]).await, told);
+    assert_eq!(
+        said("10.0.0.0/8", "10.1.1.1", false, &["https"]).await,
+        told
+    );
     for (remote, headers) in [
         ("192.0.2.1", &["https"][..]),
         ("10.1.1.1", &[]),
