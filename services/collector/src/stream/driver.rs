@@ -23,7 +23,7 @@ use vpnpanel_link::{
     wire,
 };
 use vpnpanel_runtime::tls::Peer;
-use vpnpanel_store::{Store, StoreError};
+use vpnpanel_store::{Backend, Store, StoreError};
 
 use super::{
     hub::{End, Hub, Place, Signal},
@@ -44,6 +44,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Reports of leases or segments that may wait in a session.
 const WAITING: usize = 64;
+/// Rows that one stream hands in at a time on SQLite, where transactions have to be short: two full
+/// batches.
+const SLICE_ROWS: usize = 2_048;
 
 /// What all streams share.
 #[derive(Debug, Clone)]
@@ -132,6 +135,10 @@ impl Driver {
             silence_ms: millis(settings.silence()),
             config_ms: millis(settings.config_timeout.0),
             waiting: WAITING,
+            rows: match parts.store.backend() {
+                Backend::Sqlite => SLICE_ROWS,
+                Backend::Postgres => settings.ingest_commit_rows as usize,
+            },
         };
         let session = Session::new(node, settings.pace(), limits, parts.now_ms());
         let mut ticks = interval(TICK);

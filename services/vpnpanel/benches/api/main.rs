@@ -71,7 +71,7 @@ async fn measure() -> Result<()> {
     let bare_unary = bare_grpc(&tenant, &user, calls).await?;
 
     eprintln!("starting again");
-    server.stop()?;
+    server.stop().await?;
     let started = std::time::Instant::now();
     let mut server = Server::start_on(server)?;
     server.ready().await?;

@@ -97,14 +97,20 @@ impl Server {
         Ok(kib * 1024)
     }
 
-    /// Stops it in good order.
-    pub(crate) fn stop(&mut self) -> Result<()> {
+    /// Stops it in good order. The clients have to run on meanwhile: a stop waits for what they are
+    /// sent and answers.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
         kill(
             Pid::from_raw(i32::try_from(self.child.id())?),
             Signal::SIGTERM,
         )?;
-        ensure!(self.child.wait()?.success(), "the server did not stop well");
-        Ok(())
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "the server did not stop well");
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Limits {
     pub config_ms: i64,
     /// Lease reports and segments that wait for a transaction.
     pub waiting: usize,
+    /// Rows of usage that one transaction takes from the stream; a batch is always taken whole.
+    pub rows: usize,
 }
 
 /// Something happened.
@@ -287,15 +289,15 @@ impl Session {
         if self.ingesting > 0 || nothing {
             return;
         }
-        let batches: Vec<_> = self
-            .batches
-            .drain(..)
-            .map(|batch| {
-                let payload =
-                    wire::decode_payload(&batch.payload).map_err(|error| error.to_string());
-                Decoded { batch, payload }
-            })
-            .collect();
+        let mut batches = Vec::new();
+        let mut rows = 0;
+        while rows < self.limits.rows
+            && let Some(batch) = self.batches.pop_front()
+        {
+            let payload = wire::decode_payload(&batch.payload).map_err(|error| error.to_string());
+            rows += payload.as_ref().map_or(1, |payload| payload.rows.len());
+            batches.push(Decoded { batch, payload });
+        }
         // A transaction without batches counts too: one at a time.
         self.ingesting = batches.len().max(1);
         effects.push(Effect::Ingest(Submission {
@@ -410,6 +412,7 @@ impl Default for Limits {
             silence_ms: 30_000,
             config_ms: 120_000,
             waiting: 64,
+            rows: 16_384,
         }
     }
 }

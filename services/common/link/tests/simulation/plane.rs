@@ -70,11 +70,16 @@ impl Plane {
             window: 4,
             ..Pace::default()
         };
+        // some streams hand in all that waits, some little at a time
+        let limits = Limits {
+            rows: [1, 5, Limits::default().rows][id as usize % 3],
+            ..Limits::default()
+        };
         self.streams.insert(
             id,
             Stream {
                 node,
-                session: Some(Session::new(node, pace, Limits::default(), now_ms)),
+                session: Some(Session::new(node, pace, limits, now_ms)),
                 agent: true,
                 up: VecDeque::new(),
                 down: VecDeque::new(),
