@@ -126,7 +126,7 @@ async fn measure() -> Result<()> {
         "≤ 120 MiB",
     );
     table.print();
-    server.stop()
+    server.stop().await
 }
 
 async fn bare_rest(body: &[u8], calls: u64) -> Result<load::Cost> {
