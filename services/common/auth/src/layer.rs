@@ -103,10 +103,13 @@ impl Authenticator {
 
     /// The caller of a request with these headers.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Authentication {
-        let Some(header) = headers.get(AUTHORIZATION) else {
+        let mut sent = headers.get_all(AUTHORIZATION).iter();
+        let Some(header) = sent.next() else {
             return Authentication::Anonymous;
         };
-        let token = header.to_str().ok().and_then(bearer);
+        // Of two, a proxy may have looked at the other one.
+        let alone = sent.next().is_none();
+        let token = header.to_str().ok().filter(|_| alone).and_then(bearer);
         let Some(token) = token else {
             return Authentication::Refused(Refusal::Invalid);
         };
@@ -370,5 +373,49 @@ mod tests {
         assert_eq!(bearer("Basic abc"), None);
         assert_eq!(bearer("abc"), None);
         assert_eq!(bearer(&format!("Bearer {}", "a".repeat(5000))), None);
+    }
+
+    #[tokio::test]
+    async fn two_authorization_headers_are_nobodys() {
+        use crate::{
+            BuiltinPolicy, KeyRing, SigningKey, StandingSource, TokenSettings, keys::tests::Keys,
+        };
+        struct Anybody;
+        #[async_trait::async_trait]
+        impl StandingSource for Anybody {
+            async fn standing(
+                &self,
+                _account: AccountId,
+                _credential: Credential,
+            ) -> Result<Option<Standing>, crate::SourceError> {
+                Ok(Some(Standing {
+                    password_change_required: false,
+                    second_factor_owed: Vec::new(),
+                    memberships: Vec::new(),
+                }))
+            }
+        }
+        let keys = Keys::of(&SigningKey::generate().unwrap());
+        let ring = KeyRing::open(keys).await.unwrap();
+        let tokens = Arc::new(TokenIssuer::new(Arc::new(ring), TokenSettings::default()));
+        let clock = Clock::system();
+        let (account, session) = (
+            AccountId::from_parts(1, [0; 10]),
+            SessionId::from_parts(1, [0; 10]),
+        );
+        let issued = tokens.issue(account, session, None, clock.unix_millis());
+        let bearer = secrecy::ExposeSecret::expose_secret(&issued.unwrap().token).to_owned();
+        let bearer: http::HeaderValue = format!("Bearer {bearer}").parse().unwrap();
+        let standings = StandingCache::new(Arc::new(Anybody), std::time::Duration::from_secs(1));
+        let policy = Arc::new(BuiltinPolicy::default());
+        let authenticator = Authenticator::new(tokens, standings, policy, clock);
+
+        let mut headers = HeaderMap::new();
+        headers.append(AUTHORIZATION, bearer.clone());
+        let one = authenticator.authenticate(&headers).await;
+        assert!(matches!(one, Authentication::Verified(_)));
+        headers.append(AUTHORIZATION, bearer);
+        let two = authenticator.authenticate(&headers).await;
+        assert!(matches!(two, Authentication::Refused(Refusal::Invalid)));
     }
 }
