@@ -6,9 +6,11 @@ use vpnpanel_auth::{
     CachedPolicy, Limits, PasswordHasher, PasswordSignIn, StandingCache, TokenIssuer,
 };
 use vpnpanel_domain::AccountId;
-use vpnpanel_store::Store;
+use vpnpanel_store::{HeldRole, Store};
 
-use crate::{access::Access, authority::Authority, caller::Caller, seal::Vault};
+use crate::{
+    Error, access::Access, authority::Authority, caller::Caller, held_back::HeldBack, seal::Vault,
+};
 
 /// The parts of the service, shared by all handlers.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(crate) struct Context {
     pub(crate) password_sign_in: PasswordSignIn,
     pub(crate) standings: StandingCache,
     pub(crate) limits: Limits,
+    /// Sign-ins that those keep back.
+    pub(crate) held_back: HeldBack,
     pub(crate) policy: CachedPolicy,
     pub(crate) access: Access,
     /// Longest life of an API token.
@@ -36,7 +40,20 @@ impl Context {
     }
 
     /// The store, acting for somebody who has just proven to be an account.
-    pub(crate) fn acting_as(&self, account: AccountId, caller: &Caller) -> Store {
-        self.store.acting(caller.who.clone().by_account(account))
+    ///
+    /// # Errors
+    /// Those of the store, which knows the account's roles.
+    pub(crate) async fn acting_as(
+        &self,
+        account: AccountId,
+        caller: &Caller,
+    ) -> Result<Store, Error> {
+        let memberships = self.store.memberships(account).await?;
+        let held = memberships.into_iter().map(|membership| HeldRole {
+            tenant: membership.tenant_id,
+            role: membership.role,
+        });
+        let who = caller.who.clone().by_account(account, held.collect());
+        Ok(self.store.acting(who))
     }
 }

@@ -178,6 +178,9 @@ fn store_failure(error: &StoreError) -> Failure {
             Failure::new(ErrorCode::PermissionDenied, "GRANT_EXCEEDS_OWN", message)
                 .metadata("permission", permission.clone())
         }
+        StoreError::OwnAccount => {
+            Failure::new(ErrorCode::FailedPrecondition, "OWN_ACCOUNT", message)
+        }
         StoreError::RoleBuiltIn => {
             Failure::new(ErrorCode::FailedPrecondition, "ROLE_BUILT_IN", message)
         }
@@ -209,6 +212,7 @@ fn not_found_reason(what: &str) -> &'static str {
         "node" => "NODE_NOT_FOUND",
         "account" => "ACCOUNT_NOT_FOUND",
         "session" => "SESSION_NOT_FOUND",
+        "second factor" => "SECOND_FACTOR_NOT_FOUND",
         "audit event" => "AUDIT_EVENT_NOT_FOUND",
         "member" => "MEMBER_NOT_FOUND",
         "role" => "ROLE_NOT_FOUND",

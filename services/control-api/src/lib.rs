@@ -12,6 +12,7 @@ mod caller;
 mod context;
 mod error;
 mod handlers;
+mod held_back;
 mod one_time;
 mod policy;
 mod seal;
@@ -57,7 +58,7 @@ pub use error::Error;
 pub use seal::Vault;
 pub use settings::{BootstrapSettings, ControlApiSettings, PasswordArgs, TokenArgs};
 
-use crate::{context::Context, services::Api};
+use crate::{context::Context, held_back::HeldBack, services::Api};
 
 /// What the service stands on.
 #[derive(Debug)]
@@ -113,6 +114,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         tokens: Arc::clone(&access.tokens),
         standings: access.standings.clone(),
         limits: access.limits.clone(),
+        held_back: HeldBack::default(),
         policy: access.policy.clone(),
         access: access.clone(),
         api_token_max_life: settings.api_token_max_lifetime.0,

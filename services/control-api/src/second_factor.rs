@@ -35,7 +35,8 @@ impl Shown {
     }
 }
 
-/// Uses up what is shown, where the account has a second factor. `store` acts for the caller.
+/// Uses up what is shown, where the account has a second factor; says whether it has. `store`
+/// acts for the caller.
 ///
 /// # Errors
 /// [`AuthError::TotpRequired`], [`AuthError::SignInRefused`], [`AuthError::TooManyCodes`].
@@ -44,10 +45,10 @@ pub(crate) async fn check(
     store: &Store,
     account: AccountId,
     shown: Shown,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let factor = context.store.second_factor(account).await?;
     let Some(factor) = factor.filter(|factor| factor.confirmed_at_ms.is_some()) else {
-        return Ok(());
+        return Ok(false);
     };
     let used = match shown {
         Shown::Nothing => return Err(AuthError::TotpRequired.into()),
@@ -65,7 +66,7 @@ pub(crate) async fn check(
         },
     };
     match used {
-        CodeUse::Accepted => Ok(()),
+        CodeUse::Accepted => Ok(true),
         CodeUse::Refused => Err(AuthError::SignInRefused.into()),
         CodeUse::Blocked { until_ms } => {
             tracing::warn!(event = "second_factor_guessed", account_id = %account);

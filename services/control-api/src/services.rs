@@ -129,6 +129,10 @@ service! { account::v1::account_service_server::AccountService {
         = handlers::account::enable;
     reset_account_password(account::v1::ResetAccountPasswordRequest)
         -> account::v1::ResetAccountPasswordResponse = handlers::account::reset_password;
+    reset_account_second_factor(account::v1::ResetAccountSecondFactorRequest)
+        -> account::v1::ResetAccountSecondFactorResponse = handlers::account::reset_second_factor;
+    revoke_account_sessions(account::v1::RevokeAccountSessionsRequest)
+        -> account::v1::RevokeAccountSessionsResponse = handlers::account::revoke_sessions;
     delete_account(account::v1::DeleteAccountRequest) -> account::v1::DeleteAccountResponse
         = handlers::account::delete;
 }}

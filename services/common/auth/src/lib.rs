@@ -42,7 +42,9 @@ pub use recovery_code::RecoveryCode;
 pub use refresh_token::RefreshToken;
 pub use revocation::{Credential, RevocationList, RevocationSource};
 pub use seal::Seal;
-pub use sign_in::{CredentialSource, PasswordProof, PasswordSignIn, SignInMethod, StoredPassword};
+pub use sign_in::{
+    CredentialSource, PasswordProof, PasswordSignIn, Proven, SignInMethod, StoredPassword,
+};
 pub use signals::{Signal, Signals};
 pub use standing_cache::StandingCache;
 pub use tokens::{AccessClaims, IssuedToken, TokenIssuer, TokenSettings};

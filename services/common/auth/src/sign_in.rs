@@ -19,7 +19,24 @@ pub trait SignInMethod: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`AuthError::SignInRefused`], the same for an unknown account as for a wrong proof.
-    async fn verify(&self, proof: Self::Proof) -> Result<AccountId, AuthError>;
+    async fn verify(&self, proof: Self::Proof) -> Result<Proven, AuthError>;
+}
+
+/// An account that somebody has just proven to be. A proof takes a while: whoever opens a session
+/// for it looks whether it still holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proven {
+    /// The account.
+    pub account: AccountId,
+    /// The hash that a password was held against, as it is now; `None` where none was.
+    pub password_hash: Option<String>,
+}
+
+/// Without the password's hash.
+impl std::fmt::Debug for Proven {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Proven").field(&self.account).finish()
+    }
 }
 
 /// E-mail address and password.
@@ -81,7 +98,7 @@ impl PasswordSignIn {
 impl SignInMethod for PasswordSignIn {
     type Proof = PasswordProof;
 
-    async fn verify(&self, proof: PasswordProof) -> Result<AccountId, AuthError> {
+    async fn verify(&self, proof: PasswordProof) -> Result<Proven, AuthError> {
         let email = proof.email.trim().to_lowercase();
         let stored = self
             .credentials
@@ -90,7 +107,7 @@ impl SignInMethod for PasswordSignIn {
             .map_err(AuthError::Source)?;
         let hash = stored.as_ref().and_then(|stored| stored.hash.as_deref());
         let verdict = self.hasher.verify(proof.password.clone(), hash).await?;
-        let (Some(stored), true) = (&stored, verdict.matches) else {
+        let (Some(mut stored), true) = (stored, verdict.matches) else {
             return Err(AuthError::SignInRefused);
         };
         if let (Some(read), true) = (&stored.hash, verdict.needs_rehash) {
@@ -100,8 +117,12 @@ impl SignInMethod for PasswordSignIn {
                 .await
                 .map_err(AuthError::Source)?;
             tracing::info!(event = "password_rehashed", account_id = %stored.account);
+            stored.hash = Some(new);
         }
-        Ok(stored.account)
+        Ok(Proven {
+            account: stored.account,
+            password_hash: stored.hash,
+        })
     }
 }
 
@@ -202,8 +223,10 @@ mod tests {
         let now = hasher(128);
         let sign_in = PasswordSignIn::new(Arc::clone(&source) as _, now.clone());
         let signed_in = sign_in.verify(proof(" A@Example.COM ", "right")).await;
-        assert_eq!(signed_in.unwrap(), account);
+        let signed_in = signed_in.unwrap();
+        assert_eq!(signed_in.account, account);
         let renewed = source.0.lock().unwrap().hash.clone().unwrap();
+        assert_eq!(signed_in.password_hash.as_ref(), Some(&renewed));
         assert!(!now.needs_rehash(&renewed).unwrap());
     }
 }

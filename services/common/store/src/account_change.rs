@@ -3,7 +3,7 @@
 
 use sea_orm::ActiveValue::Set;
 use sea_orm::EntityTrait;
-use vpnpanel_domain::{AccountId, TenantId};
+use vpnpanel_domain::{AccountId, SessionId, TenantId};
 
 use crate::accounts::{self, Account};
 use crate::audit::{Event, Resource};
@@ -13,7 +13,7 @@ use crate::error::{Result, StoreError};
 use crate::grants::{self, Grantor};
 use crate::tenants::{check_version, name_key};
 use crate::transaction::Write;
-use crate::{bindings, memberships, sql};
+use crate::{bindings, memberships, second_factors, sessions, sql};
 
 /// Fields to change; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default)]
@@ -139,7 +139,7 @@ impl Store {
     /// account's sessions.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::GrantExceedsOwn`].
+    /// [`StoreError::NotFound`], [`StoreError::GrantExceedsOwn`], [`StoreError::OwnAccount`].
     pub async fn reset_password(
         &self,
         grantor: &Grantor,
@@ -148,6 +148,7 @@ impl Store {
     ) -> Result<Account> {
         let mut tx = self.begin().await?;
         let account = accounts::lock(&tx, id).await?;
+        grantor.is_another(id)?;
         grantor.outranks(&tx, id).await?;
         end_sessions(&tx, id, "password_reset").await?;
         let change = ActiveModel {
@@ -159,6 +160,42 @@ impl Store {
         note(&mut tx, &account, &changed).await?;
         tx.commit().await?;
         Ok(changed)
+    }
+
+    /// Takes the second factor of somebody away who has lost it, and ends the account's sessions.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for the account or its second factor,
+    /// [`StoreError::GrantExceedsOwn`], [`StoreError::OwnAccount`].
+    pub async fn reset_second_factor(&self, grantor: &Grantor, id: AccountId) -> Result<()> {
+        let mut tx = self.begin().await?;
+        accounts::lock(&tx, id).await?;
+        grantor.is_another(id)?;
+        grantor.outranks(&tx, id).await?;
+        if !second_factors::remove(&tx, id).await? {
+            return Err(StoreError::NotFound("second factor"));
+        }
+        end_sessions(&tx, id, "second_factor_reset").await?;
+        tx.audit(Event::on(second_factors::SECOND_FACTOR, None, id));
+        tx.commit().await
+    }
+
+    /// Ends every session of somebody; returns those that it ended.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::GrantExceedsOwn`].
+    pub async fn end_sessions_of(
+        &self,
+        grantor: &Grantor,
+        id: AccountId,
+    ) -> Result<Vec<SessionId>> {
+        let mut tx = self.begin().await?;
+        accounts::lock(&tx, id).await?;
+        grantor.outranks(&tx, id).await?;
+        let ended = sessions::end(&tx, id, None, "revoked").await?;
+        tx.audit(Event::on("account", None, id));
+        tx.commit().await?;
+        Ok(ended)
     }
 }
 
@@ -183,14 +220,7 @@ async fn may_go(tx: &Write, id: AccountId) -> Result<()> {
 }
 
 async fn end_sessions(tx: &Write, id: AccountId, reason: &str) -> Result<()> {
-    sql::run(
-        &**tx,
-        "UPDATE sessions SET revoked_at = $2, revoked_reason = $3
-         WHERE account_id = $1 AND revoked_at IS NULL",
-        vec![id.uuid().into(), tx.now.into(), reason.into()],
-    )
-    .await?;
-    Ok(())
+    sessions::end(tx, id, None, reason).await.map(drop)
 }
 
 /// Notes a change that leaves the role on the platform as it is.

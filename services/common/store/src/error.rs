@@ -84,6 +84,9 @@ pub enum StoreError {
         /// `resource.verb`.
         permission: String,
     },
+    /// Somebody would get around what the methods for one's own account ask for.
+    #[error("this is for other people's accounts: for your own there are methods of its own")]
+    OwnAccount,
     /// The role comes with the product.
     #[error("the role comes with vpnpanel and never changes: make a role of your own")]
     RoleBuiltIn,

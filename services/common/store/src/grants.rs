@@ -88,6 +88,15 @@ impl Grantor {
         Ok(())
     }
 
+    /// Refuses the grantor's own account, to which a session alone must not do what its owner is
+    /// asked for a password or code for.
+    pub(crate) fn is_another(&self, account: AccountId) -> Result<()> {
+        if account == self.account {
+            return Err(StoreError::OwnAccount);
+        }
+        Ok(())
+    }
+
     fn compare(
         &self,
         held: &BTreeSet<String>,

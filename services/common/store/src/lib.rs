@@ -81,7 +81,7 @@ pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use page::Page;
 pub use roles::{NewRole, Role, RolePatch};
 pub use second_factors::{CodeUse, SecondFactor};
-pub use sessions::{NewSession, Rotation, Session};
+pub use sessions::{NewSession, Proof, Rotation, Session};
 pub use signing_key_rotation::{MakeSigningKey, SigningKeyTerms};
 pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
 pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};

@@ -6,6 +6,7 @@ use std::fmt;
 
 use vpnpanel_domain::{AccountId, SessionId, TenantId};
 
+use crate::accounts;
 use crate::audit::Event;
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
@@ -13,7 +14,7 @@ use crate::sql;
 use crate::transaction::Write;
 
 /// What events call it; its id is the account's.
-const SECOND_FACTOR: &str = "secondFactor";
+pub(crate) const SECOND_FACTOR: &str = "secondFactor";
 
 /// Wrong codes in a row that cost nothing but the attempt.
 const FREE_FAILURES: i64 = 5;
@@ -139,6 +140,8 @@ impl Store {
     ) -> Result<()> {
         let mut tx = self.begin().await?;
         let account = read.account_id;
+        // Before a sign-in that has not seen it, or after: see `Store::create_session`.
+        accounts::lock(&tx, account).await?;
         let confirmed = sql::run(
             &*tx,
             "UPDATE second_factors
@@ -241,15 +244,21 @@ impl Store {
     /// Those of the database.
     pub async fn remove_second_factor(&self, account: AccountId) -> Result<()> {
         let mut tx = self.begin().await?;
-        sql::run(
-            &*tx,
-            "DELETE FROM second_factors WHERE account_id = $1",
-            vec![account.uuid().into()],
-        )
-        .await?;
+        remove(&tx, account).await?;
         tx.audit(Event::on(SECOND_FACTOR, None, account));
         tx.commit().await
     }
+}
+
+/// Takes a second factor away, in force or not; says whether there was one.
+pub(crate) async fn remove(tx: &Write, account: AccountId) -> Result<bool> {
+    let removed = sql::run(
+        &**tx,
+        "DELETE FROM second_factors WHERE account_id = $1",
+        vec![account.uuid().into()],
+    )
+    .await?;
+    Ok(removed > 0)
 }
 
 /// What decides about the next code.

@@ -56,6 +56,18 @@ pub struct NewSession {
     pub address: String,
     /// When it ends by itself.
     pub expires_at_ms: i64,
+    /// What it is opened by.
+    pub proof: Proof,
+}
+
+/// What somebody was found to be an account by. That takes a while, in which the account may be
+/// disabled, its password changed or a second factor put into force: then it proves nothing more.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// The hash that a password was held against; `None` where none was.
+    pub password_hash: Option<String>,
+    /// A second factor was shown.
+    pub second_factor: bool,
 }
 
 /// What became of a refresh token that was presented.
@@ -70,12 +82,21 @@ pub enum Rotation {
 }
 
 impl Store {
-    /// Begins a session with its first refresh token, given as its hash.
+    /// Begins a session with its first refresh token, given as its hash; `None` when its proof
+    /// holds no more. Whoever ends the sessions of an account locks the account's row before, so
+    /// that this one is among them or is never opened.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn create_session(&self, new: NewSession, token_hash: &[u8]) -> Result<Session> {
+    pub async fn create_session(
+        &self,
+        new: NewSession,
+        token_hash: &[u8],
+    ) -> Result<Option<Session>> {
         let mut tx = self.begin().await?;
+        if !holds(&tx, new.account_id, &new.proof).await? {
+            return Ok(None);
+        }
         let row = Model {
             id: new.id.uuid(),
             account_id: new.account_id.uuid(),
@@ -93,7 +114,7 @@ impl Store {
         add_token(&tx, new.id, token_hash).await?;
         tx.audit(Event::on(SESSION, None, new.id));
         tx.commit().await?;
-        Ok(row.into())
+        Ok(Some(row.into()))
     }
 
     /// Spends a refresh token for the next one; both are given as their hashes.
@@ -258,24 +279,7 @@ impl Store {
         reason: &str,
     ) -> Result<Vec<SessionId>> {
         let mut tx = self.begin().await?;
-        let keep = keep.map_or(uuid::Uuid::nil(), SessionId::uuid);
-        let rows = sql::all(
-            &*tx,
-            "UPDATE sessions SET revoked_at = $3, revoked_reason = $4
-             WHERE account_id = $1 AND id <> $2 AND revoked_at IS NULL AND expires_at > $3
-             RETURNING id",
-            vec![
-                account.uuid().into(),
-                keep.into(),
-                tx.now.into(),
-                reason.into(),
-            ],
-        )
-        .await?;
-        let ended = rows
-            .iter()
-            .map(|row| sql::get(row, 0).map(SessionId::new))
-            .collect::<Result<Vec<_>, _>>()?;
+        let ended = end(&tx, account, keep, reason).await?;
         for session in &ended {
             tx.audit(Event::on(SESSION, None, session));
         }
@@ -334,6 +338,53 @@ impl Store {
     }
 }
 
+/// Ends the sessions of an account but one; gives those that it ended.
+pub(crate) async fn end(
+    tx: &Write,
+    account: AccountId,
+    keep: Option<SessionId>,
+    reason: &str,
+) -> Result<Vec<SessionId>> {
+    let rows = sql::all(
+        &**tx,
+        "UPDATE sessions SET revoked_at = $3, revoked_reason = $4
+         WHERE account_id = $1 AND id <> $2 AND revoked_at IS NULL AND expires_at > $3
+         RETURNING id",
+        vec![
+            account.uuid().into(),
+            keep.map_or(uuid::Uuid::nil(), SessionId::uuid).into(),
+            tx.now.into(),
+            reason.into(),
+        ],
+    )
+    .await?;
+    rows.iter()
+        .map(|row| Ok(SessionId::new(sql::get(row, 0)?)))
+        .collect()
+}
+
+/// Whether a proof still holds; if so, it does until the commit.
+async fn holds(tx: &Write, account: AccountId, proof: &Proof) -> Result<bool> {
+    let row = sql::one(
+        &**tx,
+        "SELECT password_hash FROM accounts
+         WHERE id = $1 AND deleted_at IS NULL AND NOT disabled {for_update}",
+        vec![account.uuid().into()],
+    )
+    .await?;
+    let Some(row) = row else { return Ok(false) };
+    if proof.password_hash.is_some() && proof.password_hash != sql::get(&row, 0)? {
+        return Ok(false);
+    }
+    let owed = sql::one(
+        &**tx,
+        "SELECT 1 FROM second_factors WHERE account_id = $1 AND confirmed_at IS NOT NULL",
+        vec![account.uuid().into()],
+    )
+    .await?;
+    Ok(owed.is_none() || proof.second_factor)
+}
+
 /// An account that was disabled or deleted gets no further tokens.
 async fn may_sign_in(tx: &Write, account: uuid::Uuid) -> Result<bool> {
     let row = sql::one(
@@ -353,6 +404,15 @@ async fn add_token(tx: &Write, session: SessionId, hash: &[u8]) -> Result<()> {
     )
     .await?;
     Ok(())
+}
+
+/// Without the password's hash.
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proof")
+            .field("second_factor", &self.second_factor)
+            .finish_non_exhaustive()
+    }
 }
 
 impl From<Model> for Session {

@@ -5,7 +5,9 @@ use vpnpanel_api::account::v1::{
     DeleteAccountResponse, DisableAccountRequest, DisableAccountResponse, EnableAccountRequest,
     EnableAccountResponse, GetAccountRequest, GetAccountResponse, ListAccountsRequest,
     ListAccountsResponse, ResetAccountPasswordRequest, ResetAccountPasswordResponse,
-    UpdateAccountRequest, UpdateAccountResponse,
+    ResetAccountSecondFactorRequest, ResetAccountSecondFactorResponse,
+    RevokeAccountSessionsRequest, RevokeAccountSessionsResponse, UpdateAccountRequest,
+    UpdateAccountResponse,
 };
 use vpnpanel_domain::AccountId;
 use vpnpanel_store::{self as store, AccountPatch, NewAccount, fresh_id};
@@ -158,6 +160,38 @@ pub(crate) async fn reset_password(
     Ok(ResetAccountPasswordResponse {
         account: Some(shown(context, account).await?),
         one_time_password: one_time.told(),
+    })
+}
+
+pub(crate) async fn reset_second_factor(
+    context: &Context,
+    caller: &Caller,
+    message: ResetAccountSecondFactorRequest,
+) -> Result<ResetAccountSecondFactorResponse, Error> {
+    let id = named(&message.account_id)?;
+    context
+        .acting(caller)
+        .reset_second_factor(&caller.grantor(None)?, id)
+        .await?;
+    context.standings.forget_account(id);
+    tracing::info!(event = "second_factor_reset", account_id = %id);
+    Ok(ResetAccountSecondFactorResponse {})
+}
+
+pub(crate) async fn revoke_sessions(
+    context: &Context,
+    caller: &Caller,
+    message: RevokeAccountSessionsRequest,
+) -> Result<RevokeAccountSessionsResponse, Error> {
+    let id = named(&message.account_id)?;
+    let ended = context
+        .acting(caller)
+        .end_sessions_of(&caller.grantor(None)?, id)
+        .await?;
+    context.standings.forget_sessions(id, &ended).await;
+    tracing::info!(event = "sessions_ended", account_id = %id, count = ended.len());
+    Ok(RevokeAccountSessionsResponse {
+        revoked_count: i32::try_from(ended.len()).unwrap_or(i32::MAX),
     })
 }
 

@@ -9,7 +9,7 @@ use vpnpanel_api::auth::v1::{
 use vpnpanel_audit::network;
 use vpnpanel_auth::{AuthError, PasswordProof, Reach, RefreshToken, SignInMethod, strength};
 use vpnpanel_domain::{AccountId, SessionId, TenantId};
-use vpnpanel_store::{self as store, NewSession, Rotation, fresh_id};
+use vpnpanel_store::{self as store, NewSession, Proof, Rotation, Store, fresh_id};
 
 use crate::{
     Error,
@@ -34,20 +34,16 @@ pub(crate) async fn login(
     let shown = Shown::of(message.totp_code, message.recovery_code)?;
     let tenant = ids::optional("tenant_id", &message.tenant_id)?;
     // Before a password costs anything.
-    let counted = context.limits.sign_in(&message.email, caller.ip).await;
-    counted.inspect_err(|error| {
-        tracing::info!(
-            event = "sign_in_refused",
-            reason = error.reason(),
-            address = caller.address()
-        );
-    })?;
+    if let Err(limited) = context.limits.sign_in(&message.email, caller.ip).await {
+        note_refusal(context, caller, &message.email, &limited).await?;
+        return Err(limited.into());
+    }
     let proof = PasswordProof {
         email: message.email.clone(),
         password: message.password.into(),
     };
-    let id = match prove(context, caller, proof, shown).await {
-        Ok(id) => id,
+    let proven = match prove(context, caller, proof, shown).await {
+        Ok(proven) => proven,
         Err(error) => {
             if let Error::Auth(refused) = &error {
                 note_refusal(context, caller, &message.email, refused).await?;
@@ -55,10 +51,11 @@ pub(crate) async fn login(
             return Err(error);
         }
     };
+    let id = proven.account;
     let account = context.store.account(id).await?;
     check_scope(context, id, tenant).await?;
     let owed = context.store.second_factor_owed(id).await?;
-    let tokens = open_session(context, caller, id, tenant).await?;
+    let tokens = open_session(context, caller, proven, tenant).await?;
     tracing::info!(event = "signed_in", account_id = %id, address = caller.address());
     Ok(LoginResponse {
         access_token: tokens.access,
@@ -186,6 +183,9 @@ pub(crate) async fn change_password(
         return Err(Error::field("new_password", weakness.to_string()));
     }
     let new = context.hasher.hash(new_password).await?;
+    // The session was opened with it: one that comes into force meanwhile is not known here.
+    let factor = context.store.second_factor(account.id).await?;
+    let had_second_factor = factor.is_some_and(|factor| factor.confirmed_at_ms.is_some());
     // Whoever knew the old password is signed out, this session too; the answer opens a new one.
     context
         .acting(caller)
@@ -197,12 +197,28 @@ pub(crate) async fn change_password(
         Reach::Tenant(tenant) => Some(tenant),
         Reach::Account | Reach::Platform => None,
     };
-    let tokens = open_session(context, caller, account.id, tenant).await?;
+    let proven = Proven {
+        account: account.id,
+        store: context.acting(caller),
+        proof: Proof {
+            password_hash: Some(new),
+            second_factor: had_second_factor,
+        },
+    };
+    let tokens = open_session(context, caller, proven, tenant).await?;
     Ok(ChangePasswordResponse {
         access_token: tokens.access,
         refresh_token: tokens.refresh,
         expires_in: Some(tokens.expires_in),
     })
+}
+
+/// An account that a caller has proven to be.
+struct Proven {
+    account: AccountId,
+    /// Acts for it.
+    store: Store,
+    proof: Proof,
 }
 
 /// The account that a caller has proven to be, with its second factor where it has one.
@@ -211,11 +227,19 @@ async fn prove(
     caller: &Caller,
     proof: PasswordProof,
     shown: Shown,
-) -> Result<AccountId, Error> {
-    let account = context.password_sign_in.verify(proof).await?;
-    let store = context.acting_as(account, caller);
-    second_factor::check(context, &store, account, shown).await?;
-    Ok(account)
+) -> Result<Proven, Error> {
+    let proven = context.password_sign_in.verify(proof).await?;
+    let account = proven.account;
+    let store = context.acting_as(account, caller).await?;
+    let second_factor = second_factor::check(context, &store, account, shown).await?;
+    Ok(Proven {
+        account,
+        store,
+        proof: Proof {
+            password_hash: proven.password_hash,
+            second_factor,
+        },
+    })
 }
 
 /// Notes a refused sign-in, alike whether or not the account exists.
@@ -227,15 +251,20 @@ async fn note_refusal(
 ) -> Result<(), Error> {
     let (reason, address) = (refused.reason(), caller.address());
     tracing::info!(event = "sign_in_refused", reason, address);
+    let (store, network) = (context.acting(caller), network(address));
     match refused {
         AuthError::SignInRefused | AuthError::TooManyCodes { .. } => {
-            let noted = context.acting(caller);
-            Ok(noted
-                .refuse_sign_in(email, &network(address), reason)
-                .await?)
+            store.refuse_sign_in(email, &network, reason).await?;
         }
-        _ => Ok(()),
+        AuthError::TooMany { limit, .. } => {
+            let now_ms = context.store.now_ms();
+            if context.held_back.is_news(*limit, email, &network, now_ms) {
+                store.hold_sign_in_back(email, reason).await?;
+            }
+        }
+        _ => {}
     }
+    Ok(())
 }
 
 /// An access token may be narrowed to a tenant in which its account may act.
@@ -256,12 +285,14 @@ async fn check_scope(
     Err(AuthError::TenantNotFound.into())
 }
 
+/// Opens a session, unless what it was proven by has changed meanwhile.
 async fn open_session(
     context: &Context,
     caller: &Caller,
-    account: AccountId,
+    proven: Proven,
     tenant: Option<TenantId>,
 ) -> Result<Tokens, Error> {
+    let account = proven.account;
     let refresh = RefreshToken::generate()?;
     let lifetime = context.tokens.settings().refresh_lifetime.as_millis();
     let lifetime = i64::try_from(lifetime).unwrap_or(i64::MAX);
@@ -271,11 +302,10 @@ async fn open_session(
         user_agent: caller.user_agent().to_owned(),
         address: caller.address().to_owned(),
         expires_at_ms: context.store.now_ms().saturating_add(lifetime),
+        proof: proven.proof,
     };
-    let session = context
-        .acting_as(account, caller)
-        .create_session(session, &refresh.hash())
-        .await?;
+    let opened = proven.store.create_session(session, &refresh.hash()).await;
+    let session = opened?.ok_or(AuthError::SignInRefused)?;
     tokens_of(context, account, session.id, tenant, &refresh)
 }
 

@@ -62,6 +62,10 @@ pub(crate) async fn list(
         let only = principal.belongs_to(Some(only)).then_some(only);
         return only_one(context, only).await;
     }
+    if principal.reach == Reach::Platform && !principal.permits("tenant.read", None) {
+        // A token for the platform says nothing about the tenants that its account belongs to.
+        return only_one(context, None).await;
+    }
     // Those of the platform see all tenants, others their own.
     let member = (!principal.permits("tenant.read", None)).then_some(principal.account);
     let list = List::new("tenants").of(member.map(|id| id.to_string()).unwrap_or_default());

@@ -137,7 +137,7 @@ async fn show_both(
         _ => "totp_code",
     };
     let checked = second_factor::check(context, &context.acting(caller), account, shown).await;
-    checked.map_err(|error| match error {
+    checked.map(drop).map_err(|error| match error {
         // Who asks is known: there is nothing to hide, but which field is wrong.
         Error::Auth(AuthError::SignInRefused) => Error::field(field, "is wrong, or was used"),
         other => other,

@@ -107,6 +107,25 @@ async fn a_token_permits_what_it_lists_where_it_is_for_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_token_for_the_platform_tells_no_tenants_of_its_account() {
+    let panel = Panel::start().await;
+    let tenant = panel.default_tenant().await;
+    let (account, email) = panel.account(Role::Admin, None).await;
+    let membership = panel.store.set_membership(account, Some(tenant), "owner");
+    membership.await.unwrap();
+    let caller = panel.sign_in(&email, PASSWORD).await;
+    let tenants = async |permission| {
+        let made = mint(&caller, wanted(None, &[permission])).await.unwrap();
+        let token = panel.with_token(&made.token);
+        let request = token.ask(ListTenantsRequest::default());
+        let seen = token.tenants().list_tenants(request).await.unwrap();
+        seen.into_inner().tenants.len()
+    };
+    assert_eq!(tenants("node.read").await, 0);
+    assert_eq!(tenants("tenant.read").await, 1);
+}
+
+#[tokio::test]
 async fn a_token_manages_no_credentials() {
     let panel = Panel::start().await;
     let admin = panel.admin().await;

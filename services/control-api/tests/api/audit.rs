@@ -10,13 +10,13 @@ use vpnpanel_api::{
         ListAuditEventsRequest, ListAuditEventsResponse, Outcome, VerifyChainRequest,
         VerifyChainResponse,
     },
-    auth::v1::LoginRequest,
+    auth::v1::{GetMeRequest, LoginRequest},
     user::v1::{UpdateUserRequest, User},
 };
 use vpnpanel_auth::Role;
 use vpnpanel_domain::TenantId;
 
-use crate::support::{ADMIN, Caller, Panel, assert_refused};
+use crate::support::{ADMIN, Caller, PASSWORD, Panel, assert_refused};
 
 async fn list(caller: &Caller, request: ListAuditEventsRequest) -> ListAuditEventsResponse {
     let listed = caller.audit().list_audit_events(caller.ask(request)).await;
@@ -203,6 +203,52 @@ async fn a_refused_sign_in_is_in_the_log_alike_for_known_and_unknown_accounts() 
         assert_eq!(event.resource_type, "account");
         assert!(!event.resource_id.is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_sign_in_is_noted_with_the_roles_of_who_signs_in() {
+    let panel = Panel::start().await;
+    let tenant = panel.default_tenant().await;
+    let auditor = panel.signed_in(Role::Auditor, None).await;
+    let (owner, email) = panel.account(Role::Owner, Some(tenant)).await;
+    panel.sign_in(&email, PASSWORD).await;
+    let events = list(&auditor, ListAuditEventsRequest::default()).await;
+    let of = |actor: &str| {
+        let mut events = events.events.iter();
+        let event = events.find(|it| it.resource_type == "session" && it.actor == actor);
+        event.unwrap().roles.clone()
+    };
+    assert_eq!(of(&format!("account:{owner}")), [format!("owner@{tenant}")]);
+    let me = auditor.auth().get_me(auditor.ask(GetMeRequest {})).await;
+    let me = me.unwrap().into_inner().account.unwrap().id;
+    assert_eq!(of(&format!("account:{me}")), ["auditor"]);
+}
+
+#[tokio::test]
+async fn sign_ins_that_a_limit_keeps_back_are_noted_in_bounded_number() {
+    let limit = ("VPNPANEL_LIMIT_SIGN_IN_ACCOUNT", "1/1h");
+    let panel = Panel::start_with(&[limit]).await;
+    let auditor = panel.signed_in(Role::Auditor, None).await;
+    let (_, email) = panel.account(Role::Owner, None).await;
+    for _ in 0..5 {
+        let request = LoginRequest {
+            email: email.clone(),
+            password: "a guess".to_owned(),
+            ..LoginRequest::default()
+        };
+        panel.anybody().auth().login(request).await.unwrap_err();
+    }
+    let events = list(&auditor, ListAuditEventsRequest::default()).await;
+    let reasons: Vec<_> = events
+        .events
+        .iter()
+        .filter(|event| event.outcome() == Outcome::Refused)
+        .map(|event| event.reason.as_str())
+        .collect();
+    // A minute may have begun meanwhile.
+    assert!(reasons.contains(&"SIGN_IN_REFUSED"), "{reasons:?}");
+    let kept_back = reasons.iter().filter(|it| **it == "RATE_LIMITED").count();
+    assert!((1..=2).contains(&kept_back), "{reasons:?}");
 }
 
 #[tokio::test]

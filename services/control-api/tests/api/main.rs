@@ -13,6 +13,7 @@ mod limits;
 mod lists;
 mod networks;
 mod people;
+mod recovery;
 mod replicas;
 mod second_factor;
 mod sessions;

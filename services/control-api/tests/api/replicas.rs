@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 use vpnpanel_api::{
-    auth::v1::{ChangePasswordRequest, GetMeRequest, LoginRequest, LogoutRequest},
+    account::v1::DisableAccountRequest,
+    auth::v1::{
+        ApiToken, ChangePasswordRequest, CreateApiTokenRequest, GetMeRequest, LoginRequest,
+        LogoutRequest,
+    },
     user::v1::ListUsersRequest,
 };
 use vpnpanel_auth::{
@@ -14,6 +18,7 @@ use vpnpanel_auth::{
 };
 use vpnpanel_cache::testing::{TestRedis, eventually};
 use vpnpanel_domain::{AccountId, SessionId, TenantId};
+use vpnpanel_store::fresh_id;
 
 use crate::support::{ADMIN, Caller, ONE_TIME_PASSWORD, PASSWORD, Panel, assert_refused, refusal};
 
@@ -216,6 +221,54 @@ async fn what_changed_is_noticed_in_time_also_when_nobody_could_tell() {
     assert!(ended.elapsed() < WITHIN, "{:?}", ended.elapsed());
     let (code, _) = refusal(sees_users(&owner, tenant).await);
     assert_eq!(code, Code::Unauthenticated);
+}
+
+/// Disables an account on one replica; it may do nothing on the other in time, by a session or a
+/// token.
+async fn is_shut_out_everywhere(one: &Panel, other: &Panel) {
+    let tenant = one.new_tenant(&fresh_id::<TenantId>().to_string()).await;
+    let admin = one.admin().await;
+    let here = one.signed_in(Role::Owner, Some(tenant)).await;
+    let request = here.ask(CreateApiTokenRequest {
+        api_token: Some(ApiToken {
+            name: "backup".to_owned(),
+            tenant_id: tenant.to_string(),
+            permissions: vec!["user.read".to_owned()],
+            ..ApiToken::default()
+        }),
+    });
+    let token = here.auth().create_api_token(request).await.unwrap();
+    let there = other.with_token(here.token());
+    let program = other.with_token(&token.into_inner().token);
+    for caller in [&here, &there, &program] {
+        sees_users(caller, tenant).await.unwrap();
+    }
+    // Another owner stays, or this one could not be disabled.
+    one.account(Role::Owner, Some(tenant)).await;
+    let request = admin.ask(DisableAccountRequest {
+        account_id: account(&here).await.to_string(),
+    });
+    let disabled = Instant::now();
+    admin.accounts().disable_account(request).await.unwrap();
+    for caller in [&here, &there, &program] {
+        eventually("the account is shut out", async || {
+            sees_users(caller, tenant).await.is_err()
+        })
+        .await;
+        assert!(disabled.elapsed() < WITHIN, "{:?}", disabled.elapsed());
+        let refused = sees_users(caller, tenant).await;
+        assert_refused(refused, Code::Unauthenticated, "SESSION_ENDED");
+    }
+}
+
+#[tokio::test]
+async fn an_account_disabled_on_one_replica_is_shut_out_on_the_other_with_and_without_redis() {
+    let mut redis = TestRedis::standalone();
+    let (one, other) = two(&redis).await;
+    in_touch(&[&one, &other]).await;
+    is_shut_out_everywhere(&one, &other).await;
+    redis.kill();
+    is_shut_out_everywhere(&one, &other).await;
 }
 
 #[tokio::test]

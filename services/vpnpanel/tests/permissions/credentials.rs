@@ -14,7 +14,7 @@ use vpnpanel_auth::{
 use vpnpanel_domain::{AccountId, SessionId, TenantId};
 use vpnpanel_pki::context;
 use vpnpanel_runtime::rpc::InProcess;
-use vpnpanel_store::{ApiTokenOwner, NewApiToken, NewSession, SigningKeyState, fresh_id};
+use vpnpanel_store::{ApiTokenOwner, NewApiToken, NewSession, Proof, SigningKeyState, fresh_id};
 
 use crate::{calls, fixture::PASSWORD, stage::Stage};
 
@@ -62,12 +62,13 @@ impl Forge {
             user_agent: String::new(),
             address: String::new(),
             expires_at_ms: now_ms + HOUR_MS,
+            proof: Proof::default(),
         };
         let session = stage.store.create_session(session, &[0; 32]).await.unwrap();
         Self {
             key: SigningKey::from_pkcs8(&private.unwrap()).unwrap(),
             account,
-            session: session.id,
+            session: session.unwrap().id,
             now_ms,
         }
     }

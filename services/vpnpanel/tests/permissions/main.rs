@@ -18,3 +18,15 @@ mod matrix;
 mod requests;
 mod stage;
 mod walls;
+
+use std::process::Command;
+
+#[test]
+fn the_same_holds_on_postgres() {
+    let name = "the_same_holds_on_postgres";
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.env(stage::DATABASE_VARIABLE, "postgres");
+    let output = again.args(["--skip", name]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "on postgres:\n{text}");
+}

@@ -23,6 +23,9 @@ use vpnpanel_store::{Store, testing::TestStore};
 
 use crate::fixture::PASSWORD;
 
+/// Which database it runs on; SQLite unless it is "postgres".
+pub(crate) const DATABASE_VARIABLE: &str = "VPNPANEL_TEST_DATABASE";
+
 /// An installation; gone when dropped.
 pub(crate) struct Stage {
     pub(crate) store: Store,
@@ -44,7 +47,10 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set() -> Self {
         vpnpanel_runtime::install_crypto_provider();
-        let database = TestStore::sqlite().await;
+        let database = match std::env::var(DATABASE_VARIABLE).as_deref() {
+            Ok("postgres") => TestStore::postgres().await,
+            _ => TestStore::sqlite().await,
+        };
         let store = database.store.clone();
         let sealer = Arc::new(Sealer::new(&MasterKey::generate().unwrap()).unwrap());
         let vault = Vault::new(Arc::clone(&sealer));

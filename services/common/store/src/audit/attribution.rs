@@ -11,6 +11,9 @@ use vpnpanel_domain::{AccountId, NodeId, TenantId};
 use super::Resource;
 use crate::connect::Store;
 
+/// Most roles in tenants that an event of the platform names.
+const MOST_ELSEWHERE: usize = 20;
+
 /// Who does something, through what, and how what they do is shown.
 #[derive(Debug, Clone)]
 pub struct Attribution {
@@ -79,11 +82,12 @@ impl Attribution {
         }
     }
 
-    /// The same request, by an account that has just proven to be one.
+    /// The same request, by an account that has just proven to be one, with what it holds.
     #[must_use]
-    pub fn by_account(self, account: AccountId) -> Self {
+    pub fn by_account(self, account: AccountId, held: Vec<HeldRole>) -> Self {
         Self {
             actor: Self::account(account),
+            held,
             ..self
         }
     }
@@ -98,14 +102,23 @@ impl Attribution {
         format!("node:{id}")
     }
 
-    /// Names of the roles that count in a tenant; the nil tenant is the platform.
+    /// Names of the roles that count in a tenant; the nil tenant is the platform. What somebody
+    /// without a role on the platform does there is about their own account: then those that they
+    /// hold in tenants are named with the tenant, the first 20 of them.
     pub(crate) fn roles_in(&self, tenant: Uuid) -> String {
-        let roles: BTreeSet<&str> = self
+        let counting = self
             .held
             .iter()
-            .filter(|held| held.tenant.is_none_or(|held| held.uuid() == tenant))
-            .map(|held| held.role.as_str())
-            .collect();
+            .filter(|held| held.tenant.is_none_or(|held| held.uuid() == tenant));
+        let mut roles: BTreeSet<Cow<'_, str>> =
+            counting.map(|held| held.role.as_str().into()).collect();
+        if roles.is_empty() && tenant.is_nil() {
+            let elsewhere = self.held.iter().filter_map(|held| {
+                let tenant = held.tenant?;
+                Some(format!("{}@{tenant}", held.role).into())
+            });
+            roles = elsewhere.take(MOST_ELSEWHERE).collect();
+        }
         roles.into_iter().collect::<Vec<_>>().join(",")
     }
 }
@@ -147,5 +160,14 @@ mod tests {
         assert_eq!(who.roles_in(one.uuid()), "auditor,owner");
         assert_eq!(who.roles_in(two.uuid()), "auditor,operator");
         assert_eq!(who.roles_in(Uuid::nil()), "auditor");
+        let of_tenants = Attribution {
+            held: vec![held(Some(two), "operator"), held(Some(one), "owner")],
+            ..Attribution::anonymous()
+        };
+        assert_eq!(
+            of_tenants.roles_in(Uuid::nil()),
+            format!("operator@{two},owner@{one}")
+        );
+        assert_eq!(of_tenants.roles_in(Uuid::from_u128(3)), "");
     }
 }

@@ -83,6 +83,18 @@ impl Store {
         tx.commit().await
     }
 
+    /// Records that a sign-in was not looked at, because there were too many. What the database
+    /// is spared by that the caller must not spend here: it says which of them are worth an event.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hold_sign_in_back(&self, email: &str, reason: &'static str) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let account = subject(&tx, email).await?;
+        tx.audit(Event::on(ACCOUNT, None, account).refused(reason));
+        tx.commit().await
+    }
+
     /// Turns what was counted in minutes that are over into events, under a job's lease; returns
     /// how many there were.
     ///

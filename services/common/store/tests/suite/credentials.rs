@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use vpnpanel_domain::{AccountId, SessionId, TenantId};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    Account, ApiTokenOwner, CodeUse, NewApiToken, NewRole, NewSession, Page, Rotation,
+    Account, ApiTokenOwner, CodeUse, NewApiToken, NewRole, NewSession, Page, Proof, Rotation,
     SecondFactor, Store, StoreError, TenantPatch, fresh_id, on_each_database,
 };
 
@@ -23,6 +23,7 @@ on_each_database!(
     a_tenant_is_owed_a_second_factor_until_there_is_one,
     an_api_token_is_made_of_what_its_account_holds_there,
     an_account_has_a_bounded_number_of_api_tokens,
+    no_session_is_opened_by_what_holds_no_more,
     an_api_token_is_revoked_by_its_account_or_its_tenant_and_by_nobody_else,
 );
 
@@ -31,15 +32,70 @@ async fn account(store: &Store) -> Account {
     store.create_account(new_account(&email)).await.unwrap()
 }
 
-async fn session(test: &TestStore, account: AccountId, token: &[u8]) -> SessionId {
+async fn open(
+    test: &TestStore,
+    account: AccountId,
+    token: &[u8],
+    proof: Proof,
+) -> Option<SessionId> {
     let new = NewSession {
         id: fresh_id(),
         account_id: account,
         user_agent: "curl".to_owned(),
         address: "192.0.2.7".to_owned(),
         expires_at_ms: test.clock.now_ms() + 1_000_000,
+        proof,
     };
-    test.store.create_session(new, token).await.unwrap().id
+    let opened = test.store.create_session(new, token).await.unwrap();
+    opened.map(|session| session.id)
+}
+
+async fn session(test: &TestStore, account: AccountId, token: &[u8]) -> SessionId {
+    let proof = Proof {
+        second_factor: true,
+        ..Proof::default()
+    };
+    open(test, account, token, proof).await.unwrap()
+}
+
+async fn no_session_is_opened_by_what_holds_no_more(test: TestStore) {
+    let store = &test.store;
+    let account = account(store).await;
+    let hash = account.password_hash.clone().unwrap();
+    let shown = |password_hash: &str, second_factor| Proof {
+        password_hash: Some(password_hash.to_owned()),
+        second_factor,
+    };
+    let first = open(&test, account.id, b"1", shown(&hash, false)).await;
+    assert!(first.is_some());
+    // The password is changed while somebody signs in by the old one.
+    store
+        .change_password(account.id, &hash, "new")
+        .await
+        .unwrap();
+    let late = open(&test, account.id, b"2", shown(&hash, false)).await;
+    assert_eq!(late, None);
+    let kept = open(&test, account.id, b"3", shown("new", false))
+        .await
+        .unwrap();
+    // A second factor comes into force while somebody signs in without one.
+    store
+        .enroll_second_factor(account.id, b"sealed")
+        .await
+        .unwrap();
+    let read = store.second_factor(account.id).await.unwrap().unwrap();
+    let confirmed = store.confirm_second_factor(&read, 7, &[], kept).await;
+    confirmed.unwrap();
+    let late = open(&test, account.id, b"4", shown("new", false)).await;
+    assert_eq!(late, None);
+    assert!(
+        open(&test, account.id, b"5", shown("new", true))
+            .await
+            .is_some()
+    );
+    // The account is gone.
+    let nobody = open(&test, fresh_id(), b"6", Proof::default()).await;
+    assert_eq!(nobody, None);
 }
 
 async fn role(store: &Store, name: &str, permissions: &[&str]) {

@@ -4,7 +4,7 @@ use vpnpanel_domain::{NodeId, SessionId};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
     CertificateState, NewAccount, NewAuthority, NewJoinToken, NewNodeCertificate, NewRole,
-    NewSession, NewSigningKey, Page, Rotation, Store, fresh_id, on_each_database,
+    NewSession, NewSigningKey, Page, Proof, Rotation, Store, fresh_id, on_each_database,
 };
 
 use crate::fixture::{World, new_tenant};
@@ -117,6 +117,7 @@ async fn a_spent_refresh_token_ends_its_session(test: TestStore) {
         user_agent: "curl".to_owned(),
         address: "192.0.2.7".to_owned(),
         expires_at_ms: test.clock.now_ms() + 1_000_000,
+        proof: Proof::default(),
     };
     test.store.create_session(new, b"one").await.unwrap();
     let rotated = test
@@ -158,9 +159,10 @@ async fn sessions_that_were_ended_are_told_from_a_time_on(test: TestStore) {
             user_agent: String::new(),
             address: String::new(),
             expires_at_ms: test.store.now_ms() + 900_000,
+            proof: Proof::default(),
         };
         let made = test.store.create_session(new, &[n]).await.unwrap();
-        sessions.push(made.id);
+        sessions.push(made.unwrap().id);
     }
     let end = async |id| test.store.revoke_session(account.id, id, "logout").await;
     end(sessions[0]).await.unwrap();

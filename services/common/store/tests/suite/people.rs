@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use vpnpanel_domain::{AccountId, TenantId};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    AccountPatch, Grantor, Joining, NewAccount, NewRole, NewSession, Page, RolePatch, Store,
+    AccountPatch, Grantor, Joining, NewAccount, NewRole, NewSession, Page, Proof, RolePatch, Store,
     StoreError, fresh_id, on_each_database,
 };
 
@@ -544,6 +544,7 @@ async fn a_disabled_or_deleted_account_has_no_sessions(test: TestStore) {
             user_agent: String::new(),
             address: String::new(),
             expires_at_ms: i64::MAX,
+            proof: Proof::default(),
         };
         people.store.create_session(new, hash).await.unwrap();
     };

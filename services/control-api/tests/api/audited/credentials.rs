@@ -2,6 +2,7 @@
 
 use vpnpanel_api::{
     Method,
+    account::v1::{ResetAccountSecondFactorRequest, ResetAccountSecondFactorResponse},
     auth::v1::{
         ApiToken, ConfirmTotpRequest, ConfirmTotpResponse, CreateApiTokenRequest,
         CreateApiTokenResponse, DisableTotpRequest, DisableTotpResponse, EnrollTotpRequest,
@@ -84,6 +85,14 @@ pub(super) async fn perform(
             let made: RegenerateRecoveryCodesResponse = call(&caller, path, id, request).await;
             stage.secrets.extend(made.recovery_codes);
             by(who, "secondFactor", Some(who.to_string()))
+        }
+        "ResetAccountSecondFactor" => {
+            let (who, _) = with_second_factor(stage).await;
+            let request = ResetAccountSecondFactorRequest {
+                account_id: who.to_string(),
+            };
+            let _off: ResetAccountSecondFactorResponse = call(&admin, path, id, request).await;
+            stage.done("secondFactor", &who.to_string())
         }
         "CreateApiToken" => {
             let token = new_token(stage, path, id).await;

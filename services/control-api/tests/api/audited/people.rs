@@ -7,8 +7,8 @@ use vpnpanel_api::{
         CreateRoleResponse, DeleteAccountRequest, DeleteAccountResponse, DeleteRoleRequest,
         DeleteRoleResponse, DisableAccountRequest, DisableAccountResponse, EnableAccountRequest,
         EnableAccountResponse, ResetAccountPasswordRequest, ResetAccountPasswordResponse,
-        Role as WireRole, UpdateAccountRequest, UpdateAccountResponse, UpdateRoleRequest,
-        UpdateRoleResponse,
+        RevokeAccountSessionsRequest, RevokeAccountSessionsResponse, Role as WireRole,
+        UpdateAccountRequest, UpdateAccountResponse, UpdateRoleRequest, UpdateRoleResponse,
     },
     tenant::v1::{
         AddMemberRequest, AddMemberResponse, Member, RemoveMemberRequest, RemoveMemberResponse,
@@ -85,6 +85,12 @@ async fn of_account(stage: &mut Stage, method: &'static Method, id: &str) -> Opt
             let request = ResetAccountPasswordRequest { account_id };
             let reset: ResetAccountPasswordResponse = call(&admin, path, id, request).await;
             stage.secrets.push(reset.one_time_password);
+        }
+        "RevokeAccountSessions" => {
+            let account_id = account_id.clone();
+            let request = RevokeAccountSessionsRequest { account_id };
+            let ended: RevokeAccountSessionsResponse = call(&admin, path, id, request).await;
+            assert_eq!(ended.revoked_count, 1);
         }
         "DeleteAccount" => {
             let request = DeleteAccountRequest {

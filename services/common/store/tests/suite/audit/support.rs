@@ -31,7 +31,7 @@ pub(crate) fn somebody() -> Attribution {
         request_id: "request-1".to_owned(),
         method: "/test.v1.Service/Do".into(),
         describe,
-        ..Attribution::anonymous().by_account(account)
+        ..Attribution::anonymous().by_account(account, Vec::new())
     }
 }
 
