@@ -83,6 +83,18 @@ fn violations_name_the_field_and_the_rule() {
 }
 
 #[test]
+fn no_text_holds_what_no_database_keeps() {
+    let request = auth::v1::LoginRequest {
+        email: "a@b\0".into(),
+        password: "\0".into(),
+        ..Default::default()
+    };
+    let violations = request.validate().unwrap_err();
+    let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+    assert_eq!(fields, ["email", "password"]);
+}
+
+#[test]
 fn an_absent_required_message_is_a_violation() {
     let violations = UpdateUserRequest::default().validate().unwrap_err();
     assert_eq!(violations[0].field, "user");

@@ -180,6 +180,17 @@ mod check {
         );
     }
 
+    /// What is no text to PostgreSQL is none here: otherwise the database would refuse the
+    /// statement, which is an error of ours.
+    pub(super) fn no_nul(text: &str, at: &FieldPath, out: &mut Violations) {
+        that(
+            !text.contains('\0'),
+            "must not hold NUL characters",
+            at,
+            out,
+        );
+    }
+
     pub(super) fn min_len(len: usize, min: usize, at: &FieldPath, out: &mut Violations) {
         that(
             len >= min,

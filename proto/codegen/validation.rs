@@ -176,6 +176,9 @@ fn scalar(value: &str, kind: &Kind, rules: &DynamicMessage) -> Result<String> {
                     )?;
                 }
             }
+            if has(&text, "max_len") {
+                writeln!(out, "check::no_nul({value}, at, _out);")?;
+            }
             for rule in ["uuid", "email"] {
                 if has(&text, rule) {
                     writeln!(out, "check::{rule}({value}, at, _out);")?;

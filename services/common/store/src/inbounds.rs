@@ -174,6 +174,8 @@ impl Store {
             drop(tx);
             return self.inbound(new.tenant_id, InboundId::new(existing)).await;
         }
+        // There has to be one, before a row refers to it.
+        bindings::lock_owner(&tx, new.tenant_id).await?;
         if new.wireguard.ipv4_pool.prefix_len() == 0 {
             new.wireguard.ipv4_pool = addresses::free_pool(&tx).await?;
         }

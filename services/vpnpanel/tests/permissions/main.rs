@@ -12,6 +12,7 @@ mod calls;
 mod credentials;
 mod document;
 mod expected;
+mod extremes;
 mod fixture;
 mod masks;
 mod matrix;
