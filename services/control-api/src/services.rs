@@ -231,7 +231,9 @@ service! { audit::v1::audit_service_server::AuditService {
         &self,
         request: Request<audit::v1::ExportAuditEventsRequest>,
     ) -> Result<Response<Self::ExportAuditEventsStream>, Status> {
-        let export = handlers::audit::export(&self.0, request.get_ref())?;
+        let (metadata, extensions, message) = request.into_parts();
+        let caller = Caller::of(&metadata, &extensions);
+        let export = handlers::audit::export(&self.0, &caller, &message)?;
         Ok(Response::new(export))
     }
 }}

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::Status;
 use tower::{Layer, Service};
-use vpnpanel_domain::AccountId;
+use vpnpanel_domain::{AccountId, TenantId};
 use vpnpanel_runtime::clock::Clock;
 
 use crate::{
@@ -117,6 +117,28 @@ impl Authenticator {
             Ok(principal) => Authentication::Verified(Arc::new(principal)),
             Err(refusal) => Authentication::Refused(refusal),
         }
+    }
+
+    /// Whether a caller who was let in would be now: for answers that go on for a while. What
+    /// the credential permitted then is the most that it permits.
+    ///
+    /// # Errors
+    /// What the caller would be told now.
+    pub async fn still_permits(
+        &self,
+        principal: &Principal,
+        permission: &'static str,
+        scope: Option<TenantId>,
+    ) -> Result<(), AuthError> {
+        let (account, credential) = (principal.account, principal.credential);
+        let standing = self.standing(account, credential).await?;
+        let held = self.held(&standing).await?;
+        let now = Principal::new(account, credential, principal.reach, &standing, held);
+        let pending = now.password_change_required || now.second_factor_required;
+        if pending || !now.permits(permission, scope) || !principal.permits(permission, scope) {
+            return Err(AuthError::PermissionDenied { permission });
+        }
+        Ok(())
     }
 
     async fn verify(&self, token: &str) -> Result<Principal, Refusal> {
@@ -324,7 +346,7 @@ where
 #[cfg(test)]
 mod tests {
     use tonic::Code;
-    use vpnpanel_domain::{AccountId, SessionId};
+    use vpnpanel_domain::SessionId;
 
     use super::*;
 

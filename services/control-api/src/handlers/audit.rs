@@ -9,8 +9,9 @@ use vpnpanel_api::audit::v1::{
     VerifyChainResponse,
 };
 use vpnpanel_audit::{event, verification};
+use vpnpanel_auth::{AuthGuard, Principal};
 use vpnpanel_domain::TenantId;
-use vpnpanel_store::{Anchor, AuditFilter, Page, Store, StoreError};
+use vpnpanel_store::{Anchor, AuditEvent, AuditFilter, Page, Store, StoreError};
 
 use crate::{
     Error,
@@ -110,29 +111,52 @@ pub(crate) async fn verify(
 
 pub(crate) fn export(
     context: &Context,
+    caller: &Caller,
     message: &ExportAuditEventsRequest,
 ) -> Result<Export, Error> {
-    let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
+    let reader = Reader {
+        store: context.store.clone(),
+        access: context.access.guard(),
+        principal: caller.principal()?.clone(),
+        tenant: ids::optional("tenant_id", &message.tenant_id)?,
+    };
     let (sender, receiver) = mpsc::channel(EXPORT_BATCH as usize);
-    let store = context.store.clone();
-    tokio::spawn(send(store, tenant_id, message.after_sequence, sender));
+    tokio::spawn(send(reader, message.after_sequence, sender));
     Ok(ReceiverStream::new(receiver))
 }
 
-/// Reads on as the client does; ends when it goes away.
-async fn send(
+/// Whoever reads an export, as slowly as they like.
+struct Reader {
     store: Store,
+    access: AuthGuard,
+    principal: Principal,
     tenant: Option<TenantId>,
+}
+
+impl Reader {
+    /// The next events, while the reader may see them.
+    async fn next(&self, after: u64) -> Result<Vec<AuditEvent>, Error> {
+        let authenticator = self.access.authenticator();
+        authenticator
+            .still_permits(&self.principal, "audit.read", self.tenant)
+            .await?;
+        let page = Page::after(EXPORT_BATCH, after);
+        Ok(self.store.chained_events(self.tenant, page).await?)
+    }
+}
+
+/// Reads on as the client does; ends when it goes away, or may not read any more.
+async fn send(
+    reader: Reader,
     mut after: u64,
     to: mpsc::Sender<Result<ExportAuditEventsResponse, Status>>,
 ) {
     loop {
-        let page = Page::after(EXPORT_BATCH, after);
-        let events = match store.chained_events(tenant, page).await {
+        let events = match reader.next(after).await {
             Ok(events) => events,
             Err(error) => {
                 // If nobody listens any more, nobody has to be told.
-                let _gone = to.send(Err(Error::from(error).into())).await;
+                let _gone = to.send(Err(error.into())).await;
                 return;
             }
         };

@@ -10,11 +10,12 @@ use vpnpanel_api::{
         ListAuditEventsRequest, ListAuditEventsResponse, Outcome, VerifyChainRequest,
         VerifyChainResponse,
     },
-    auth::v1::{GetMeRequest, LoginRequest},
+    auth::v1::{GetMeRequest, LoginRequest, LogoutRequest},
     user::v1::{UpdateUserRequest, User},
 };
 use vpnpanel_auth::Role;
 use vpnpanel_domain::TenantId;
+use vpnpanel_store::{Attribution, Event};
 
 use crate::support::{ADMIN, Caller, PASSWORD, Panel, assert_refused};
 
@@ -249,6 +250,32 @@ async fn sign_ins_that_a_limit_keeps_back_are_noted_in_bounded_number() {
     assert!(reasons.contains(&"SIGN_IN_REFUSED"), "{reasons:?}");
     let kept_back = reasons.iter().filter(|it| **it == "RATE_LIMITED").count();
     assert!((1..=2).contains(&kept_back), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn an_export_under_way_ends_with_the_session_that_asked_for_it() {
+    let panel = Panel::start().await;
+    let auditor = panel.signed_in(Role::Auditor, None).await;
+    let somebody = panel.store.acting(Attribution::anonymous());
+    for number in 0..1_000 {
+        let event = Event::on("node", None, number);
+        somebody.record(event).await.unwrap();
+    }
+    chain(&panel).await;
+    let request = auditor.ask(ExportAuditEventsRequest::default());
+    let exported = auditor.audit().export_audit_events(request).await;
+    let mut events = exported.unwrap().into_inner();
+    events.next().await.unwrap().unwrap();
+    let out = auditor.auth().logout(auditor.ask(LogoutRequest {})).await;
+    out.unwrap();
+    let rest: Vec<_> = events.collect().await;
+    assert!(rest.len() < 900, "{} more events", rest.len());
+    let refused = rest.into_iter().find_map(Result::err).unwrap();
+    assert_refused(
+        Err::<(), _>(refused),
+        Code::Unauthenticated,
+        "SESSION_ENDED",
+    );
 }
 
 #[tokio::test]
