@@ -57,10 +57,13 @@ pub fn run<E: fmt::Display>(
     settings: ProcessSettings,
     build: impl AsyncFnOnce(&mut Process) -> Result<(), E>,
 ) -> ExitCode {
-    let (shutdown_deadline, drain_delay) = (settings.shutdown_deadline.0, settings.drain_delay.0);
+    let supervisor = || {
+        Supervisor::new(settings.shutdown_deadline.0, settings.drain_delay.0)
+            .connection_limits(settings.listeners.limits())
+    };
     around(name, &settings, Output::Stdout, async {
         tracing::info!(version = crate::VERSION, "starting");
-        serve(Supervisor::new(shutdown_deadline, drain_delay), build).await
+        serve(supervisor(), build).await
     })
 }
 

@@ -22,7 +22,7 @@ pub struct Grpc {
     listen: Option<ListenAddr>,
     tls: Option<ServerTls>,
     rpc: RpcLimits,
-    connections: ConnectionLimits,
+    connections: Option<ConnectionLimits>,
 }
 
 impl Grpc {
@@ -34,7 +34,7 @@ impl Grpc {
             listen: None,
             tls: None,
             rpc: RpcLimits::default(),
-            connections: ConnectionLimits::default(),
+            connections: None,
         }
     }
 
@@ -59,10 +59,10 @@ impl Grpc {
         self
     }
 
-    /// Bounds connections.
+    /// Bounds connections otherwise than the process's settings say.
     #[must_use]
     pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
-        self.connections = limits;
+        self.connections = Some(limits);
         self
     }
 
@@ -98,7 +98,7 @@ pub struct Http {
     pub(crate) router: Router,
     pub(crate) listen: ListenAddr,
     pub(crate) tls: Option<ServerTls>,
-    pub(crate) connections: ConnectionLimits,
+    pub(crate) connections: Option<ConnectionLimits>,
 }
 
 impl Http {
@@ -108,7 +108,7 @@ impl Http {
             router,
             listen,
             tls: None,
-            connections: ConnectionLimits::default(),
+            connections: None,
         }
     }
 
@@ -119,10 +119,10 @@ impl Http {
         self
     }
 
-    /// Bounds connections.
+    /// Bounds connections otherwise than the process's settings say.
     #[must_use]
     pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
-        self.connections = limits;
+        self.connections = Some(limits);
         self
     }
 }
@@ -133,7 +133,7 @@ pub(crate) struct Server {
     pub(crate) listen: ListenAddr,
     pub(crate) protocol: Protocol,
     pub(crate) tls: Option<ServerTls>,
-    pub(crate) connections: ConnectionLimits,
+    pub(crate) connections: Option<ConnectionLimits>,
 }
 
 type TaskFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -279,7 +279,7 @@ impl Service {
             listen: address,
             protocol: Protocol::Grpc,
             tls: Some(tls),
-            connections: ConnectionLimits::default(),
+            connections: None,
         });
         true
     }

@@ -94,6 +94,7 @@ pub struct Supervisor {
     report: mpsc::UnboundedSender<Ended>,
     deadline: Duration,
     drain_delay: Duration,
+    connections: ConnectionLimits,
 }
 
 impl Supervisor {
@@ -108,7 +109,15 @@ impl Supervisor {
             report,
             deadline,
             drain_delay,
+            connections: ConnectionLimits::default(),
         }
+    }
+
+    /// Bounds the connections of each listener that has no bounds of its own.
+    #[must_use]
+    pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
+        self.connections = limits;
+        self
     }
 
     /// Binds the service's listeners, then runs everything. Services stop in the reverse order of
@@ -121,7 +130,7 @@ impl Supervisor {
         let mut addresses = Addresses::default();
         let mut bound = Vec::new();
         for server in std::mem::take(&mut service.servers) {
-            bound.push(bind(name, server, &mut addresses).await?);
+            bound.push(self.bind(&service, server, &mut addresses).await?);
         }
         let admin = match service.admin {
             Some(listen) => {
@@ -132,12 +141,12 @@ impl Supervisor {
                     listen,
                     protocol: Protocol::Http,
                     tls: None,
-                    connections: ConnectionLimits {
+                    connections: Some(ConnectionLimits {
                         max_connections: 64,
-                        ..Default::default()
-                    },
+                        ..self.connections.clone()
+                    }),
                 };
-                Some(bind(name, server, &mut addresses).await?)
+                Some(self.bind(&service, server, &mut addresses).await?)
             }
             None => None,
         };
@@ -248,6 +257,36 @@ impl Supervisor {
         }
     }
 
+    async fn bind(
+        &self,
+        service: &Service,
+        server: Server,
+        addresses: &mut Addresses,
+    ) -> Result<(Listener, axum::Router), StartError> {
+        let (listener, address) = (server.name, server.listen.0);
+        let failed = |source| StartError {
+            service: service.name,
+            listener,
+            address,
+            source,
+        };
+        let bound = Listener::bind(
+            server.listen,
+            server.protocol,
+            server.tls,
+            server
+                .connections
+                .unwrap_or_else(|| self.connections.clone()),
+            service.metrics.listener(listener),
+        )
+        .await
+        .map_err(failed)?;
+        addresses
+            .0
+            .push((listener, bound.local_addr().map_err(failed)?));
+        Ok((bound, server.router))
+    }
+
     fn spawn(&self, running: &Running, task: Task) {
         let (service, report) = (running.service, self.report.clone());
         let stop = running.stop.clone();
@@ -305,32 +344,6 @@ impl Running {
         tracing::info!(service, "stopped");
         drained && ended
     }
-}
-
-async fn bind(
-    service: &'static str,
-    server: Server,
-    addresses: &mut Addresses,
-) -> Result<(Listener, axum::Router), StartError> {
-    let (listener, address) = (server.name, server.listen.0);
-    let failed = |source| StartError {
-        service,
-        listener,
-        address,
-        source,
-    };
-    let bound = Listener::bind(
-        server.listen,
-        server.protocol,
-        server.tls,
-        server.connections,
-    )
-    .await
-    .map_err(failed)?;
-    addresses
-        .0
-        .push((listener, bound.local_addr().map_err(failed)?));
-    Ok((bound, server.router))
 }
 
 /// Keeps grpc.health.v1 in step with the checks.

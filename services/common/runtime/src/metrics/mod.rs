@@ -1,6 +1,7 @@
 //! Prometheus metrics: one registry per service (several may share a process), with what every
 //! service reports from the start: `service_info`, the process's own figures, its RPCs.
 
+mod listener;
 mod process;
 mod rpc;
 
@@ -11,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 
+pub(crate) use listener::ListenerMetrics;
 pub use rpc::RpcMetrics;
 pub(crate) use rpc::{HandledLabels, MethodLabels};
 
@@ -19,7 +21,9 @@ pub(crate) use rpc::{HandledLabels, MethodLabels};
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     rpc: RpcMetrics,
+    connections: listener::ConnectionMetrics,
     certificate_expiry: Family<CertificateLabels, Gauge>,
+    certificate_refused: Family<CertificateLabels, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,7 +49,9 @@ impl Metrics {
         let metrics = Self {
             registry: Arc::new(Mutex::new(Registry::default())),
             rpc: RpcMetrics::default(),
+            connections: listener::ConnectionMetrics::default(),
             certificate_expiry: Family::default(),
+            certificate_refused: Family::default(),
         };
         metrics.register("service_info", "The service and its version", info);
         metrics.register(
@@ -53,7 +59,13 @@ impl Metrics {
             "When the certificate that a listener shows ends, in Unix seconds",
             metrics.certificate_expiry.clone(),
         );
+        metrics.register(
+            "certificate_refused",
+            "1 while the certificate files of a listener cannot be taken into use",
+            metrics.certificate_refused.clone(),
+        );
         metrics.rpc.register(&metrics);
+        metrics.connections.register(&metrics);
         metrics.with(|registry| registry.register_collector(Box::new(process::ProcessCollector)));
         metrics
     }
@@ -71,6 +83,20 @@ impl Metrics {
                 listener: listener.to_owned(),
             })
             .set(unix_seconds);
+    }
+
+    /// Tells whether the files that should replace the certificate of `listener` are unfit.
+    pub fn certificate_refused(&self, listener: &str, refused: bool) {
+        self.certificate_refused
+            .get_or_create(&CertificateLabels {
+                listener: listener.to_owned(),
+            })
+            .set(i64::from(refused));
+    }
+
+    /// The figures of the listener `name`.
+    pub(crate) fn listener(&self, name: &'static str) -> ListenerMetrics {
+        self.connections.of(name)
     }
 
     /// The RPC figures, filled by the layers of [`crate::rpc`].

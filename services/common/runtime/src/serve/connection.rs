@@ -2,30 +2,45 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
 use axum::routing::future::RouteFuture;
+use bytes::Bytes;
+use futures::future::{Either, Ready};
 use http::Request;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tower::Service as _;
 
-use super::{ConnectionInfo, ConnectionLimits, Ending, Protocol, unless};
+use super::io::Watched;
+use super::life::{Life, Reason, Verdict};
+use super::turns::Turns;
+use super::{ConnectionInfo, ConnectionLimits, Ending, OverTls, Protocol, head, unless};
+use crate::metrics::ListenerMetrics;
 use crate::tls::{Peer, ServerTls};
+
+/// Streams that were reset before we looked at them; more end the connection ("rapid reset",
+/// CVE-2023-44487). Those that we did look at are counted by [`Life`].
+const MAX_UNSEEN_RESETS: usize = 20;
 
 /// What the connections of one listener share.
 pub(super) struct Shared {
     router: Router,
+    protocol: Protocol,
     tls: Option<ServerTls>,
-    handshake_deadline: Duration,
+    limits: ConnectionLimits,
     http: Builder<TokioExecutor>,
-    handshakes: Semaphore,
+    handshakes: Turns,
+    metrics: ListenerMetrics,
     ending: Ending,
 }
 
@@ -34,37 +49,50 @@ impl Shared {
         router: Router,
         protocol: Protocol,
         tls: Option<ServerTls>,
-        limits: &ConnectionLimits,
+        limits: ConnectionLimits,
+        metrics: ListenerMetrics,
         ending: Ending,
     ) -> Self {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_deadline)
+            // Watched here: see `Life`.
+            .header_read_timeout(None)
+            .max_headers(limits.max_headers)
             .max_buf_size((limits.max_header_bytes as usize).max(8192));
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_concurrent_streams)
+            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
             .max_header_list_size(limits.max_header_bytes)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
         if protocol == Protocol::Grpc {
             http = http.http2_only();
         }
-        let handshakes = Semaphore::new(limits.max_handshakes);
+        let handshakes = Turns::new(limits.max_handshakes, limits.max_handshakes_per_address);
         // A router with its state given builds its routes once instead of at each call.
         Self {
             router: router.with_state(()),
+            protocol,
             tls,
-            handshake_deadline: limits.handshake_deadline,
+            limits,
             http,
             handshakes,
+            metrics,
             ending,
         }
+    }
+
+    fn note(&self, reason: Reason, remote: SocketAddr) {
+        let reason = reason.as_str();
+        self.metrics.ended(reason);
+        tracing::debug!(%remote, reason, "connection ended by us");
     }
 }
 
 pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr) {
+    let _open = shared.metrics.opened();
     // Small frames wait up to 40 ms for an acknowledgement otherwise.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%remote, %error, "connection gone before it began");
@@ -74,37 +102,57 @@ pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAd
         return serve(&shared, stream, remote, None).await;
     };
     let handshake = async {
-        // Closed never: the semaphore lives as long as the listener.
-        let _turn = shared.handshakes.acquire().await;
+        let _turn = shared.handshakes.take(remote.ip()).await;
         tls.accept(stream).await
     };
-    let handshake = tokio::time::timeout(shared.handshake_deadline, handshake);
+    let handshake = tokio::time::timeout(shared.limits.handshake_deadline, handshake);
     match unless(&shared.ending.drain, handshake).await {
         Some(Ok(Ok((stream, peer)))) => serve(&shared, stream, remote, peer).await,
         Some(Ok(Err(error))) => tracing::info!(%remote, %error, "connection refused"),
-        Some(Err(_elapsed)) => tracing::info!(%remote, "connection refused: no handshake in time"),
+        Some(Err(_elapsed)) => {
+            shared.metrics.ended(Reason::SlowHandshake.as_str());
+            tracing::info!(%remote, "connection refused: no handshake in time");
+        }
         None => {}
     }
 }
 
-async fn serve<I>(shared: &Shared, stream: I, remote: SocketAddr, peer: Option<Peer>)
+async fn serve<I>(shared: &Arc<Shared>, stream: I, remote: SocketAddr, peer: Option<Peer>)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let life = Arc::new(Life::new(shared.protocol == Protocol::Grpc));
     let service = Caller {
-        router: shared.router.clone(),
+        shared: Arc::clone(shared),
+        life: Arc::clone(&life),
         connection: ConnectionInfo { remote },
         peer,
     };
-    let connection = shared.http.serve_connection(TokioIo::new(stream), service);
+    let stream = TokioIo::new(Watched::new(stream, Arc::clone(&life)));
+    let connection = shared.http.serve_connection(stream, service);
     tokio::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = shared.ending.drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                served = connection.as_mut() => served,
-                () = shared.ending.cut.cancelled() => Ok(()),
+    let (mut told, mut draining) = (false, false);
+    let served = loop {
+        let patience = match life.verdict(&shared.limits, told) {
+            Verdict::Wait(patience) => patience,
+            Verdict::Close(reason) => {
+                shared.note(reason, remote);
+                told = true;
+                connection.as_mut().graceful_shutdown();
+                shared.limits.header_deadline
+            }
+            Verdict::Cut(reason) => {
+                shared.note(reason, remote);
+                break Ok(());
+            }
+        };
+        tokio::select! {
+            served = connection.as_mut() => break served,
+            () = tokio::time::sleep(patience) => {}
+            () = shared.ending.cut.cancelled() => break Ok(()),
+            () = shared.ending.drain.cancelled(), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
             }
         }
     };
@@ -115,21 +163,116 @@ where
 
 /// The router, with what is known about the caller put on every request.
 struct Caller {
-    router: Router,
+    shared: Arc<Shared>,
+    life: Arc<Life>,
     connection: ConnectionInfo,
     peer: Option<Peer>,
 }
 
+type Answering = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
+
 impl hyper::service::Service<Request<Incoming>> for Caller {
-    type Response = axum::response::Response;
+    type Response = http::Response<Answer>;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = Underway;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.connection);
-        if let Some(peer) = &self.peer {
-            request.extensions_mut().insert(peer.clone());
+        let guard = Guard::new(&self.life);
+        let shared = &self.shared;
+        let call = match head::refuse(&request, shared.protocol, &shared.limits) {
+            Some(refusal) => Either::Left(futures::future::ready(Ok(refusal))),
+            None => {
+                let extensions = request.extensions_mut();
+                extensions.insert(self.connection);
+                if shared.tls.is_some() {
+                    extensions.insert(OverTls);
+                }
+                if let Some(peer) = &self.peer {
+                    extensions.insert(peer.clone());
+                }
+                Either::Right(shared.router.clone().call(request))
+            }
+        };
+        Underway {
+            call,
+            guard: Some(guard),
         }
-        self.router.clone().call(request)
+    }
+}
+
+/// Tells the connection's [`Life`] of a request, from its head to the end of its answer.
+struct Guard {
+    life: Arc<Life>,
+    answered: bool,
+}
+
+impl Guard {
+    fn new(life: &Arc<Life>) -> Self {
+        life.request_began();
+        Self {
+            life: Arc::clone(life),
+            answered: false,
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.life.request_ended(self.answered);
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A request that is not answered yet; dropped before, it was given up by the client.
+    struct Underway {
+        #[pin]
+        call: Answering,
+        guard: Option<Guard>,
+    }
+}
+
+impl Future for Underway {
+    type Output = Result<http::Response<Answer>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(response) = ready!(this.call.poll(cx));
+        let mut guard = this.guard.take();
+        if let Some(guard) = &mut guard {
+            guard.answered = true;
+        }
+        Poll::Ready(Ok(response.map(|body| Answer {
+            body,
+            _guard: guard,
+        })))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// An answer's body.
+    struct Answer {
+        #[pin]
+        body: Body,
+        _guard: Option<Guard>,
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -3,6 +3,10 @@
 //! Nagle's algorithm on accepted sockets.
 
 mod connection;
+mod head;
+mod io;
+mod life;
+mod turns;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::metrics::ListenerMetrics;
 use crate::settings::ListenAddr;
 use crate::tls::ServerTls;
 
@@ -24,6 +29,10 @@ pub struct ConnectionInfo {
     pub remote: SocketAddr,
 }
 
+/// The request came over TLS of this very process; in the extensions of each request that did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OverTls;
+
 /// The bounds of one listener.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits {
@@ -31,34 +40,59 @@ pub struct ConnectionLimits {
     pub max_connections: usize,
     /// TLS handshakes under way: they are the expensive part of a storm.
     pub max_handshakes: usize,
+    /// Of those, how many from one address (an IPv6 network of 64 bits): whoever begins handshakes
+    /// and leaves them holds up nobody else.
+    pub max_handshakes_per_address: usize,
     /// How long a handshake may take, waiting for its turn included.
     pub handshake_deadline: Duration,
-    /// How long a client may take to send the headers of an HTTP/1 request.
+    /// How long a client may take to say what it wants: from connecting to its first request, and
+    /// from the first byte of an HTTP/1 request to the end of its headers.
     pub header_deadline: Duration,
+    /// How long a connection may lie idle between requests.
+    pub idle_timeout: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub write_deadline: Duration,
     /// Streams under way per HTTP/2 connection.
     pub max_concurrent_streams: u32,
+    /// Calls that one connection may begin and give up within [`RESET_WINDOW`]; whoever
+    /// does more is told to go away.
+    pub max_resets: u32,
     /// An HTTP/2 ping is sent this often…
     pub keepalive_interval: Duration,
     /// …and the connection is closed when none comes back for so long.
     pub keepalive_timeout: Duration,
     /// The size of a request's headers, in bytes.
     pub max_header_bytes: u32,
+    /// How many headers a request may have.
+    pub max_headers: usize,
+    /// The length of a request's path and query, in bytes.
+    pub max_uri_bytes: usize,
 }
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             max_connections: 16_384,
-            max_handshakes: 128,
+            max_handshakes: 512,
+            max_handshakes_per_address: 128,
             handshake_deadline: Duration::from_secs(10),
             header_deadline: Duration::from_secs(10),
+            // Longer than proxies keep theirs, so that they close first.
+            idle_timeout: Duration::from_secs(75),
+            write_deadline: Duration::from_secs(30),
             max_concurrent_streams: 256,
+            max_resets: 1000,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             max_header_bytes: 16 << 10,
+            max_headers: 100,
+            max_uri_bytes: 8 << 10,
         }
     }
 }
+
+/// Over how long [`ConnectionLimits::max_resets`] counts.
+pub const RESET_WINDOW: Duration = Duration::from_secs(10);
 
 /// What a listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +119,7 @@ pub(crate) struct Listener {
     protocol: Protocol,
     tls: Option<ServerTls>,
     limits: ConnectionLimits,
+    metrics: ListenerMetrics,
 }
 
 impl Listener {
@@ -93,6 +128,7 @@ impl Listener {
         protocol: Protocol,
         tls: Option<ServerTls>,
         limits: ConnectionLimits,
+        metrics: ListenerMetrics,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address.0).await?;
         Ok(Self {
@@ -100,6 +136,7 @@ impl Listener {
             protocol,
             tls,
             limits,
+            metrics,
         })
     }
 
@@ -115,7 +152,8 @@ impl Listener {
             router,
             self.protocol,
             self.tls,
-            &self.limits,
+            self.limits,
+            self.metrics,
             ending.clone(),
         ));
         while let Some(slot) = unless(&ending.drain, slots.clone().acquire_owned()).await {

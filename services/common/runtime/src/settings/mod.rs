@@ -7,6 +7,7 @@
 
 mod environment;
 mod error;
+mod listeners;
 mod process;
 mod values;
 
@@ -17,6 +18,7 @@ use clap::{Arg, Args, Command, Parser};
 
 pub use environment::{Environment, EnvironmentFile, MapEnvironment, ProcessEnvironment};
 pub use error::SettingsError;
+pub use listeners::ListenerSettings;
 pub use process::{LogFormat, LogSettings, ProcessSettings, TraceSettings};
 pub use values::{ByteSize, CidrList, HttpEndpoint, HumanDuration, ListenAddr, Ratio, Secret};
 

@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
+use super::listeners::ListenerSettings;
 use super::values::{HttpEndpoint, HumanDuration, Ratio};
 
 /// Settings of a process.
@@ -36,6 +37,10 @@ pub struct ProcessSettings {
         value_name = "DURATION"
     )]
     pub drain_delay: HumanDuration,
+
+    /// Bounds of each listener.
+    #[command(flatten)]
+    pub listeners: ListenerSettings,
 
     /// What is logged.
     #[command(flatten)]

@@ -4,6 +4,7 @@
 
 mod authority;
 mod calls;
+mod edges;
 mod listeners;
 mod mutual_tls;
 mod supervision;

@@ -1,0 +1,281 @@
+//! What a listener lets itself be told, and how long it waits for it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{get, post};
+use http::Request;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use vpnpanel_runtime::serve::ConnectionLimits;
+use vpnpanel_runtime::settings::ListenAddr;
+use vpnpanel_runtime::{Grpc, Http, Service, Supervisor};
+
+use crate::wire::{PATIENCE, get as fetch};
+
+const SHORT: Duration = Duration::from_millis(40);
+const METHOD: &str = "/vpnpanel.auth.v1.AuthService/GetMe";
+
+struct Served {
+    supervisor: Supervisor,
+    rest: SocketAddr,
+    grpc: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Served {
+    /// A listener of each kind; `/hang` and the gRPC method never answer.
+    async fn with(limits: ConnectionLimits) -> Self {
+        let hang = || std::future::pending::<String>();
+        let large = || async { vec![b'x'; 64 << 20] };
+        let rest = Router::new()
+            .route("/", get(|| async { "here" }))
+            .route("/hang", get(hang))
+            .route("/large", get(large));
+        let grpc = Router::new().route(METHOD, post(hang));
+        let mut service = Service::new("probe");
+        service.admin(ListenAddr::any_loopback());
+        service.http("rest", Http::new(rest, ListenAddr::any_loopback()));
+        service.grpc("api", Grpc::new(grpc).listen(ListenAddr::any_loopback()));
+        let mut supervisor =
+            Supervisor::new(Duration::from_secs(5), Duration::ZERO).connection_limits(limits);
+        let addresses = supervisor.start(service).await.unwrap();
+        Self {
+            supervisor,
+            rest: addresses.of("rest").unwrap(),
+            grpc: addresses.of("api").unwrap(),
+            admin: addresses.of("admin").unwrap(),
+        }
+    }
+
+    /// Waits until so many connections were ended by us for this reason.
+    async fn ended(&self, listener: &str, reason: &str, times: u64) {
+        let line = format!(
+            "connections_ended_total{{listener=\"{listener}\",reason=\"{reason}\"}} {times}"
+        );
+        let counted = async {
+            while !fetch(self.admin, "/metrics").await.1.contains(&line) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, counted).await.expect(&line);
+    }
+}
+
+fn short() -> ConnectionLimits {
+    ConnectionLimits {
+        header_deadline: SHORT,
+        idle_timeout: SHORT,
+        ..ConnectionLimits::default()
+    }
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).await.unwrap()
+}
+
+/// Everything that still comes, until the other end hangs up.
+async fn rest_of(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut text));
+    // A connection that is cut may also be reset.
+    let _ended = read.await.expect("hung up on");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+async fn http2(address: SocketAddr) -> SendRequest<Body> {
+    let stream = TokioIo::new(connect(address).await);
+    let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    send
+}
+
+fn to(path: &str) -> Request<Body> {
+    Request::post(format!("http://test{path}"))
+        .header("content-type", "application/grpc")
+        .body(Body::empty())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_hung_up_on() {
+    let served = Served::with(ConnectionLimits {
+        header_deadline: SHORT,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    for (listener, address) in [("rest", served.rest), ("api", served.grpc)] {
+        rest_of(&mut connect(address).await).await;
+        served.ended(listener, "slow_headers", 1).await;
+    }
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn headers_that_dribble_are_given_up_however_busy_they_look() {
+    let served = Served::with(ConnectionLimits {
+        header_deadline: SHORT,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    let mut stream = connect(served.rest).await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n")
+        .await
+        .unwrap();
+    let dribble = async {
+        // One more header every few milliseconds, for ever.
+        while stream.write_all(b"x: y\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, dribble).await.expect("hung up on");
+    served.ended("rest", "slow_headers", 1).await;
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_one_at_work_is_not() {
+    let served = Served::with(short()).await;
+    let mut working = connect(served.rest).await;
+    working
+        .write_all(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut idle = connect(served.rest).await;
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = rest_of(&mut idle).await;
+    assert!(answer.ends_with("here"), "{answer}");
+    served.ended("rest", "idle", 1).await;
+    let quiet = timeout(4 * SHORT, working.read_u8()).await;
+    assert!(quiet.is_err(), "still waiting for its answer");
+
+    let mut http2 = http2(served.rest).await;
+    let answer = http2.send_request(to("/")).await.unwrap();
+    assert_eq!(answer.status(), 405);
+    drop(answer);
+    served.ended("rest", "idle", 2).await;
+    // GOAWAY: the client knows before it asks again.
+    let gone = async {
+        while http2.ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+    drop(working);
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_is_cut_off() {
+    let served = Served::with(ConnectionLimits {
+        write_deadline: SHORT,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    let mut stream = connect(served.rest).await;
+    stream
+        .write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    served.ended("rest", "takes_nothing", 1).await;
+    assert!(rest_of(&mut stream).await.len() < 64 << 20);
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn heads_beyond_the_bounds_are_refused_before_anything_sees_them() {
+    let served = Served::with(ConnectionLimits {
+        max_headers: 8,
+        max_uri_bytes: 64,
+        max_header_bytes: 8192,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    let long = format!("/?{}", "x".repeat(63));
+    let (code, body) = fetch(served.rest, &long).await;
+    assert_eq!(code, 414);
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["details"][0]["reason"], "URI_TOO_LONG");
+
+    // HTTP/1: hyper gives up while reading.
+    for headers in ["x: y\r\n".repeat(9), format!("x: {}\r\n", "y".repeat(9000))] {
+        let mut stream = connect(served.rest).await;
+        let request = format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = rest_of(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+
+    // HTTP/2: the number is ours to count, the size is announced and enforced by h2.
+    let mut many = to(METHOD);
+    for at in 0..8 {
+        let name = http::HeaderName::try_from(format!("x-{at}")).unwrap();
+        many.headers_mut().insert(name, "y".parse().unwrap());
+    }
+    let answer = http2(served.grpc).await.send_request(many).await.unwrap();
+    let status = tonic::Status::from_header_map(answer.headers()).unwrap();
+    assert_eq!(status.message(), "more than 8 headers");
+    let mut large = to(METHOD);
+    large
+        .headers_mut()
+        .insert("x", "y".repeat(9000).parse().unwrap());
+    let answer = http2(served.grpc).await.send_request(large).await;
+    assert!(answer.is_ok_and(|answer| answer.status() == 431));
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_has_no_more_requests_under_way_than_it_may() {
+    let served = Served::with(ConnectionLimits {
+        max_concurrent_streams: 2,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    let mut client = http2(served.grpc).await;
+    // The settings have arrived once something was answered.
+    let missing = client.send_request(to("/none")).await.unwrap();
+    drop(missing);
+    let hanging: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(client.send_request(to(METHOD))))
+        .collect();
+    let mut third = tokio::spawn(client.send_request(to("/none")));
+    assert!(timeout(SHORT, &mut third).await.is_err(), "it waits");
+    for call in hanging {
+        call.abort();
+    }
+    timeout(PATIENCE, third).await.unwrap().unwrap().unwrap();
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection_and_nobody_elses() {
+    let served = Served::with(ConnectionLimits {
+        max_resets: 50,
+        header_deadline: SHORT,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    let mut honest = http2(served.grpc).await;
+    let mut client = http2(served.grpc).await;
+    let attacking = async move {
+        while client.ready().await.is_ok() {
+            // Begun, sent, and given up as soon as it is under way.
+            let call = client.send_request(to(METHOD));
+            let _given_up = timeout(Duration::from_millis(1), call).await;
+        }
+    };
+    timeout(PATIENCE, attacking).await.expect("told to go away");
+    served.ended("api", "resets", 1).await;
+    honest.send_request(to("/none")).await.unwrap();
+    served.supervisor.stop().await.unwrap();
+}
