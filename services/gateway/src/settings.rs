@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use vpnpanel_runtime::TrustDomain;
-use vpnpanel_runtime::rpc::{ForwardedHeader, TrustedProxies};
+use vpnpanel_runtime::rpc::{BodyBudget, ForwardedHeader, TrustedProxies};
 use vpnpanel_runtime::settings::{ByteSize, CidrList, HttpEndpoint, HumanDuration, ListenAddr};
 
 use crate::transcoder::Limits;
@@ -38,6 +38,15 @@ pub struct GatewaySettings {
         default_value = "1MiB"
     )]
     pub max_body: ByteSize,
+
+    /// What the bodies of all REST requests may hold together, beyond the first 64 KiB of each.
+    #[arg(
+        id = "gateway_body_memory",
+        long = "gateway-body-memory",
+        env = "VPNPANEL_GATEWAY_BODY_MEMORY",
+        default_value = "64MiB"
+    )]
+    pub body_memory: ByteSize,
 
     /// Time within which the body of a REST request must have arrived.
     #[arg(
@@ -126,8 +135,9 @@ impl GatewaySettings {
 
     /// The bounds these settings ask for.
     pub fn limits(&self) -> Limits {
+        let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
         Limits {
-            max_body: usize::try_from(self.max_body.0).unwrap_or(usize::MAX),
+            bodies: BodyBudget::new(bytes(self.max_body), bytes(self.body_memory)),
             body_timeout: self.body_timeout.0,
             default_timeout: self.default_timeout.0,
             max_timeout: self.max_timeout.0,

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use prost_reflect::{DescriptorPool, Kind};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use vpnpanel_runtime::rpc::TrustedProxies;
+use vpnpanel_runtime::rpc::{BodyAllowance, BodyBudget, BodyRefusal, TrustedProxies};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
 
 use crate::error::GatewayError;
@@ -35,8 +35,8 @@ use crate::upstream::{Upstream, Upstreams};
 /// Bounds on what one client, and all together, may ask of the gateway.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Largest request body, in bytes.
-    pub max_body: usize,
+    /// Largest request body, and what all of them may hold together.
+    pub bodies: BodyBudget,
     /// Largest response message of a service, in bytes.
     pub max_message: usize,
     /// A body must have arrived within this time.
@@ -53,14 +53,14 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// A client that takes nothing from its stream for this long is cut off.
     pub stream_patience: Duration,
-    /// Proxies whose `x-forwarded-for` is believed.
+    /// Proxies whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_body: 1024 * 1024,
+            bodies: BodyBudget::new(1024 * 1024, 64 * 1024 * 1024),
             max_message: 16 * 1024 * 1024,
             body_timeout: Duration::from_secs(10),
             default_timeout: Duration::from_secs(15),
@@ -251,7 +251,8 @@ impl Inner {
         let permit = Arc::clone(slots)
             .try_acquire_owned()
             .map_err(|_| overloaded())?;
-        let body = self.read_body(&parts.headers, body).await?;
+        // Held until the answer: until then the body, or the message made of it, is in memory.
+        let (body, _allowance) = self.read_body(&parts.headers, body).await?;
         let message = request::encode(
             &route.binding,
             &path,
@@ -383,33 +384,62 @@ impl Inner {
         Ok(response)
     }
 
-    async fn read_body(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-        let limit = self.limits.max_body;
+    async fn read_body(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Bytes, BodyAllowance), Problem> {
+        let limit = self.limits.bodies.max_bytes();
         let declared = headers
             .get(CONTENT_LENGTH)
             .and_then(|v| v.to_str().ok()?.parse().ok());
         if declared.is_some_and(|length: u64| length > limit as u64) {
-            return Err(too_large(limit));
+            return Err(body_refused(BodyRefusal::TooLarge { max_bytes: limit }));
         }
-        match timeout(
-            self.limits.body_timeout,
-            Limited::new(body, limit).collect(),
-        )
-        .await
-        {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-            Ok(Err(_)) => {
-                let text = "the body broke off";
-                Err(Failure::new(ErrorCode::InvalidArgument, "MALFORMED_BODY", text).into())
-            }
-            Err(_) => {
+        let collected = collect(body, self.limits.bodies.open());
+        timeout(self.limits.body_timeout, collected)
+            .await
+            .map_err(|_| {
                 let text = "the body did not arrive in time";
                 let failure = Failure::new(ErrorCode::DeadlineExceeded, "SLOW_BODY", text);
-                Err(Problem::with_http(failure, StatusCode::REQUEST_TIMEOUT))
+                Problem::with_http(failure, StatusCode::REQUEST_TIMEOUT)
+            })?
+    }
+}
+
+/// The whole of a body, within its allowance.
+async fn collect(
+    mut body: Body,
+    mut allowance: BodyAllowance,
+) -> Result<(Bytes, BodyAllowance), Problem> {
+    let mut first = Bytes::new();
+    let mut collected: Option<BytesMut> = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            let text = "the body broke off";
+            Problem::from(Failure::new(
+                ErrorCode::InvalidArgument,
+                "MALFORMED_BODY",
+                text,
+            ))
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        allowance.take(data.len()).map_err(body_refused)?;
+        // Most bodies come in one piece, which is passed on as it is.
+        match &mut collected {
+            Some(collected) => collected.extend_from_slice(&data),
+            None if first.is_empty() => first = data,
+            None => {
+                let mut both = BytesMut::with_capacity(first.len() + data.len());
+                both.extend_from_slice(&first);
+                both.extend_from_slice(&data);
+                collected = Some(both);
             }
         }
     }
+    Ok((collected.map_or(first, BytesMut::freeze), allowance))
 }
 
 fn route(
@@ -474,9 +504,11 @@ fn overloaded() -> Problem {
         .into()
 }
 
-fn too_large(limit: usize) -> Problem {
-    let text = format!("the body is larger than {limit} bytes");
-    let failure = Failure::new(ErrorCode::ResourceExhausted, "BODY_TOO_LARGE", text)
-        .metadata("maxBytes", limit.to_string());
-    Problem::with_http(failure, StatusCode::PAYLOAD_TOO_LARGE)
+fn body_refused(refusal: BodyRefusal) -> Problem {
+    match refusal {
+        BodyRefusal::TooLarge { .. } => {
+            Problem::with_http(refusal.into(), StatusCode::PAYLOAD_TOO_LARGE)
+        }
+        BodyRefusal::Busy => Failure::from(refusal).into(),
+    }
 }

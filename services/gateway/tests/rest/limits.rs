@@ -8,13 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use vpnpanel_gateway::Limits;
+use vpnpanel_runtime::rpc::BodyBudget;
 
 use crate::support::Gateway;
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_declared_or_not() {
     let limits = Limits {
-        max_body: 100,
+        bodies: BodyBudget::new(100, 0),
         ..Limits::default()
     };
     let gateway = Gateway::with(limits, &[]).await;
@@ -50,6 +51,29 @@ async fn a_body_that_dawdles_is_given_up() {
     let head = "POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     assert!(response(&mut stream).await.starts_with("HTTP/1.1 408"));
+}
+
+#[tokio::test]
+async fn large_bodies_together_are_bounded_and_small_ones_get_through() {
+    let limits = Limits {
+        bodies: BodyBudget::new(1 << 20, 100 << 10),
+        ..Limits::default()
+    };
+    let gateway = Gateway::with(limits, &[]).await;
+    let large = json!({"text": "x".repeat(150 << 10)});
+    let held = gateway.post("/v1/hang", &large);
+    tokio::pin!(held);
+    tokio::select! {
+        _ = &mut held => panic!("answered"),
+        () = gateway.service.begun.notified() => {}
+    }
+    let answer = gateway.post("/v1/echo", &large).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.reason().as_str()),
+        (503, "OVERLOADED")
+    );
+    let small = json!({"text": "x"});
+    assert_eq!(gateway.post("/v1/echo", &small).await.status, 200);
 }
 
 async fn response(stream: &mut TcpStream) -> String {

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
 use tokio::sync::Semaphore;
+use vpnpanel_api::Access;
 
-use super::{TrustedProxies, client_address};
+use super::body::{BodyBudget, BoundedBody};
+use super::{MAX_MESSAGE_BYTES, TrustedProxies, client_address};
 use crate::status::{ErrorCode, Failure};
 
 /// The bounds of one router.
@@ -19,6 +22,8 @@ pub struct RpcLimits {
     pub max_in_flight: usize,
     /// The longest time until a call begins to answer. A client's `grpc-timeout` shortens it.
     pub deadline: Duration,
+    /// The request bodies of calls that come without a node's certificate.
+    pub bodies: BodyBudget,
     /// Proxies whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
 }
@@ -28,6 +33,8 @@ impl Default for RpcLimits {
         Self {
             max_in_flight: 1024,
             deadline: Duration::from_secs(30),
+            // A message and its frame; tonic says how large the message may be.
+            bodies: BodyBudget::new(MAX_MESSAGE_BYTES + 1024, 64 << 20),
             trusted_proxies: TrustedProxies::default(),
         }
     }
@@ -40,6 +47,7 @@ pub(super) struct Admission(Arc<Bounds>);
 struct Bounds {
     free: Semaphore,
     deadline: Duration,
+    bodies: BodyBudget,
     trusted_proxies: TrustedProxies,
 }
 
@@ -48,6 +56,7 @@ impl Admission {
         Self(Arc::new(Bounds {
             free: Semaphore::new(limits.max_in_flight.min(Semaphore::MAX_PERMITS)),
             deadline: limits.deadline,
+            bodies: limits.bodies.clone(),
             trusted_proxies: limits.trusted_proxies.clone(),
         }))
     }
@@ -84,6 +93,11 @@ pub(super) async fn admit(
     if let Some(address) = client_address(&parts, &bounds.trusted_proxies) {
         parts.extensions.insert(address);
     }
+    let body = if streams_in(parts.uri.path()) {
+        body
+    } else {
+        Body::new(BoundedBody::new(body, &bounds.bodies))
+    };
     let request = Request::from_parts(parts, body);
     match tokio::time::timeout(deadline, next.run(request)).await {
         Ok(response) => response,
@@ -95,6 +109,12 @@ pub(super) async fn admit(
         .into_status()
         .into_http(),
     }
+}
+
+/// Streams of nodes go on for days; their ends count what they hold themselves.
+fn streams_in(path: &str) -> bool {
+    vpnpanel_api::method(path)
+        .is_some_and(|method| matches!(method.access, Access::NodeCertificate))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! metrics and one log line per call, panics caught, admission and deadlines, client address.
 
 mod admission;
+mod body;
 mod client_address;
 mod in_process;
 mod observe;
@@ -19,6 +20,7 @@ pub use admission::RpcLimits;
 pub use client_address::{
     ClientAddress, ForwardedHeader, TrustedProxies, UnknownHeader, client_address,
 };
+pub use body::{BodyAllowance, BodyBudget, BodyRefusal};
 pub use in_process::InProcess;
 pub use request_id::{REQUEST_ID_HEADER, RequestId, accept_request_id, request_id};
 

@@ -279,3 +279,31 @@ async fn rapid_resets_end_the_connection_and_nobody_elses() {
     honest.send_request(to("/none")).await.unwrap();
     served.supervisor.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_request_body_beyond_its_bound_is_an_error_of_the_call() {
+    use axum::body::to_bytes;
+    use vpnpanel_runtime::rpc::{BodyBudget, RpcLimits};
+
+    let limits = RpcLimits {
+        bodies: BodyBudget::new(1000, 0),
+        ..RpcLimits::default()
+    };
+    let read = post(|request: axum::extract::Request| async move {
+        match to_bytes(request.into_body(), usize::MAX).await {
+            Ok(_) => tonic::Status::not_found("read"),
+            Err(error) => tonic::Status::from_error(error.into()),
+        }
+        .into_http::<Body>()
+    });
+    let mut service = Service::new("probe");
+    let router = Router::new().route(METHOD, read);
+    service.grpc("api", Grpc::new(router).rpc_limits(limits));
+    let router = service.router("api").unwrap();
+    for (bytes, expected) in [(1000, "read"), (1001, "the body is larger than 1000 bytes")] {
+        let request = Request::post(METHOD).body(Body::from(vec![0; bytes]));
+        let answer = tower::ServiceExt::oneshot(router.clone(), request.unwrap());
+        let status = crate::wire::status(answer.await.unwrap()).await;
+        assert_eq!(status.message(), expected);
+    }
+}
