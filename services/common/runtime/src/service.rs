@@ -1,6 +1,7 @@
 //! A service as its crate builds it: listeners, tasks, checks. Nothing runs until a
 //! [`crate::Supervisor`] starts it.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use crate::readiness::Readiness;
 use crate::rpc::{self, RpcLimits};
 use crate::serve::{ConnectionLimits, Protocol};
 use crate::settings::ListenAddr;
-use crate::tls::ServerTls;
+use crate::tls::{CertificateFiles, ServerTls};
 
 /// A gRPC router and how it is served.
 #[derive(Debug)]
@@ -236,6 +237,20 @@ impl Service {
         E: fmt::Display,
     {
         self.push(name, run, true)
+    }
+
+    /// Keeps the certificate of the listener `listener` as `files` have it.
+    pub fn certificate_files(
+        &mut self,
+        listener: &'static str,
+        files: CertificateFiles,
+        tls: ServerTls,
+    ) -> &mut Self {
+        let metrics = self.metrics.clone();
+        self.task("certificate-files", move |stop| async move {
+            files.watch(listener, tls, metrics, stop).await;
+            Ok::<(), Infallible>(())
+        })
     }
 
     /// Adds a gRPC router, with all layers and grpc.health.v1 around it.

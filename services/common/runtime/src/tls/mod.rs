@@ -2,6 +2,7 @@
 //! identities out of certificates, and configurations that are replaced without a restart.
 
 mod client;
+mod files;
 mod peer;
 mod pem;
 mod pin;
@@ -15,11 +16,12 @@ use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use client::{ClientTls, Dialer};
+pub use files::CertificateFiles;
 pub use peer::{Peer, PeerError};
 pub use pem::{certificates_from_pem, certificates_to_pem, key_from_pem, key_to_pem};
 pub use pin::{pinned_client, spki_sha256};
 pub use reload::watch_files;
-pub use server::{ServerTls, public_server_config};
+pub use server::ServerTls;
 
 /// What is wrong with certificates, keys or configurations.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,9 @@ pub enum TlsError {
     /// The bundle has no certificate.
     #[error("the trust bundle is empty")]
     EmptyBundle,
+    /// A certificate that clients would refuse by now.
+    #[error("the certificate ended at Unix time {0}")]
+    Ended(i64),
     /// A name that TLS cannot ask for.
     #[error("not a server name: {0}")]
     ServerName(String),
@@ -83,6 +88,17 @@ impl Credentials {
             chain: certificates_from_pem(&read(chain)?)?,
             key: key_from_pem(&read(key)?)?,
         })
+    }
+
+    /// When the certificate ends, in Unix seconds.
+    ///
+    /// # Errors
+    /// When the leaf is no certificate.
+    pub fn not_after_unix(&self) -> Result<i64, TlsError> {
+        let leaf = self.chain.first().ok_or(TlsError::Absent("certificate"))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
+            .map_err(|_| TlsError::Peer(PeerError::Malformed))?;
+        Ok(parsed.validity().not_after.timestamp())
     }
 }
 

@@ -38,6 +38,9 @@ pub enum PeerError {
     /// The DNS name does not say the same as the URI name.
     #[error("the DNS name does not belong to the URI name")]
     DnsName,
+    /// It is a node's, where services alone are let in.
+    #[error("a node, where services of the control plane alone are let in")]
+    Node,
 }
 
 impl Peer {
@@ -97,6 +100,14 @@ impl Peer {
     ) -> Result<Self, PeerError> {
         let leaf = chain.and_then(<[_]>::first).ok_or(PeerError::Absent)?;
         Self::from_certificate(leaf, trust_domain)
+    }
+
+    /// The peer, when it is a service of the control plane.
+    pub(super) fn service(self) -> Result<Self, PeerError> {
+        match self.identity() {
+            PeerIdentity::ControlPlane { .. } => Ok(self),
+            PeerIdentity::Node { .. } => Err(PeerError::Node),
+        }
     }
 
     /// Who it is.

@@ -24,10 +24,14 @@ pub struct ServerTls {
 #[derive(Debug, Clone)]
 enum Clients {
     Anonymous,
+    /// Browsers and other programs of the open internet.
+    Public,
     /// A certificate of this trust domain, or none at all.
     Either(TrustDomain),
     /// A certificate of this trust domain.
     Verified(TrustDomain),
+    /// A certificate of this trust domain that names a service of the control plane.
+    Services(TrustDomain),
 }
 
 /// Why a connection did not come about.
@@ -53,6 +57,19 @@ impl ServerTls {
         Self::new(credentials, bundle, Clients::Verified(trust_domain))
     }
 
+    /// As [`ServerTls::mutual`], for services of the control plane alone: nodes, which have
+    /// certificates of the same authority, are hung up on.
+    ///
+    /// # Errors
+    /// When the parts do not fit together.
+    pub fn services(
+        credentials: Credentials,
+        bundle: &TrustBundle,
+        trust_domain: TrustDomain,
+    ) -> Result<Self, TlsError> {
+        Self::new(credentials, bundle, Clients::Services(trust_domain))
+    }
+
     /// Clients may show such a certificate, and are anonymous otherwise: for a port that both
     /// people and services of the control plane call.
     ///
@@ -71,15 +88,16 @@ impl ServerTls {
     /// # Errors
     /// When key and certificate do not fit together.
     pub fn server_only(credentials: Credentials) -> Result<Self, TlsError> {
-        Ok(Self::from_config(server_only_config(credentials)?))
+        Self::without_bundle(credentials, Clients::Anonymous)
     }
 
-    /// Any rustls configuration that asks clients for nothing.
-    pub fn from_config(config: ServerConfig) -> Self {
-        Self {
-            config: Arc::new(ArcSwap::from_pointee(config)),
-            clients: Clients::Anonymous,
-        }
+    /// For the open internet (the panel with a public certificate): TLS 1.2 too, HTTP/1.1 and
+    /// HTTP/2.
+    ///
+    /// # Errors
+    /// When key and certificate do not fit together.
+    pub fn public(credentials: Credentials) -> Result<Self, TlsError> {
+        Self::without_bundle(credentials, Clients::Public)
     }
 
     /// Takes new certificates into use. `bundle` is used where clients must show one.
@@ -88,8 +106,27 @@ impl ServerTls {
     /// When the parts do not fit together; the old configuration stays.
     pub fn replace(&self, credentials: Credentials, bundle: &TrustBundle) -> Result<(), TlsError> {
         self.config
-            .store(Arc::new(self.clients.config(credentials, bundle)?));
+            .store(Arc::new(self.clients.config(credentials, Some(bundle))?));
         Ok(())
+    }
+
+    /// Takes a new certificate into use where clients show none.
+    ///
+    /// # Errors
+    /// When key and certificate do not fit together, or clients must show certificates, which
+    /// takes a bundle to check them against; the old configuration stays.
+    pub fn replace_certificate(&self, credentials: Credentials) -> Result<(), TlsError> {
+        self.config
+            .store(Arc::new(self.clients.config(credentials, None)?));
+        Ok(())
+    }
+
+    fn without_bundle(credentials: Credentials, clients: Clients) -> Result<Self, TlsError> {
+        let config = clients.config(credentials, None)?;
+        Ok(Self {
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            clients,
+        })
     }
 
     fn new(
@@ -97,7 +134,7 @@ impl ServerTls {
         bundle: &TrustBundle,
         clients: Clients,
     ) -> Result<Self, TlsError> {
-        let config = clients.config(credentials, bundle)?;
+        let config = clients.config(credentials, Some(bundle))?;
         Ok(Self {
             config: Arc::new(ArcSwap::from_pointee(config)),
             clients,
@@ -113,38 +150,32 @@ impl ServerTls {
         let chain = stream.get_ref().1.peer_certificates();
         let peer = match &self.clients {
             Clients::Verified(domain) => Some(Peer::from_chain(chain, domain)?),
+            Clients::Services(domain) => Some(Peer::from_chain(chain, domain)?.service()?),
             Clients::Either(domain) if chain.is_some() => Some(Peer::from_chain(chain, domain)?),
-            Clients::Either(_) | Clients::Anonymous => None,
+            Clients::Either(_) | Clients::Anonymous | Clients::Public => None,
         };
         Ok((stream, peer))
     }
-}
-
-/// A configuration for the open internet (the panel with a public certificate): TLS 1.2 too,
-/// HTTP/1.1 and HTTP/2.
-///
-/// # Errors
-/// When key and certificate do not fit together.
-pub fn public_server_config(credentials: Credentials) -> Result<ServerConfig, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(credentials.chain, credentials.key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 impl Clients {
     fn config(
         &self,
         credentials: Credentials,
-        bundle: &TrustBundle,
+        bundle: Option<&TrustBundle>,
     ) -> Result<ServerConfig, TlsError> {
-        let verifier = WebPkiClientVerifier::builder_with_provider(bundle.roots()?, provider());
+        let verifier = || {
+            let roots = bundle.ok_or(TlsError::EmptyBundle)?.roots()?;
+            Ok::<_, TlsError>(WebPkiClientVerifier::builder_with_provider(
+                roots,
+                provider(),
+            ))
+        };
         let verifier = match self {
             Self::Anonymous => return server_only_config(credentials),
-            Self::Either(_) => verifier.allow_unauthenticated().build()?,
-            Self::Verified(_) => verifier.build()?,
+            Self::Public => return public_config(credentials),
+            Self::Either(_) => verifier()?.allow_unauthenticated().build()?,
+            Self::Verified(_) | Self::Services(_) => verifier()?.build()?,
         };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -163,5 +194,14 @@ fn server_only_config(credentials: Credentials) -> Result<ServerConfig, TlsError
         .with_no_client_auth()
         .with_single_cert(credentials.chain, credentials.key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn public_config(credentials: Credentials) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(credentials.chain, credentials.key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -4,6 +4,7 @@
 
 mod authority;
 mod calls;
+mod certificate_files;
 mod edges;
 mod listeners;
 mod mutual_tls;

@@ -136,6 +136,22 @@ async fn callers_without_an_identity_of_ours_are_refused() {
 }
 
 #[tokio::test]
+async fn where_services_alone_are_let_in_a_node_is_hung_up_on() {
+    let authority = Authority::new();
+    let credentials = authority.issue(&collector());
+    let tls =
+        ServerTls::services(credentials, &authority.bundle(), TrustDomain::default()).unwrap();
+    let server = serve_with(Router::new(), tls).await;
+    let gateway = PeerIdentity::control_plane("gateway").unwrap();
+    for (caller, let_in) in [(gateway, true), (node(), false)] {
+        let tls = ClientTls::new(&authority.bundle(), Some(authority.issue(&caller))).unwrap();
+        let answer = healthy(dial(tls, collector(), server.address)).await;
+        assert_eq!(answer.is_ok(), let_in, "{caller}");
+    }
+    server.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn where_certificates_are_optional_only_verified_ones_count() {
     let (authority, foreign) = (Authority::new(), Authority::new());
     let who_or_nobody = post(|peer: Option<Extension<Peer>>| async move {
