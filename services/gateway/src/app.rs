@@ -8,13 +8,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    IF_NONE_MATCH, RETRY_AFTER,
 };
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -22,6 +22,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use vpnpanel_runtime::status::Failure;
 
 use crate::error::GatewayError;
+use crate::harden::{Hardening, harden};
 use crate::observe::{RestMetrics, observe};
 use crate::problem::Problem;
 use crate::transcoder::Transcoder;
@@ -83,6 +84,8 @@ pub struct App {
     pub documents: Vec<(&'static str, Document)>,
     /// Origins whose pages may call the API from a browser; none by default.
     pub cors_origins: Vec<String>,
+    /// What browsers are told about every answer.
+    pub hardening: Hardening,
     /// Where requests are counted.
     pub metrics: RestMetrics,
 }
@@ -112,11 +115,11 @@ impl App {
         let mut router = router
             .fallback(transcode)
             .with_state(transcoder)
-            .layer(CatchPanicLayer::custom(panicked))
-            .layer(middleware::from_fn(harden));
+            .layer(CatchPanicLayer::custom(panicked));
         if !self.cors_origins.is_empty() {
             router = router.layer(cors(&self.cors_origins)?);
         }
+        let router = router.layer(middleware::from_fn_with_state(self.hardening, harden));
         Ok(router.layer(middleware::from_fn_with_state(self.metrics, observe)))
     }
 }
@@ -125,28 +128,8 @@ async fn transcode(State(transcoder): State<Transcoder>, request: Request<Body>)
     transcoder.handle(request).await
 }
 
-/// Headers that every answer has, unless it says otherwise itself.
-async fn harden(request: Request<Body>, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    for (name, value) in [
-        // Answers hold credentials and other people's data.
-        (CACHE_CONTROL, "no-store"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
-        (
-            CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ),
-    ] {
-        headers
-            .entry(name)
-            .or_insert(HeaderValue::from_static(value));
-    }
-    response
-}
-
+/// Origins are named one by one. Credentials are never allowed: what authenticates is a header that
+/// a page must put there itself, and no cookie that a browser would send along.
 fn cors(origins: &[String]) -> Result<CorsLayer, GatewayError> {
     let mut allowed = Vec::with_capacity(origins.len());
     for origin in origins {
@@ -180,7 +163,10 @@ fn origin_value(origin: &str) -> Result<HeaderValue, GatewayError> {
     };
     let uri: http::Uri = origin.parse().map_err(|_| refuse())?;
     let web = matches!(uri.scheme_str(), Some("http" | "https"));
-    if !web || uri.path() != "/" || uri.query().is_some() || origin.ends_with('/') {
+    let bare = uri.path() == "/" && uri.query().is_none() && !origin.ends_with('/');
+    // Another spelling of what browsers send would never match.
+    let spelled = !origin.contains('@') && !origin.contains(char::is_uppercase);
+    if !web || !bare || !spelled {
         return Err(refuse());
     }
     HeaderValue::from_str(origin).map_err(|_| refuse())

@@ -31,6 +31,9 @@ pub enum GatewayError {
         /// What is missing or wrong.
         problem: String,
     },
+    /// The listener's own certificate.
+    #[error("VPNPANEL_GATEWAY_TLS_CERT: {0}")]
+    Certificate(#[from] vpnpanel_runtime::tls::TlsError),
     /// An endpoint that no channel can be made for.
     #[error("endpoint {endpoint}: {source}")]
     Endpoint {

@@ -5,6 +5,7 @@
 pub mod app;
 mod channel;
 mod error;
+mod harden;
 mod headers;
 mod http_body;
 mod http_rule;
@@ -24,6 +25,7 @@ mod upstream;
 
 pub use channel::upstreams;
 pub use error::GatewayError;
+pub use harden::Hardening;
 pub use http_rule::BindingError;
 pub use observe::RestMetrics;
 pub use service::build;

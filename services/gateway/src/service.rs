@@ -1,10 +1,12 @@
 //! The gateway as a service of the house.
 
 use prost_reflect::DescriptorPool;
+use vpnpanel_runtime::tls::{CertificateFiles, ServerTls};
 use vpnpanel_runtime::{Http, Service};
 
 use crate::app::App;
 use crate::error::GatewayError;
+use crate::harden::Hardening;
 use crate::observe::RestMetrics;
 use crate::settings::GatewaySettings;
 use crate::transcoder::Transcoder;
@@ -26,8 +28,16 @@ pub fn build(
         transcoder,
         documents,
         cors_origins: settings.cors_origins.clone(),
+        hardening: Hardening::new(settings.hsts.0, settings.trusted_proxies.clone()),
         metrics: RestMetrics::register(service.metrics()),
     };
-    service.http("rest", Http::new(app.into_router()?, settings.listen));
+    let mut http = Http::new(app.into_router()?, settings.listen);
+    let files = CertificateFiles::of(settings.tls_certificate.clone(), settings.tls_key.clone());
+    if let Some(files) = files {
+        let tls = ServerTls::public(files.read()?)?;
+        http = http.tls(tls.clone());
+        service.certificate_files("rest", files, tls);
+    }
+    service.http("rest", http);
     Ok(service)
 }

@@ -30,6 +30,35 @@ pub struct GatewaySettings {
     )]
     pub admin_listen: ListenAddr,
 
+    /// Certificate chain (PEM) of the listener, which then speaks TLS; taken into use again
+    /// whenever the file changes.
+    #[arg(
+        id = "gateway_tls_cert",
+        long = "gateway-tls-cert",
+        env = "VPNPANEL_GATEWAY_TLS_CERT",
+        requires = "gateway_tls_key"
+    )]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// Private key (PEM) of that certificate.
+    #[arg(
+        id = "gateway_tls_key",
+        long = "gateway-tls-key",
+        env = "VPNPANEL_GATEWAY_TLS_KEY",
+        requires = "gateway_tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+
+    /// How long browsers remember to come by https alone (HSTS): said over TLS, own or that of a
+    /// trusted proxy, never over plain HTTP. 0s says nothing.
+    #[arg(
+        id = "gateway_hsts",
+        long = "gateway-hsts",
+        env = "VPNPANEL_GATEWAY_HSTS",
+        default_value = "180d"
+    )]
+    pub hsts: HumanDuration,
+
     /// Largest body of a REST request.
     #[arg(
         id = "gateway_max_body",
@@ -96,6 +125,7 @@ pub struct GatewaySettings {
     pub max_streams: u32,
 
     /// Origins whose pages may call the API from a browser, separated by commas; none by default.
+    /// Each is named whole, such as https://panel.example.com.
     #[arg(
         id = "gateway_cors_origins",
         long = "gateway-cors-origins",

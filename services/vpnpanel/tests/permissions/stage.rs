@@ -122,6 +122,7 @@ impl Stage {
             transcoder,
             documents: Vec::new(),
             cors_origins: Vec::new(),
+            hardening: vpnpanel_gateway::Hardening::default(),
             metrics: RestMetrics::register(&Metrics::new("gateway")),
         };
         Self {

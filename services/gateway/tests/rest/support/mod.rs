@@ -15,7 +15,7 @@ use prost_reflect::DescriptorPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vpnpanel_gateway::app::App;
-use vpnpanel_gateway::{Limits, RestMetrics, Transcoder, Upstream, Upstreams};
+use vpnpanel_gateway::{Hardening, Limits, RestMetrics, Transcoder, Upstream, Upstreams};
 use vpnpanel_runtime::metrics::Metrics;
 use vpnpanel_runtime::serve::ConnectionInfo;
 
@@ -60,6 +60,17 @@ impl Gateway {
         Self::before(service, upstream, limits, origins).await
     }
 
+    /// What a gateway is made of, not served.
+    pub fn app(origins: &[&str]) -> App {
+        let upstream = Upstream::new(OddService::default().routes());
+        app(
+            upstream,
+            Limits::default(),
+            origins,
+            CancellationToken::new(),
+        )
+    }
+
     /// With the service behind a socket.
     pub async fn over_http2() -> Self {
         let service = OddService::default();
@@ -75,14 +86,7 @@ impl Gateway {
         origins: &[&str],
     ) -> Self {
         let stop = CancellationToken::new();
-        let upstreams = Upstreams::new(upstream);
-        let transcoder = Transcoder::new(pool(), &upstreams, limits, stop.clone()).unwrap();
-        let app = App {
-            transcoder,
-            documents: Vec::new(),
-            cors_origins: origins.iter().map(|o| (*o).to_owned()).collect(),
-            metrics: RestMetrics::register(&Metrics::new("gateway")),
-        };
+        let app = app(upstream, limits, origins, stop.clone());
         let router = app.into_router().unwrap().layer(from_fn(note_connection));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -100,6 +104,17 @@ impl Gateway {
             stop,
             server,
         }
+    }
+}
+
+fn app(upstream: Upstream, limits: Limits, origins: &[&str], stop: CancellationToken) -> App {
+    let upstreams = Upstreams::new(upstream);
+    App {
+        transcoder: Transcoder::new(pool(), &upstreams, limits, stop).unwrap(),
+        documents: Vec::new(),
+        cors_origins: origins.iter().map(|o| (*o).to_owned()).collect(),
+        hardening: Hardening::default(),
+        metrics: RestMetrics::register(&Metrics::new("gateway")),
     }
 }
 
