@@ -46,6 +46,9 @@ pub enum Error {
     /// The settings of what replicas share make no sense.
     #[error(transparent)]
     Cache(#[from] vpnpanel_cache::CacheError),
+    /// The listener's own certificate.
+    #[error("VPNPANEL_CONTROL_API_TLS_CERT: {0}")]
+    Tls(#[from] vpnpanel_runtime::tls::TlsError),
     /// What the store holds does not make sense.
     #[error("{0}")]
     Corrupt(&'static str),
@@ -110,6 +113,7 @@ impl From<Error> for Status {
             | Error::Corrupt(_)
             | Error::Random(_)
             | Error::Reflection(_)
+            | Error::Tls(_)
             | Error::BootstrapPassword(_) => {
                 // Ours to repair: told to the log, where the error ends, and not to the caller.
                 tracing::error!(event = "call_failed", error = %error);

@@ -46,7 +46,11 @@ use vpnpanel_api::{
     user::v1::user_service_server::UserServiceServer,
 };
 use vpnpanel_auth::{AuthGuard, AuthLayer, PasswordHasher, PasswordSettings, PasswordSignIn};
-use vpnpanel_runtime::{Grpc, Service, reflection, rpc::RpcLimits, tls::ServerTls};
+use vpnpanel_runtime::{
+    Grpc, Service, reflection,
+    rpc::RpcLimits,
+    tls::{CertificateFiles, ServerTls},
+};
 use vpnpanel_store::Store;
 
 pub use access::Access;
@@ -71,8 +75,9 @@ pub struct Parts {
     pub authority: Authority,
     /// Decides who may call what.
     pub access: Access,
-    /// TLS of the listener. Without it nobody can show the certificate that the signer asks
-    /// for, other than callers in the same process.
+    /// TLS of the listener, where the settings name no certificate files. Without client
+    /// certificates nobody can show the one that the signer asks for, other than callers in the
+    /// same process.
     pub tls: Option<ServerTls>,
     /// Reflection needs no permission.
     pub development: bool,
@@ -137,10 +142,15 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
             trusted_proxies: settings.trusted_proxies,
             ..RpcLimits::default()
         });
-    if let Some(tls) = tls {
+    let mut service = Service::new("control-api");
+    let files = CertificateFiles::of(settings.tls_certificate, settings.tls_key);
+    if let Some(files) = files {
+        let tls = ServerTls::server_only(files.read()?)?;
+        grpc = grpc.tls(tls.clone());
+        service.certificate_files("api", files, tls);
+    } else if let Some(tls) = tls {
         grpc = grpc.tls(tls);
     }
-    let mut service = Service::new("control-api");
     service.admin(settings.admin_listen);
     service.check("database", move || {
         let store = store.clone();

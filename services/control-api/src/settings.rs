@@ -1,5 +1,7 @@
 //! Settings of the management API, from the environment.
 
+use std::path::PathBuf;
+
 use vpnpanel_auth::{PasswordSettings, TokenSettings};
 use vpnpanel_runtime::rpc::TrustedProxies;
 use vpnpanel_runtime::settings::{ByteSize, HttpEndpoint, HumanDuration, ListenAddr, Secret};
@@ -27,6 +29,27 @@ pub struct ControlApiSettings {
         value_name = "ADDRESS"
     )]
     pub admin_listen: ListenAddr,
+
+    /// Certificate chain (PEM) of the gRPC listener, which then speaks TLS; taken into use again
+    /// whenever the file changes.
+    #[arg(
+        id = "control_api_tls_cert",
+        long = "control-api-tls-cert",
+        env = "VPNPANEL_CONTROL_API_TLS_CERT",
+        requires = "control_api_tls_key",
+        value_name = "FILE"
+    )]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// Private key (PEM) of that certificate.
+    #[arg(
+        id = "control_api_tls_key",
+        long = "control-api-tls-key",
+        env = "VPNPANEL_CONTROL_API_TLS_KEY",
+        requires = "control_api_tls_cert",
+        value_name = "FILE"
+    )]
+    pub tls_key: Option<PathBuf>,
 
     /// Where hosts reach the collector's enrolment listener: part of the install command that
     /// comes with a join token.

@@ -11,6 +11,8 @@ use vpnpanel_control_api::FirstAdministrator;
 #[derive(Debug, Default)]
 pub(crate) struct Welcome {
     pub(crate) panel: Option<SocketAddr>,
+    /// The panel speaks TLS.
+    pub(crate) https: bool,
     pub(crate) grpc: Option<SocketAddr>,
     pub(crate) data: String,
     pub(crate) administrator: Option<FirstAdministrator>,
@@ -32,7 +34,8 @@ impl Welcome {
             let _infallible = writeln!(text, "    {name:<19} {value}");
         };
         if let Some(panel) = self.panel {
-            line("panel and REST", &format!("http://{panel}"));
+            let scheme = if self.https { "https" } else { "http" };
+            line("panel and REST", &format!("{scheme}://{panel}"));
         }
         if let Some(grpc) = self.grpc {
             line("gRPC", &grpc.to_string());

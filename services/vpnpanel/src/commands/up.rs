@@ -151,6 +151,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     };
     Welcome {
         panel,
+        https: args.gateway.tls_certificate.is_some(),
         grpc,
         data: installation.data_dir.display().to_string(),
         administrator: control_api.first_administrator,
