@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
-use vpnpanel_runtime::PeerIdentity;
 use vpnpanel_runtime::settings::HttpEndpoint;
-use vpnpanel_runtime::tls::{ClientTls, Credentials, Dialer, TrustBundle};
+use vpnpanel_runtime::tls::{ClientTls, Dialer};
+use vpnpanel_runtime::{PeerIdentity, TrustDomain};
 
 use crate::error::GatewayError;
 use crate::settings::UpstreamSettings;
@@ -15,10 +15,15 @@ use crate::upstream::{Upstream, Upstreams};
 /// The package that the scheduler serves; control-api has all others.
 const SCHEDULER_PACKAGE: &str = "vpnpanel.scheduler";
 
-/// The services that the settings name. Nothing is dialled before the first call.
-pub fn upstreams(settings: &UpstreamSettings) -> Result<Upstreams, GatewayError> {
-    let control_api = channel(&settings.control_api, "control-api", settings)?;
-    let scheduler = channel(&settings.scheduler, "scheduler", settings)?;
+/// The services that the settings name. Nothing is dialled before the first call. `identity` is
+/// what the gateway shows to services with an https address.
+pub fn upstreams(
+    settings: &UpstreamSettings,
+    identity: Option<&ClientTls>,
+) -> Result<Upstreams, GatewayError> {
+    let domain = &settings.trust_domain;
+    let control_api = channel(&settings.control_api, "control-api", identity, domain)?;
+    let scheduler = channel(&settings.scheduler, "scheduler", identity, domain)?;
     Ok(Upstreams::new(Upstream::new(control_api))
         .with_package(SCHEDULER_PACKAGE, Upstream::new(scheduler)))
 }
@@ -26,7 +31,8 @@ pub fn upstreams(settings: &UpstreamSettings) -> Result<Upstreams, GatewayError>
 fn channel(
     endpoint: &HttpEndpoint,
     service: &'static str,
-    settings: &UpstreamSettings,
+    identity: Option<&ClientTls>,
+    trust_domain: &TrustDomain,
 ) -> Result<Channel, GatewayError> {
     let uri = endpoint.uri();
     let refused = |source| GatewayError::Endpoint {
@@ -38,21 +44,12 @@ fn channel(
         return Ok(tuned(endpoint).connect_lazy());
     }
     let tls = |problem: String| GatewayError::Tls { service, problem };
-    let ca = settings
-        .ca
-        .as_deref()
-        .ok_or_else(|| tls("an https address needs VPNPANEL_GATEWAY_UPSTREAM_CA".to_owned()))?;
-    let bundle = TrustBundle::from_file(ca).map_err(|e| tls(e.to_string()))?;
-    let credentials = match (&settings.certificate, &settings.key) {
-        (Some(chain), Some(key)) => {
-            Some(Credentials::from_files(chain, key).map_err(|e| tls(e.to_string()))?)
-        }
-        _ => None,
-    };
-    let client = ClientTls::new(&bundle, credentials).map_err(|e| tls(e.to_string()))?;
+    let client = identity
+        .cloned()
+        .ok_or_else(|| tls("an https address needs an identity to show".to_owned()))?;
     let identity = PeerIdentity::control_plane(service).map_err(|e| tls(e.to_string()))?;
-    let dialer = Dialer::new(client, identity, settings.trust_domain.clone())
-        .map_err(|e| tls(e.to_string()))?;
+    let dialer =
+        Dialer::new(client, identity, trust_domain.clone()).map_err(|e| tls(e.to_string()))?;
     let authority = match (uri.host(), uri.port_u16()) {
         (Some(host), port) => format!("{host}:{}", port.unwrap_or(443)),
         (None, _) => return Err(tls("the address has no host".to_owned())),

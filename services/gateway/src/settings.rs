@@ -183,7 +183,8 @@ impl GatewaySettings {
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
 pub struct UpstreamSettings {
-    /// The control-api's gRPC address.
+    /// The control-api's gRPC address. With https:// the gateway shows its certificate of the
+    /// internal authority, and the address is that of VPNPANEL_CONTROL_API_SERVICES_LISTEN.
     #[arg(
         id = "control_api_endpoint",
         long = "control-api-endpoint",
@@ -192,7 +193,8 @@ pub struct UpstreamSettings {
     )]
     pub control_api: HttpEndpoint,
 
-    /// The scheduler's gRPC address.
+    /// The scheduler's gRPC address; with https://, that of
+    /// VPNPANEL_SCHEDULER_SERVICES_LISTEN.
     #[arg(
         id = "scheduler_endpoint",
         long = "scheduler-endpoint",
@@ -200,32 +202,6 @@ pub struct UpstreamSettings {
         default_value = "http://127.0.0.1:50054"
     )]
     pub scheduler: HttpEndpoint,
-
-    /// CA certificates (PEM) that services with an https address are checked against.
-    #[arg(
-        id = "gateway_upstream_ca",
-        long = "gateway-upstream-ca",
-        env = "VPNPANEL_GATEWAY_UPSTREAM_CA"
-    )]
-    pub ca: Option<PathBuf>,
-
-    /// Certificate chain (PEM) that the gateway shows to services with an https address.
-    #[arg(
-        id = "gateway_upstream_certificate",
-        long = "gateway-upstream-certificate",
-        env = "VPNPANEL_GATEWAY_UPSTREAM_CERTIFICATE",
-        requires = "gateway_upstream_key"
-    )]
-    pub certificate: Option<PathBuf>,
-
-    /// Private key (PEM) of that certificate.
-    #[arg(
-        id = "gateway_upstream_key",
-        long = "gateway-upstream-key",
-        env = "VPNPANEL_GATEWAY_UPSTREAM_KEY",
-        requires = "gateway_upstream_certificate"
-    )]
-    pub key: Option<PathBuf>,
 
     /// Trust domain of the control plane's certificates.
     #[arg(
@@ -235,4 +211,13 @@ pub struct UpstreamSettings {
         default_value = TrustDomain::DEFAULT
     )]
     pub trust_domain: TrustDomain,
+}
+
+impl UpstreamSettings {
+    /// Whether a service is called with TLS, for which the gateway needs an identity.
+    pub fn needs_identity(&self) -> bool {
+        [&self.control_api, &self.scheduler]
+            .iter()
+            .any(|endpoint| endpoint.uri().scheme_str() == Some("https"))
+    }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use vpnpanel_pki::CertificateAuthority;
 use vpnpanel_runtime::TrustDomain;
 use vpnpanel_runtime::clock::Clock;
+use vpnpanel_runtime::metrics::Metrics;
 use vpnpanel_runtime::tls::{
     ClientTls, Credentials, ServerTls, TlsError, TrustBundle, certificates_to_pem, key_to_pem,
     watch_files,
@@ -24,6 +25,9 @@ const LOOK: Duration = Duration::from_secs(600);
 const RELOAD: Duration = Duration::from_secs(30);
 /// How often a service looks for its first certificate.
 const WAIT: Duration = Duration::from_millis(500);
+
+/// The service's identity among the listeners whose certificates are told of.
+const IDENTITY: &str = "identity";
 
 /// Why a service has no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,11 @@ impl Bundle {
         ServerTls::mutual(self.credentials.clone(), &self.trust, domain)
     }
 
+    /// The TLS of a listener that services of the control plane call, and nodes do not.
+    pub(crate) fn services(&self, domain: TrustDomain) -> Result<ServerTls, TlsError> {
+        ServerTls::services(self.credentials.clone(), &self.trust, domain)
+    }
+
     /// The TLS of a listener that hosts without an identity call.
     pub(crate) fn server_only(&self) -> Result<ServerTls, TlsError> {
         ServerTls::server_only(self.credentials.clone())
@@ -66,14 +75,29 @@ impl Bundle {
 }
 
 /// Configurations that take a renewed certificate into use.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Users {
     pub(crate) servers: Vec<ServerTls>,
     pub(crate) clients: Vec<ClientTls>,
+    /// Where it is told when the certificate in use ends.
+    pub(crate) metrics: Metrics,
 }
 
 impl Users {
+    /// Tells of the certificate that all of them began with.
+    pub(crate) fn began_with(self, bundle: &Bundle) -> Result<Self, TlsError> {
+        self.tell(bundle)?;
+        Ok(self)
+    }
+
+    fn tell(&self, bundle: &Bundle) -> Result<(), TlsError> {
+        let end = bundle.credentials.not_after_unix()?;
+        self.metrics.certificate_expiry(IDENTITY, end);
+        Ok(())
+    }
+
     fn replace(&self, bundle: &Bundle) -> Result<(), TlsError> {
+        self.tell(bundle)?;
         for server in &self.servers {
             server.replace(bundle.credentials.clone(), &bundle.trust)?;
         }

@@ -81,7 +81,9 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     let users = Users {
         servers: vec![link_tls, enrolment_tls],
         clients: vec![client],
-    };
+        metrics: service.metrics().clone(),
+    }
+    .began_with(&bundle)?;
     service.task("certificates", move |stop| {
         folder.reload(SERVICE, users, stop)
     });

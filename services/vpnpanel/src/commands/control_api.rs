@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     access.keep_in_touch(&mut service);
 
     let (bundle, due_ms) = maker.make("control-api")?;
-    let tls = bundle.mutual(installation.trust_domain.clone())?;
+    let tls = bundle.services(installation.trust_domain.clone())?;
     if !service.listen_also("services", "api", args.services_listen, tls.clone()) {
         return Err(Error::NoRouter("control-api"));
     }
@@ -94,7 +94,9 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         let users = Users {
             servers: vec![tls],
             clients: Vec::new(),
-        };
+            metrics: service.metrics().clone(),
+        }
+        .began_with(&bundle)?;
         move |stop| maker.renew("control-api", due_ms, users, stop)
     });
     let folder = Folder::of(&installation.data_dir);

@@ -97,11 +97,13 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         },
     )
     .await?;
+    let users = Users {
+        servers: vec![link_tls, enrolment_tls],
+        clients: Vec::new(),
+        metrics: collector.metrics().clone(),
+    }
+    .began_with(&bundle)?;
     collector.task("certificates", move |stop| {
-        let users = Users {
-            servers: vec![link_tls, enrolment_tls],
-            clients: Vec::new(),
-        };
         maker.renew("collector", due_ms, users, stop)
     });
 
