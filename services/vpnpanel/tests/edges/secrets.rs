@@ -1,0 +1,548 @@
+//! No secret leaves by a side door. Secrets that are known by sight are put wherever one can come
+//! in, those that the product makes are noted as they are handed out, and then everything that came
+//! out otherwise is searched for all of them: logs at their most talkative, traces, metrics,
+//! errors, and what lies in the database.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use vpnpanel_api::agent::v1::EnrollRequest;
+use vpnpanel_api::agent::v1::enrollment_service_client::EnrollmentServiceClient;
+use vpnpanel_api::auth::v1::auth_service_client::AuthServiceClient;
+use vpnpanel_api::auth::v1::{GetMeRequest, LoginRequest, RefreshRequest};
+use vpnpanel_runtime::tls::{ClientTls, Dialer, pinned_client};
+use vpnpanel_runtime::{PeerIdentity, TrustDomain};
+use vpnpanel_store::testing::TestStore;
+
+use crate::process::Process;
+use crate::rest::{Answer, call};
+
+/// What a secret that is put in looks like: nothing of the product is spelled so.
+const CANARY: &str = "kanarienvogel";
+/// 32 bytes that say so too.
+const MASTER_KEY: &[u8; 32] = b"kanarienvogel-hauptschluessel-32";
+
+/// What is looked for, and where it was.
+#[derive(Default)]
+struct Seen {
+    /// Secrets that were handed out, by what they are.
+    secrets: Vec<(&'static str, String)>,
+    /// What came out, by where.
+    out: Vec<(String, Vec<u8>)>,
+}
+
+impl Seen {
+    fn secret(&mut self, what: &'static str, value: &Value) -> String {
+        let text = value.as_str().unwrap_or_else(|| panic!("no {what}"));
+        assert!(text.len() >= 8, "{what} is too short to be told apart");
+        self.secrets.push((what, text.to_owned()));
+        text.to_owned()
+    }
+
+    fn came_out(&mut self, place: impl Into<String>, bytes: impl Into<Vec<u8>>) {
+        self.out.push((place.into(), bytes.into()));
+    }
+
+    /// An answer that is an error, and so must hold no secret, not even its caller's.
+    fn error(&mut self, what: &str, answer: &Answer) {
+        assert!(answer.status >= 400, "{what}: {answer:?}");
+        self.came_out(format!("answer to {what}"), format!("{answer:?}"));
+    }
+
+    fn refusal<T: std::fmt::Debug>(&mut self, what: &str, answer: Result<T, tonic::Status>) {
+        let status = answer.expect_err(what);
+        let details = String::from_utf8_lossy(status.details()).into_owned();
+        self.came_out(format!("status of {what}"), format!("{status:?} {details}"));
+    }
+
+    /// Everything that came out and should not have.
+    fn leaks(&self) -> Vec<String> {
+        let mut sought: Vec<(&str, Vec<u8>)> = vec![
+            ("a canary", CANARY.into()),
+            ("the master key", hex(MASTER_KEY).into()),
+            ("the master key", base64(MASTER_KEY).into()),
+        ];
+        for (what, secret) in &self.secrets {
+            sought.push((what, secret.clone().into()));
+        }
+        let mut leaks = Vec::new();
+        for (place, bytes) in &self.out {
+            for (what, secret) in &sought {
+                let found = bytes.windows(secret.len()).position(|w| w == secret);
+                if let Some(at) = found {
+                    let around = at.saturating_sub(300)..(at + 300).min(bytes.len());
+                    let around = String::from_utf8_lossy(&bytes[around]);
+                    leaks.push(format!("{what} in {place}: …{around}…"));
+                }
+            }
+        }
+        leaks
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_any_output_with_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seen = Seen::default();
+    exercise(folder.path(), None, &mut seen).await;
+    for name in ["vpnpanel.db", "vpnpanel.db-wal"] {
+        let bytes = std::fs::read(folder.path().join(name)).unwrap_or_default();
+        seen.came_out(name, bytes);
+    }
+    let leaks = seen.leaks();
+    assert!(leaks.is_empty(), "{}", leaks.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_any_output_with_postgres() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seen = Seen::default();
+    let database = TestStore::postgres().await;
+    // The server of tests asks for no password, and takes any.
+    let url = database
+        .url
+        .replacen('@', &format!(":{CANARY}-database@"), 1);
+    assert_ne!(url, database.url, "the URL names a user");
+    exercise(folder.path(), Some(&url), &mut seen).await;
+    let leaks = seen.leaks();
+    assert!(leaks.is_empty(), "{}", leaks.join("\n"));
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_are_not_repeated() {
+    let unreachable = format!("postgres://someone:{CANARY}@127.0.0.1:1/none");
+    let malformed = format!("postgres://someone:{CANARY}@[::/none");
+    for (name, value) in [
+        ("VPNPANEL_DATABASE_URL", unreachable.as_str()),
+        ("VPNPANEL_DATABASE_URL", malformed.as_str()),
+        ("VPNPANEL_DATABASE_URL", CANARY),
+        ("VPNPANEL_MASTER_KEY", CANARY),
+        ("VPNPANEL_BOOTSTRAP_PASSWORD", CANARY),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        // A bootstrap password that is too weak is found out as late as the first start.
+        let command: &[&str] = match name {
+            "VPNPANEL_BOOTSTRAP_PASSWORD" => &["up", "--gateway-listen", "127.0.0.1:99999"],
+            _ => &["migrate", "status"],
+        };
+        let settings = [(name, value), ("VPNPANEL_LOG", "trace")];
+        let mut process = Process::start(command, folder.path(), &settings);
+        let said = process.wait().await;
+        assert!(!said.is_empty());
+        assert!(!said.contains(CANARY), "{name}: {said}");
+    }
+}
+
+/// Signs in, works, and goes wrong in every way there is, with secrets in all places.
+async fn exercise(data: &Path, database: Option<&str>, seen: &mut Seen) {
+    let traces = Traces::listen().await;
+    let bootstrap = format!("{CANARY}-bootstrap");
+    let key = base64(MASTER_KEY);
+    let collector = format!("http://{}", traces.address);
+    let mut settings = vec![
+        ("VPNPANEL_LOG", "trace"),
+        ("VPNPANEL_BOOTSTRAP_PASSWORD", bootstrap.as_str()),
+        ("VPNPANEL_MASTER_KEY", key.as_str()),
+        ("VPNPANEL_OTLP_ENDPOINT", collector.as_str()),
+    ];
+    settings.extend(database.map(|url| ("VPNPANEL_DATABASE_URL", url)));
+    let process = Process::start(&["up"], data, &settings);
+    let listeners = process.listeners().await;
+    let of = |service: &str, name: &str| listeners[&(service.to_owned(), name.to_owned())];
+
+    let rest = of("gateway", "rest");
+    let signed_in = sign_in(rest, &bootstrap, seen).await;
+    let join_token = work(rest, &signed_in, seen).await;
+    go_wrong_over_rest(rest, &signed_in, seen).await;
+    go_wrong_over_grpc(of("control-api", "api"), &signed_in, seen).await;
+    enrol(of("collector", "enrolment"), &join_token, seen).await;
+
+    for ((service, name), address) in &listeners {
+        if name == "admin" {
+            for path in ["/metrics", "/health"] {
+                let answer = call(*address, "GET", path, &[], "").await;
+                seen.came_out(format!("{path} of {service}"), answer.text);
+            }
+        }
+    }
+    seen.came_out("the log", process.stop().await);
+    let traces = traces.received();
+    let mentions = |name: &str| traces.windows(name.len()).any(|w| w == name.as_bytes());
+    assert!(mentions("AuthService/Login"), "calls are traced");
+    seen.came_out("traces", traces);
+}
+
+struct SignedIn {
+    access: String,
+    refresh: String,
+}
+
+impl SignedIn {
+    fn header(&self) -> Vec<String> {
+        vec![format!("authorization: Bearer {}", self.access)]
+    }
+}
+
+fn tokens(answer: &Answer, seen: &mut Seen) -> SignedIn {
+    let answer = answer.json();
+    SignedIn {
+        access: seen.secret("an access token", &answer["accessToken"]),
+        refresh: seen.secret("a refresh token", &answer["refreshToken"]),
+    }
+}
+
+async fn sign_in(rest: SocketAddr, bootstrap: &str, seen: &mut Seen) -> SignedIn {
+    let post = async |path: &str, headers: &[String], body: Value| {
+        let answer = call(rest, "POST", path, headers, &body.to_string()).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        answer
+    };
+    let password = format!("{CANARY}-Passwort 1");
+    let email = "admin@localhost";
+    let login = json!({"email": email, "password": bootstrap});
+    let first = tokens(&post("/v1/auth/login", &[], login).await, seen);
+    let change = json!({"currentPassword": bootstrap, "newPassword": password});
+    let changed = post("/v1/auth/password", &first.header(), change).await;
+    seen.secret("an access token", &changed.json()["accessToken"]);
+    let login = json!({"email": email, "password": password});
+    let second = tokens(&post("/v1/auth/login", &[], login).await, seen);
+    let refresh = json!({"refreshToken": second.refresh});
+    let third = tokens(&post("/v1/auth/refresh", &[], refresh.clone()).await, seen);
+    // Used twice: its session is over.
+    let reused = call(rest, "POST", "/v1/auth/refresh", &[], &refresh.to_string()).await;
+    seen.error("a refresh token used twice", &reused);
+    let ended = call(rest, "GET", "/v1/auth/me", &third.header(), "").await;
+    seen.error("a session that is over", &ended);
+    let login = json!({"email": email, "password": password});
+    tokens(&post("/v1/auth/login", &[], login).await, seen)
+}
+
+/// Makes what holds secrets; returns a join token's answer.
+async fn work(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) -> Value {
+    let ask = async |method: &str, path: &str, body: Value| {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let answer = call(rest, method, path, &signed_in.header(), &body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        answer.json()
+    };
+    let id = |made: &Value| made["id"].as_str().unwrap().to_owned();
+    let tenants = ask("GET", "/v1/tenants", Value::Null).await;
+    let tenant = id(&tenants["tenants"][0]);
+    let inbound = json!({"name": "main", "offeredToTenants": true, "wireguard": {"port": 51820}});
+    let inbound = id(&ask("POST", "/v1/inbounds", inbound).await);
+    let group = json!({"name": "everyone", "inboundIds": [inbound]});
+    let group = id(&ask("POST", &format!("/v1/tenants/{tenant}/groups"), group).await);
+    let node = json!({"name": "first", "address": "vpn.example.com"});
+    let node = id(&ask("POST", "/v1/nodes", node).await);
+    let users = format!("/v1/tenants/{tenant}/users");
+    let user = json!({"username": "ada", "groupIds": [group]});
+    let user = id(&ask("POST", &users, user).await);
+    let connections = format!("{users}/{user}/connections");
+    let connections = ask("GET", &connections, Value::Null).await;
+    let config = connections["connections"][0]["wireguardConfig"].as_str();
+    for line in config.unwrap_or_else(|| panic!("{connections}")).lines() {
+        if let Some((_, key)) = line.split_once("PrivateKey = ") {
+            seen.secret("a WireGuard private key", &key.into());
+        } else if let Some((_, key)) = line.split_once("PresharedKey = ") {
+            seen.secret("a WireGuard preshared key", &key.into());
+        }
+    }
+    let token = ask(
+        "POST",
+        &format!("/v1/nodes/{node}:createJoinToken"),
+        json!({}),
+    )
+    .await;
+    seen.secret("a join token", &token["token"]);
+    token
+}
+
+async fn go_wrong_over_rest(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) {
+    let c = CANARY;
+    let json_type = "content-type: application/json".to_owned();
+    let login = "/v1/auth/login";
+    let bodies = [
+        (
+            "a wrong password",
+            login,
+            json!({"email": "admin@localhost", "password": c}).to_string(),
+        ),
+        (
+            "an unknown account",
+            login,
+            json!({"email": "nobody@localhost", "password": c}).to_string(),
+        ),
+        (
+            "a password of the wrong type",
+            login,
+            json!({"email": "a@b", "password": [c]}).to_string(),
+        ),
+        (
+            "a password as a number",
+            login,
+            format!(r#"{{"password": 1{c}}}"#),
+        ),
+        (
+            "JSON that breaks off",
+            login,
+            format!(r#"{{"email": "a@b", "password": "{c}"#),
+        ),
+        (
+            "JSON with a lone surrogate",
+            login,
+            format!(r#"{{"password": "{c}\ud800"}}"#),
+        ),
+        ("a body that is no JSON", login, format!("password={c}")),
+        (
+            "a field that is none",
+            login,
+            format!(r#"{{"email": "a@b", "{c}": "{c}"}}"#),
+        ),
+        (
+            "a password too long",
+            login,
+            json!({"email": "a@b", "password": c.repeat(1000)}).to_string(),
+        ),
+        (
+            "a refresh token that is none",
+            "/v1/auth/refresh",
+            json!({"refreshToken": c}).to_string(),
+        ),
+        (
+            "no refresh token",
+            "/v1/auth/refresh",
+            format!(r#"{{"refreshToken": {{"{c}": 1}}}}"#),
+        ),
+    ];
+    for (what, path, body) in bodies {
+        let answer = call(rest, "POST", path, std::slice::from_ref(&json_type), &body).await;
+        seen.error(what, &answer);
+    }
+    let me = "/v1/auth/me";
+    let bearer = &signed_in.access;
+    let spoiled = format!("{bearer}{c}");
+    for (what, path, headers) in [
+        (
+            "a bearer that is none",
+            me.to_owned(),
+            format!("authorization: Bearer {c}"),
+        ),
+        (
+            "a token that was changed",
+            me.to_owned(),
+            format!("authorization: Bearer {spoiled}"),
+        ),
+        (
+            "another scheme",
+            me.to_owned(),
+            format!("authorization: Basic {c}"),
+        ),
+        (
+            "a token without a scheme",
+            me.to_owned(),
+            format!("authorization: {bearer}"),
+        ),
+        ("a cookie", me.to_owned(), format!("cookie: session={c}")),
+        ("an API key", me.to_owned(), format!("x-api-key: {c}")),
+        (
+            "a token in the query",
+            format!("{me}?access_token={bearer}"),
+            "x: y".to_owned(),
+        ),
+        (
+            "a password in the query",
+            format!("{me}?password={c}"),
+            "x: y".to_owned(),
+        ),
+        (
+            "a subscription that is none",
+            format!("/sub/{c}"),
+            "x: y".to_owned(),
+        ),
+        (
+            "a path below one",
+            format!("/sub/{c}/more"),
+            "x: y".to_owned(),
+        ),
+        (
+            "a path that does not decode",
+            format!("/v1/{c}%ff"),
+            "x: y".to_owned(),
+        ),
+        (
+            "an id that is none",
+            format!("/v1/tenants/{c}"),
+            format!("authorization: Bearer {bearer}"),
+        ),
+        (
+            "a page token that is none",
+            format!("/v1/tenants?pageToken={c}"),
+            format!("authorization: Bearer {bearer}"),
+        ),
+    ] {
+        let answer = call(rest, "GET", &path, &[headers], "").await;
+        seen.error(what, &answer);
+    }
+    let wrong = json!({"currentPassword": c, "newPassword": format!("{c} another")});
+    let path = "/v1/auth/password";
+    let answer = call(rest, "POST", path, &signed_in.header(), &wrong.to_string()).await;
+    seen.error("a wrong current password", &answer);
+    let weak = json!({"currentPassword": format!("{c}-Passwort 1"), "newPassword": "kana"});
+    let answer = call(rest, "POST", path, &signed_in.header(), &weak.to_string()).await;
+    seen.error("a weak new password", &answer);
+}
+
+async fn go_wrong_over_grpc(api: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) {
+    let channel = Endpoint::from_shared(format!("http://{api}"))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut auth = AuthServiceClient::new(channel.clone());
+    let login = LoginRequest {
+        email: "admin@localhost".to_owned(),
+        password: CANARY.to_owned(),
+        ..LoginRequest::default()
+    };
+    seen.came_out("Debug of a request", format!("{login:?}"));
+    seen.refusal("a wrong password over gRPC", auth.login(login).await);
+    let refresh = RefreshRequest {
+        refresh_token: CANARY.to_owned(),
+        ..RefreshRequest::default()
+    };
+    seen.came_out("Debug of a request", format!("{refresh:?}"));
+    seen.refusal("a refresh token over gRPC", auth.refresh(refresh).await);
+    for bearer in [CANARY.to_owned(), format!("{}{CANARY}", signed_in.access)] {
+        let request = request_with(&bearer);
+        seen.refusal("a bad token over gRPC", auth.get_me(request).await);
+    }
+    auth.get_me(request_with(&signed_in.access)).await.unwrap();
+    // Bytes that are no message, with a secret among them.
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = "/vpnpanel.auth.v1.AuthService/Login".parse().unwrap();
+    let garbage = EnrollRequest {
+        join_token: CANARY.to_owned(),
+        csr_der: vec![0xff; 40],
+    };
+    let codec = tonic_prost::ProstCodec::<EnrollRequest, EnrollRequest>::default();
+    let answer = grpc.unary(tonic::Request::new(garbage), path, codec).await;
+    seen.refusal("another message", answer);
+}
+
+fn request_with(bearer: &str) -> tonic::Request<GetMeRequest> {
+    let mut request = tonic::Request::new(GetMeRequest::default());
+    let metadata: &mut MetadataMap = request.metadata_mut();
+    metadata.insert("authorization", format!("Bearer {bearer}").parse().unwrap());
+    request
+}
+
+async fn enrol(address: SocketAddr, join_token: &Value, seen: &mut Seen) {
+    let pin = join_token["caPin"].as_str().unwrap();
+    let pin: Vec<u8> = (0..32)
+        .map(|at| u8::from_str_radix(&pin[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let tls = ClientTls::from_config(pinned_client(pin.try_into().unwrap()).unwrap());
+    let collector = PeerIdentity::control_plane("collector").unwrap();
+    let channel: Channel = Dialer::new(tls, collector, TrustDomain::default())
+        .unwrap()
+        .channel(&address.to_string(), |endpoint| {
+            endpoint.timeout(Duration::from_secs(30))
+        })
+        .unwrap();
+    let mut client = EnrollmentServiceClient::new(channel);
+    let right = join_token["token"].as_str().unwrap();
+    for token in [CANARY, right] {
+        let request = EnrollRequest {
+            join_token: token.to_owned(),
+            csr_der: CANARY.as_bytes().to_vec(),
+        };
+        seen.came_out("Debug of a request", {
+            let mut shown = request.clone();
+            shown.csr_der.clear();
+            format!("{shown:?}")
+        });
+        seen.refusal(
+            "a certificate request that is none",
+            client.enroll(request).await,
+        );
+    }
+}
+
+/// A collector of traces that takes everything and keeps it.
+struct Traces {
+    address: SocketAddr,
+    received: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Traces {
+    async fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let received = Arc::<Mutex<Vec<u8>>>::default();
+        let kept = Arc::clone(&received);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let kept = Arc::clone(&kept);
+                let service = hyper::service::service_fn(move |request: Request<_>| {
+                    keep(request, Arc::clone(&kept))
+                });
+                tokio::spawn(
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, received }
+    }
+
+    fn received(&self) -> Vec<u8> {
+        self.received.lock().unwrap().clone()
+    }
+}
+
+async fn keep(
+    request: Request<hyper::body::Incoming>,
+    kept: Arc<Mutex<Vec<u8>>>,
+) -> Result<Response<Empty<Bytes>>, hyper::Error> {
+    let body = request.into_body().collect().await?.to_bytes();
+    kept.lock().unwrap().extend_from_slice(&body);
+    let response = Response::builder()
+        .header("content-type", "application/grpc")
+        .header("grpc-status", "0")
+        .body(Empty::new());
+    Ok(response.unwrap())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let mut bits = [0; 3];
+        bits[..chunk.len()].copy_from_slice(chunk);
+        let bits = u32::from_be_bytes([0, bits[0], bits[1], bits[2]]);
+        for at in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * at)) as usize & 63];
+            text.push(if at > chunk.len() { '=' } else { letter.into() });
+        }
+    }
+    text
+}
