@@ -66,9 +66,9 @@ impl Problem {
         }
     }
 
-    pub(crate) fn no_route(path: &str) -> Self {
-        let path: String = path.chars().take(200).collect();
-        let message = format!("nothing is served at {path}; see /openapi.json");
+    /// Does not repeat the path: behind a wrong prefix it may well hold a token.
+    pub(crate) fn no_route() -> Self {
+        let message = "nothing is served at this path; see /openapi.json";
         Failure::new(ErrorCode::NotFound, "ROUTE_NOT_FOUND", message).into()
     }
 

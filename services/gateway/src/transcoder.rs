@@ -212,7 +212,7 @@ impl Transcoder {
                 return inner.refuse(&Problem::method_not_allowed(&parts.method, &allowed));
             }
             Lookup::Malformed => return inner.refuse(&Problem::malformed_path()),
-            Lookup::NotFound => return inner.refuse(&Problem::no_route(parts.uri.path())),
+            Lookup::NotFound => return inner.refuse(&Problem::no_route()),
         };
         let mut response = match inner.call(route, path, &parts, body).await {
             Ok(response) => response,

@@ -12,6 +12,9 @@ use serde_json::Value as Json;
 /// Deeper documents are refused; no message of a contract needs this much.
 const MAX_DEPTH: usize = 64;
 
+/// Characters of an unknown field's name that a refusal repeats.
+const MAX_NAME: usize = 100;
+
 /// What is wrong with which field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FieldProblem {
@@ -174,7 +177,8 @@ fn message(
             for (key, json) in object {
                 let Some(field) = field_named(descriptor, &key) else {
                     let what = format!("no such field in {}", descriptor.name());
-                    return Err(FieldProblem::here(what).inside(&key));
+                    let name: String = key.chars().take(MAX_NAME).collect();
+                    return Err(FieldProblem::here(what).inside(&name));
                 };
                 if seen.contains(&field.number()) {
                     return Err(FieldProblem::here("given twice").inside(field.name()));

@@ -135,3 +135,26 @@ async fn a_service_that_is_not_there_is_unavailable_and_nothing_more_is_said() {
         assert!(!String::from_utf8_lossy(&answer.body).contains("127.0.0.1"));
     }
 }
+
+#[tokio::test]
+async fn a_refusal_repeats_no_path_and_little_of_a_name() {
+    let gateway = Gateway::start().await;
+    for path in ["/sub/hush-hush/more", "/v1/hush-hush", "/hush-hush"] {
+        let answer = gateway.get(path).await;
+        assert_eq!(answer.status, 404);
+        assert!(!String::from_utf8_lossy(&answer.body).contains("hush"));
+    }
+    let name = "n".repeat(50_000);
+    for answer in [
+        gateway
+            .post("/v1/echo", &json!({ name.as_str(): "hush" }))
+            .await,
+        gateway
+            .get(&format!("/v1/echo?{}=hush", &name[..4000]))
+            .await,
+    ] {
+        assert!(answer.status.is_client_error());
+        assert!(answer.body.len() < 1000, "{}", answer.body.len());
+        assert!(!String::from_utf8_lossy(&answer.body).contains("hush"));
+    }
+}
