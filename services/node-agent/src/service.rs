@@ -44,6 +44,8 @@ pub enum StartError {
     LinkAddress(String),
 }
 
+impl vpnpanel_runtime::process::Fault for StartError {}
+
 /// The identity of this host: kept, or got with the join token. A control plane that cannot be
 /// reached yet is tried again.
 ///

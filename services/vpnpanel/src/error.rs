@@ -1,5 +1,8 @@
 //! Why a command failed, in the words of the part that did.
 
+use vpnpanel_runtime::process::Fault;
+use vpnpanel_store::StoreError;
+
 use crate::certificates::CertificateError;
 use crate::installation::InstallationError;
 use crate::local_node::LocalNodeError;
@@ -14,7 +17,7 @@ pub(crate) enum Error {
     #[error("tls: {0}")]
     Tls(#[from] vpnpanel_runtime::tls::TlsError),
     #[error("database: {0}")]
-    Store(#[from] vpnpanel_store::StoreError),
+    Store(#[from] StoreError),
     #[error("control-api: {0}")]
     ControlApi(#[from] vpnpanel_control_api::Error),
     #[error("argon2: {0}")]
@@ -41,4 +44,24 @@ pub(crate) enum Error {
     /// A router that a service is documented to have.
     #[error("the service {0} has no gRPC router")]
     NoRouter(&'static str),
+}
+
+impl Fault for Error {
+    fn is_configuration(&self) -> bool {
+        use vpnpanel_control_api::Error as ControlApi;
+        use vpnpanel_gateway::GatewayError as Gateway;
+        match self {
+            Self::Installation(InstallationError::Store(error)) | Self::Store(error) => {
+                matches!(error, StoreError::Configuration(_))
+            }
+            Self::ControlApi(error) => matches!(
+                error,
+                ControlApi::Tls(_) | ControlApi::Cache(_) | ControlApi::BootstrapPassword(_)
+            ),
+            Self::Gateway(error) => {
+                matches!(error, Gateway::Certificate(_) | Gateway::Origin { .. })
+            }
+            _ => false,
+        }
+    }
 }

@@ -103,7 +103,7 @@ fn an_address_of_redis_that_is_wrong_is_told_without_its_password() {
     ] {
         let output = vpnpanel(&["up"], &[("VPNPANEL_REDIS_URL", url)]);
         let said = text(&output.stdout) + &text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains("VPNPANEL_REDIS_URL"), "{said}");
         assert!(said.contains(expected), "{said}");
         assert!(!said.contains("hunter2"), "{said}");

@@ -24,9 +24,39 @@ enum ProcessError {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Build(String),
+    #[error("{0}")]
+    Settings(String),
     #[error(transparent)]
     Run(#[from] crate::supervisor::RunError),
 }
+
+impl ProcessError {
+    fn of(fault: &impl Fault) -> Self {
+        let text = fault.to_string();
+        match fault.is_configuration() {
+            true => Self::Settings(text),
+            false => Self::Build(text),
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Settings(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Why what a process was started for came to nothing.
+pub trait Fault: fmt::Display {
+    /// Whether the settings are at fault, so that starting it again changes nothing: the exit code
+    /// is 2 then, as it is for settings that do not parse.
+    fn is_configuration(&self) -> bool {
+        false
+    }
+}
+
+impl Fault for Box<dyn std::error::Error> {}
 
 /// A process whose services are being started.
 #[derive(Debug)]
@@ -51,8 +81,8 @@ impl Process {
 
 /// Runs a process: sets it up, lets `build` start the services, serves until SIGTERM or SIGINT (a
 /// second one ends it at once), stops in order. The exit code is 0 after an asked-for stop that
-/// went well, 1 otherwise.
-pub fn run<E: fmt::Display>(
+/// went well, 2 where the settings are at fault, 1 otherwise.
+pub fn run<E: Fault>(
     name: &'static str,
     settings: ProcessSettings,
     build: impl AsyncFnOnce(&mut Process) -> Result<(), E>,
@@ -69,14 +99,13 @@ pub fn run<E: fmt::Display>(
 
 /// Runs a process that has one thing to do. Its stdout is for what it was run for: it logs to
 /// stderr.
-pub fn run_once<E: fmt::Display>(
+pub fn run_once<E: Fault>(
     name: &'static str,
     settings: ProcessSettings,
     work: impl Future<Output = Result<(), E>>,
 ) -> ExitCode {
     around(name, &settings, Output::Stderr, async {
-        work.await
-            .map_err(|error| ProcessError::Build(error.to_string()))
+        work.await.map_err(|error| ProcessError::of(&error))
     })
 }
 
@@ -106,7 +135,7 @@ fn around(
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the process failed");
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }
@@ -129,7 +158,7 @@ fn set_up(
     Ok(traces)
 }
 
-async fn serve<E: fmt::Display>(
+async fn serve<E: Fault>(
     supervisor: Supervisor,
     build: impl AsyncFnOnce(&mut Process) -> Result<(), E>,
 ) -> Result<(), ProcessError> {
@@ -145,7 +174,7 @@ async fn serve<E: fmt::Display>(
     match built {
         None => return Ok(process.supervisor.stop().await?),
         Some(Err(error)) => {
-            let error = ProcessError::Build(error.to_string());
+            let error = ProcessError::of(&error);
             // The first failure is the one to tell.
             if let Err(late) = process.supervisor.stop().await {
                 tracing::warn!(error = %late, "stopping after a failed start");

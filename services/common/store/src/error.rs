@@ -159,6 +159,7 @@ impl From<DbErr> for StoreError {
             | DbErr::Query(RuntimeErr::SqlxError(cause)) => match class(cause) {
                 Class::Contention => Self::Contention(error),
                 Class::Unavailable => Self::Unavailable(error),
+                Class::Configuration(what) => Self::Configuration(what.to_owned()),
                 Class::Other => Self::Database(error),
             },
             _ => Self::Database(error),
@@ -175,6 +176,8 @@ impl From<sqlx::Error> for StoreError {
 enum Class {
     Contention,
     Unavailable,
+    /// The server will have nothing to do with us as we are set up; what to say about it.
+    Configuration(&'static str),
     Other,
 }
 
@@ -195,6 +198,17 @@ fn class(error: &sqlx::Error) -> Class {
             // admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections,
             // query_canceled (statement timeout).
             Some("57P01" | "57P02" | "57P03" | "53300" | "57014") => Class::Unavailable,
+            // The server's own words name the user and the database: ours need not.
+            Some("28P01") => Class::Configuration(
+                "the server refuses the user or the password of the database URL (28P01)",
+            ),
+            Some("28000") => Class::Configuration(
+                "the server does not let the user of the database URL in (28000): the role may \
+                 not log in, or pg_hba.conf does not permit it from here",
+            ),
+            Some("3D000") => Class::Configuration(
+                "the database that the database URL names does not exist (3D000): create it",
+            ),
             _ => Class::Other,
         },
         _ => Class::Other,
