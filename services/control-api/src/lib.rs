@@ -105,6 +105,11 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         tls,
         development,
     } = parts;
+    // Before the first administrator is made, whose password is told once the start went well.
+    let own = match CertificateFiles::of(settings.tls_certificate, settings.tls_key)? {
+        Some(files) => Some((ServerTls::server_only(files.read()?)?, files)),
+        None => None,
+    };
     let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
     let first_administrator = bootstrap::first_start(&store, &hasher, &settings.bootstrap).await?;
     // The roles may have been seeded just now.
@@ -143,9 +148,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
             ..RpcLimits::default()
         });
     let mut service = Service::new("control-api");
-    let files = CertificateFiles::of(settings.tls_certificate, settings.tls_key);
-    if let Some(files) = files {
-        let tls = ServerTls::server_only(files.read()?)?;
+    if let Some((tls, files)) = own {
         grpc = grpc.tls(tls.clone());
         service.certificate_files("api", files, tls);
     } else if let Some(tls) = tls {

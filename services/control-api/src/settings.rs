@@ -36,7 +36,6 @@ pub struct ControlApiSettings {
         id = "control_api_tls_cert",
         long = "control-api-tls-cert",
         env = "VPNPANEL_CONTROL_API_TLS_CERT",
-        requires = "control_api_tls_key",
         value_name = "FILE"
     )]
     pub tls_certificate: Option<PathBuf>,
@@ -46,7 +45,6 @@ pub struct ControlApiSettings {
         id = "control_api_tls_key",
         long = "control-api-tls-key",
         env = "VPNPANEL_CONTROL_API_TLS_KEY",
-        requires = "control_api_tls_cert",
         value_name = "FILE"
     )]
     pub tls_key: Option<PathBuf>,

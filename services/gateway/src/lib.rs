@@ -28,7 +28,7 @@ pub use error::GatewayError;
 pub use harden::Hardening;
 pub use http_rule::BindingError;
 pub use observe::RestMetrics;
-pub use service::build;
+pub use service::{build, tls};
 pub use settings::{GatewaySettings, UpstreamSettings};
 pub use template::TemplateError;
 pub use transcoder::{Limits, MatchedRoute, Transcoder};

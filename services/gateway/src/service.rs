@@ -32,12 +32,23 @@ pub fn build(
         metrics: RestMetrics::register(service.metrics()),
     };
     let mut http = Http::new(app.into_router()?, settings.listen);
-    let files = CertificateFiles::of(settings.tls_certificate.clone(), settings.tls_key.clone());
-    if let Some(files) = files {
-        let tls = ServerTls::public(files.read()?)?;
+    if let Some((files, tls)) = tls(settings)? {
         http = http.tls(tls.clone());
         service.certificate_files("rest", files, tls);
     }
     service.http("rest", http);
     Ok(service)
+}
+
+/// The certificate of the listener, where the settings name one: for a look at it before anything
+/// else is begun.
+pub fn tls(
+    settings: &GatewaySettings,
+) -> Result<Option<(CertificateFiles, ServerTls)>, GatewayError> {
+    let (certificate, key) = (settings.tls_certificate.clone(), settings.tls_key.clone());
+    let Some(files) = CertificateFiles::of(certificate, key)? else {
+        return Ok(None);
+    };
+    let tls = ServerTls::public(files.read()?)?;
+    Ok(Some((files, tls)))
 }

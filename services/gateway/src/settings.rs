@@ -35,8 +35,7 @@ pub struct GatewaySettings {
     #[arg(
         id = "gateway_tls_cert",
         long = "gateway-tls-cert",
-        env = "VPNPANEL_GATEWAY_TLS_CERT",
-        requires = "gateway_tls_key"
+        env = "VPNPANEL_GATEWAY_TLS_CERT"
     )]
     pub tls_certificate: Option<PathBuf>,
 
@@ -44,8 +43,7 @@ pub struct GatewaySettings {
     #[arg(
         id = "gateway_tls_key",
         long = "gateway-tls-key",
-        env = "VPNPANEL_GATEWAY_TLS_KEY",
-        requires = "gateway_tls_cert"
+        env = "VPNPANEL_GATEWAY_TLS_KEY"
     )]
     pub tls_key: Option<PathBuf>,
 

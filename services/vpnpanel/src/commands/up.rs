@@ -58,6 +58,8 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         clock: Clock::system(),
     };
 
+    // Before the first administrator is made, whose password is told once the start went well.
+    vpnpanel_gateway::tls(&args.gateway)?;
     let mut control_api = vpnpanel_control_api::build(
         ControlApiSettings {
             trusted_proxies: trusted_proxies.clone(),

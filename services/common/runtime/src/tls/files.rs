@@ -1,7 +1,8 @@
 //! A listener's own certificate: a chain and a key in PEM files that an operator, cert-manager or
 //! an ACME client replaces whenever it likes. What they cannot be replaced by is the old pair.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -23,20 +24,32 @@ pub struct CertificateFiles {
 }
 
 impl CertificateFiles {
-    /// Both paths, or neither, as settings that require each other give them.
-    pub fn of(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Option<Self> {
-        Some(Self {
-            certificate: certificate?,
-            key: key?,
-        })
+    /// Both paths, or neither. Whoever sets one of them wants TLS, and shall not be served without.
+    ///
+    /// # Errors
+    /// One without the other.
+    pub fn of(
+        certificate: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Result<Option<Self>, TlsError> {
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(Some(Self { certificate, key })),
+            (None, None) => Ok(None),
+            _ => Err(TlsError::Half),
+        }
     }
 
-    /// Reads them.
+    /// Reads them. A key that everybody on the host can read is used, and warned of: volumes of
+    /// containers often have no other permissions.
     ///
     /// # Errors
     /// Unreadable or malformed files.
     pub fn read(&self) -> Result<Credentials, TlsError> {
-        Credentials::from_files(&self.certificate, &self.key)
+        let credentials = Credentials::from_files(&self.certificate, &self.key)?;
+        if readable_by_others(&self.key) {
+            tracing::warn!(file = ?self.key, "everybody on this host can read the private key");
+        }
+        Ok(credentials)
     }
 
     /// Takes the files into use at `tls` whenever they change, and tells when the certificate in
@@ -81,4 +94,8 @@ impl CertificateFiles {
         })
         .await;
     }
+}
+
+fn readable_by_others(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o004 != 0)
 }

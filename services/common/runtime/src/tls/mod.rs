@@ -52,6 +52,9 @@ pub enum TlsError {
     /// The bundle has no certificate.
     #[error("the trust bundle is empty")]
     EmptyBundle,
+    /// A certificate without a key, or a key without a certificate.
+    #[error("set both the certificate and its key, or neither")]
+    Half,
     /// A certificate that clients would refuse by now.
     #[error("the certificate ended at Unix time {0}")]
     Ended(i64),
