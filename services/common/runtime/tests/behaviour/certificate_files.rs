@@ -58,7 +58,7 @@ impl Served {
     async fn metric(&self, line: &str) {
         let seen = async {
             while !fetch(self.admin, "/metrics").await.1.contains(line) {
-                tokio::time::sleep(LOOK).await;
+                tokio::task::yield_now().await;
             }
         };
         timeout(PATIENCE, seen).await.expect(line);
@@ -72,7 +72,7 @@ impl Served {
                 if shown(&stream) == *leaf {
                     return;
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::task::yield_now().await;
             }
         };
         timeout(PATIENCE, seen).await.expect("the new certificate");

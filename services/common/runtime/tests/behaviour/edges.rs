@@ -1,21 +1,27 @@
 //! What a listener lets itself be told, and how long it waits for it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
+use futures::{FutureExt as _, StreamExt as _};
 use http::Request;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use vpnpanel_runtime::serve::ConnectionLimits;
 use vpnpanel_runtime::settings::ListenAddr;
+use vpnpanel_runtime::tls::ServerTls;
 use vpnpanel_runtime::{Grpc, Http, Service, Supervisor};
 
+use crate::authority::Authority;
 use crate::wire::{PATIENCE, get as fetch};
 
 const SHORT: Duration = Duration::from_millis(40);
@@ -26,6 +32,37 @@ struct Served {
     rest: SocketAddr,
     grpc: SocketAddr,
     admin: SocketAddr,
+    work: Arc<Work>,
+}
+
+/// What the handlers are at.
+#[derive(Debug, Default)]
+struct Work {
+    /// Calls of the gRPC method that began.
+    begun: Notify,
+    now: AtomicUsize,
+    /// The most that there ever were at one time.
+    peak: AtomicUsize,
+    /// What `/flag` answers.
+    flag: AtomicBool,
+}
+
+/// A call that hangs.
+struct Hanging(Arc<Work>);
+
+impl Hanging {
+    fn begin(work: Arc<Work>) -> Self {
+        let now = work.now.fetch_add(1, SeqCst) + 1;
+        work.peak.fetch_max(now, SeqCst);
+        work.begun.notify_one();
+        Self(work)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, SeqCst);
+    }
 }
 
 impl Served {
@@ -37,7 +74,20 @@ impl Served {
             .route("/", get(|| async { "here" }))
             .route("/hang", get(hang))
             .route("/large", get(large));
-        let grpc = Router::new().route(METHOD, post(hang));
+        let work = Arc::<Work>::default();
+        let flag = {
+            let work = Arc::clone(&work);
+            move || async move { work.flag.load(SeqCst).to_string() }
+        };
+        let rest = rest.route("/flag", get(flag));
+        let counted = {
+            let work = Arc::clone(&work);
+            move || async move {
+                let _hanging = Hanging::begin(work);
+                std::future::pending::<String>().await
+            }
+        };
+        let grpc = Router::new().route(METHOD, post(counted));
         let mut service = Service::new("probe");
         service.admin(ListenAddr::any_loopback());
         service.http("rest", Http::new(rest, ListenAddr::any_loopback()));
@@ -50,7 +100,14 @@ impl Served {
             rest: addresses.of("rest").unwrap(),
             grpc: addresses.of("api").unwrap(),
             admin: addresses.of("admin").unwrap(),
+            work,
         }
+    }
+
+    /// Waits until the gRPC method was called once more.
+    async fn begun(&self) {
+        let begun = self.work.begun.notified();
+        timeout(PATIENCE, begun).await.expect("a call");
     }
 
     /// Waits until so many connections were ended by us for this reason.
@@ -122,18 +179,19 @@ async fn who_says_nothing_is_hung_up_on() {
 async fn headers_that_dribble_are_given_up_however_busy_they_look() {
     let served = Served::with(ConnectionLimits {
         header_deadline: SHORT,
+        max_header_bytes: 64 << 20,
         ..ConnectionLimits::default()
     })
     .await;
     let mut stream = connect(served.rest).await;
     stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n")
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx: ")
         .await
         .unwrap();
     let dribble = async {
-        // One more header every few milliseconds, for ever.
-        while stream.write_all(b"x: y\r\n").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        // One byte after the other, for ever.
+        while stream.write_all(b"y").await.is_ok() {
+            tokio::task::yield_now().await;
         }
     };
     timeout(PATIENCE, dribble).await.expect("hung up on");
@@ -156,8 +214,8 @@ async fn an_idle_connection_is_closed_and_one_at_work_is_not() {
     let answer = rest_of(&mut idle).await;
     assert!(answer.ends_with("here"), "{answer}");
     served.ended("rest", "idle", 1).await;
-    let quiet = timeout(4 * SHORT, working.read_u8()).await;
-    assert!(quiet.is_err(), "still waiting for its answer");
+    let quiet = working.read_u8().now_or_never();
+    assert!(quiet.is_none(), "still waiting for its answer");
 
     let mut http2 = http2(served.rest).await;
     let answer = http2.send_request(to("/")).await.unwrap();
@@ -245,15 +303,53 @@ async fn a_connection_has_no_more_requests_under_way_than_it_may() {
     // The settings have arrived once something was answered.
     let missing = client.send_request(to("/none")).await.unwrap();
     drop(missing);
-    let hanging: Vec<_> = (0..2)
+    let mut calls: Vec<_> = (0..3)
         .map(|_| tokio::spawn(client.send_request(to(METHOD))))
         .collect();
-    let mut third = tokio::spawn(client.send_request(to("/none")));
-    assert!(timeout(SHORT, &mut third).await.is_err(), "it waits");
-    for call in hanging {
+    served.begun().await;
+    served.begun().await;
+    // Whichever waits is the one that is left.
+    for call in calls.drain(..2) {
         call.abort();
     }
-    timeout(PATIENCE, third).await.unwrap().unwrap().unwrap();
+    served.begun().await;
+    assert_eq!(served.work.peak.load(SeqCst), 2);
+    for call in calls {
+        call.abort();
+    }
+    drop(client);
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_bound_waits_until_another_is_closed() {
+    let served = Served::with(ConnectionLimits {
+        max_connections: 2,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    const ASK: &[u8] = b"GET /flag HTTP/1.1\r\nhost: x\r\n\r\n";
+    let answer = async |stream: &mut TcpStream| {
+        let mut answer = vec![0; 4096];
+        let read = timeout(PATIENCE, stream.read(&mut answer)).await.unwrap();
+        String::from_utf8_lossy(&answer[..read.unwrap()]).into_owned()
+    };
+    let mut first = connect(served.rest).await;
+    let mut second = connect(served.rest).await;
+    for stream in [&mut first, &mut second] {
+        stream.write_all(ASK).await.unwrap();
+        assert!(answer(stream).await.ends_with("false"));
+    }
+    let mut third = connect(served.rest).await;
+    third.write_all(ASK).await.unwrap();
+    second.write_all(ASK).await.unwrap();
+    assert!(answer(&mut second).await.ends_with("false"));
+    let open = fetch(served.admin, "/metrics").await.1;
+    assert!(open.contains("connections_open{listener=\"rest\"} 2"));
+    served.work.flag.store(true, SeqCst);
+    drop(first);
+    assert!(answer(&mut third).await.ends_with("true"));
+    drop((second, third));
     served.supervisor.stop().await.unwrap();
 }
 
@@ -267,17 +363,78 @@ async fn rapid_resets_end_the_connection_and_nobody_elses() {
     .await;
     let mut honest = http2(served.grpc).await;
     let mut client = http2(served.grpc).await;
-    let attacking = async move {
+    let attacking = async {
         while client.ready().await.is_ok() {
             // Begun, sent, and given up as soon as it is under way.
             let call = client.send_request(to(METHOD));
-            let _given_up = timeout(Duration::from_millis(1), call).await;
+            tokio::select! {
+                _ = call => {}
+                () = served.work.begun.notified() => {}
+            }
         }
     };
     timeout(PATIENCE, attacking).await.expect("told to go away");
     served.ended("api", "resets", 1).await;
     honest.send_request(to("/none")).await.unwrap();
+    drop((client, honest));
     served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_left_lying_is_given_up_and_holds_nobody_up() {
+    let authority = Authority::new();
+    let credentials = authority.issue_names(&[], &["panel.example.com"]);
+    let mut service = Service::new("probe");
+    service.admin(ListenAddr::any_loopback());
+    let router = Router::new().route("/", get(|| async { "here" }));
+    service.http(
+        "rest",
+        Http::new(router, ListenAddr::any_loopback())
+            .tls(ServerTls::public(credentials).unwrap())
+            .connection_limits(ConnectionLimits {
+                handshake_deadline: SHORT,
+                max_handshakes_per_address: 1,
+                ..ConnectionLimits::default()
+            }),
+    );
+    let mut supervisor = Supervisor::new(Duration::from_secs(5), Duration::ZERO);
+    let addresses = supervisor.start(service).await.unwrap();
+    let address = addresses.of("rest").unwrap();
+    // The beginning of a ClientHello that never goes on, and not even that.
+    let mut begun = connect(address).await;
+    begun.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
+    let mut silent = connect(address).await;
+    rest_of(&mut begun).await;
+    rest_of(&mut silent).await;
+    let metrics = fetch(addresses.of("admin").unwrap(), "/metrics").await.1;
+    let line = "connections_ended_total{listener=\"rest\",reason=\"slow_handshake\"} 2";
+    assert!(metrics.contains(line), "{metrics}");
+    supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_body_that_dawdles_ends_at_the_deadline_of_its_call() {
+    use vpnpanel_runtime::rpc::RpcLimits;
+
+    let limits = RpcLimits {
+        deadline: SHORT,
+        ..RpcLimits::default()
+    };
+    let read = post(|request: axum::extract::Request| async move {
+        let read = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+        tonic::Status::ok(format!("{:?}", read.is_ok())).into_http::<Body>()
+    });
+    let mut service = Service::new("probe");
+    let router = Router::new().route(METHOD, read);
+    service.grpc("api", Grpc::new(router).rpc_limits(limits));
+    let router = service.router("api").unwrap();
+    let first = futures::stream::iter([Ok::<_, std::io::Error>("a beginning")]);
+    let body = first.chain(futures::stream::pending());
+    let request = Request::post(METHOD).body(Body::from_stream(body));
+    let answer = tower::ServiceExt::oneshot(router, request.unwrap());
+    let answer = timeout(PATIENCE, answer).await.expect("an answer");
+    let status = crate::wire::status(answer.unwrap()).await;
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
 }
 
 #[tokio::test]
