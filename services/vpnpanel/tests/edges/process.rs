@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,20 +40,34 @@ const SETTINGS: &[(&str, &str)] = &[
 
 /// Everything a process said so far.
 #[derive(Clone, Default)]
-struct Said(Arc<(Mutex<Vec<String>>, Notify)>);
+struct Said(Arc<Spoken>);
+
+#[derive(Default)]
+struct Spoken {
+    lines: Mutex<Vec<String>>,
+    /// Streams that have ended; both do when the process does.
+    ended: AtomicUsize,
+    more: Notify,
+}
 
 impl Said {
     fn lines(&self) -> Vec<String> {
-        self.0.0.lock().unwrap().clone()
+        self.0.lines.lock().unwrap().clone()
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.ended.load(Ordering::SeqCst) == 2
     }
 
     async fn read(self, stream: impl AsyncRead + Unpin) {
         let mut lines = BufReader::new(stream).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
             let line = String::from_utf8_lossy(&line).into_owned();
-            self.0.0.lock().unwrap().push(line);
-            self.0.1.notify_waiters();
+            self.0.lines.lock().unwrap().push(line);
+            self.0.more.notify_waiters();
         }
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
+        self.0.more.notify_waiters();
     }
 }
 
@@ -115,14 +130,15 @@ impl Process {
         found
     }
 
-    /// Waits until it has logged a line.
+    /// Waits until it has logged a line; fails at once when it ends before.
     pub(crate) async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) {
         let logged = async {
             let mut looked = 0;
             loop {
-                let more = self.said.0.1.notified();
+                let more = self.said.0.more.notified();
                 tokio::pin!(more);
                 more.as_mut().enable();
+                let over = self.said.is_over();
                 let lines = self.said.lines();
                 let new = lines[looked..].iter();
                 if new
@@ -131,6 +147,7 @@ impl Process {
                 {
                     return;
                 }
+                assert!(!over, "it ended before: {what}");
                 looked = lines.len();
                 more.await;
             }
@@ -142,14 +159,15 @@ impl Process {
     pub(crate) async fn stop(mut self) -> String {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-        self.wait().await
+        self.wait().await.1
     }
 
-    /// Waits until it ends, and returns everything it ever said.
-    pub(crate) async fn wait(&mut self) -> String {
-        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
+    /// Waits until it ends, and returns its exit code and everything it ever said.
+    pub(crate) async fn wait(&mut self) -> (Option<i32>, String) {
+        let ended = timeout(PATIENCE, self.child.wait()).await;
+        let code = ended.expect("it ends").unwrap().code();
         while self.readers.join_next().await.is_some() {}
-        self.said.lines().join("\n")
+        (code, self.said.lines().join("\n"))
     }
 }
 

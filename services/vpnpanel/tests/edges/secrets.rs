@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -14,17 +14,23 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use vpnpanel_api::agent::v1::EnrollRequest;
 use vpnpanel_api::agent::v1::enrollment_service_client::EnrollmentServiceClient;
 use vpnpanel_api::auth::v1::auth_service_client::AuthServiceClient;
-use vpnpanel_api::auth::v1::{GetMeRequest, LoginRequest, RefreshRequest};
+use vpnpanel_api::auth::v1::{
+    ConfirmTotpResponse, CreateApiTokenResponse, EnrollTotpResponse, GetMeRequest, LoginRequest,
+    LoginResponse, RefreshRequest,
+};
+use vpnpanel_auth::TotpSecret;
+use vpnpanel_cache::testing::TestRedis;
 use vpnpanel_runtime::tls::{ClientTls, Dialer, pinned_client};
 use vpnpanel_runtime::{PeerIdentity, TrustDomain};
 use vpnpanel_store::testing::TestStore;
 
-use crate::process::Process;
+use crate::process::{PATIENCE, Process};
 use crate::rest::{Answer, call};
 
 /// What a secret that is put in looks like: nothing of the product is spelled so.
@@ -94,7 +100,7 @@ impl Seen {
 async fn no_secret_is_in_any_output_with_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let mut seen = Seen::default();
-    exercise(folder.path(), None, &mut seen).await;
+    exercise(folder.path(), &[], &mut seen).await;
     for name in ["vpnpanel.db", "vpnpanel.db-wal"] {
         let bytes = std::fs::read(folder.path().join(name)).unwrap_or_default();
         seen.came_out(name, bytes);
@@ -104,16 +110,23 @@ async fn no_secret_is_in_any_output_with_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_in_any_output_with_postgres() {
+async fn no_secret_is_in_any_output_with_postgres_and_redis() {
     let folder = tempfile::tempdir().unwrap();
     let mut seen = Seen::default();
     let database = TestStore::postgres().await;
-    // The server of tests asks for no password, and takes any.
-    let url = database
-        .url
-        .replacen('@', &format!(":{CANARY}-database@"), 1);
-    assert_ne!(url, database.url, "the URL names a user");
-    exercise(folder.path(), Some(&url), &mut seen).await;
+    if let Some(password) = password_of(&database.url) {
+        seen.secret("the database's password", &password.into());
+    }
+    let redis = TestRedis::standalone();
+    let password = format!("{CANARY}-redis");
+    let secured = redis.command(&format!("CONFIG SET requirepass {password}"));
+    assert_eq!(secured, "+OK");
+    let redis = redis.url().replacen("://", &format!("://:{password}@"), 1);
+    let settings = [
+        ("VPNPANEL_DATABASE_URL", database.url.as_str()),
+        ("VPNPANEL_REDIS_URL", redis.as_str()),
+    ];
+    exercise(folder.path(), &settings, &mut seen).await;
     let leaks = seen.leaks();
     assert!(leaks.is_empty(), "{}", leaks.join("\n"));
 }
@@ -122,29 +135,60 @@ async fn no_secret_is_in_any_output_with_postgres() {
 async fn settings_that_cannot_be_used_are_not_repeated() {
     let unreachable = format!("postgres://someone:{CANARY}@127.0.0.1:1/none");
     let malformed = format!("postgres://someone:{CANARY}@[::/none");
+    let redis = format!("redis://someone:{CANARY}@127.0.0.1:1/7");
     for (name, value) in [
         ("VPNPANEL_DATABASE_URL", unreachable.as_str()),
         ("VPNPANEL_DATABASE_URL", malformed.as_str()),
         ("VPNPANEL_DATABASE_URL", CANARY),
         ("VPNPANEL_MASTER_KEY", CANARY),
+        ("VPNPANEL_REDIS_URL", redis.as_str()),
+        ("VPNPANEL_REDIS_URL", CANARY),
         ("VPNPANEL_BOOTSTRAP_PASSWORD", CANARY),
     ] {
         let folder = tempfile::tempdir().unwrap();
         // A bootstrap password that is too weak is found out as late as the first start.
         let command: &[&str] = match name {
             "VPNPANEL_BOOTSTRAP_PASSWORD" => &["up", "--gateway-listen", "127.0.0.1:99999"],
+            "VPNPANEL_REDIS_URL" => &["up"],
             _ => &["migrate", "status"],
         };
         let settings = [(name, value), ("VPNPANEL_LOG", "trace")];
         let mut process = Process::start(command, folder.path(), &settings);
-        let said = process.wait().await;
-        assert!(!said.is_empty());
+        let (code, said) = process.wait().await;
+        assert!(code.is_some_and(|code| code > 0) && !said.is_empty());
         assert!(!said.contains(CANARY), "{name}: {said}");
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_refuses_the_settings_is_told_of_at_start_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = TestStore::postgres().await;
+    let password = password_of(&database.url).expect("a server that asks for a password");
+    let wrong = database.url.replacen(&password, CANARY, 1);
+    let (server, _) = database.url.rsplit_once('/').unwrap();
+    let none = format!("{server}/{CANARY}");
+    for (url, state) in [(wrong, "28P01"), (none, "3D000")] {
+        let settings = [
+            ("VPNPANEL_DATABASE_URL", url.as_str()),
+            ("VPNPANEL_LOG", "trace"),
+        ];
+        let mut process = Process::start(&["control-api"], folder.path(), &settings);
+        let (code, said) = process.wait().await;
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(state), "{said}");
+        assert!(!said.contains(&password), "{said}");
+    }
+}
+
+/// The password in a URL such as `postgres://user:password@host/name`.
+fn password_of(url: &str) -> Option<String> {
+    let (user, _) = url.split_once("://")?.1.split_once('@')?;
+    Some(user.split_once(':')?.1.to_owned())
+}
+
 /// Signs in, works, and goes wrong in every way there is, with secrets in all places.
-async fn exercise(data: &Path, database: Option<&str>, seen: &mut Seen) {
+async fn exercise(data: &Path, more: &[(&str, &str)], seen: &mut Seen) {
     let traces = Traces::listen().await;
     let bootstrap = format!("{CANARY}-bootstrap");
     let key = base64(MASTER_KEY);
@@ -154,8 +198,12 @@ async fn exercise(data: &Path, database: Option<&str>, seen: &mut Seen) {
         ("VPNPANEL_BOOTSTRAP_PASSWORD", bootstrap.as_str()),
         ("VPNPANEL_MASTER_KEY", key.as_str()),
         ("VPNPANEL_OTLP_ENDPOINT", collector.as_str()),
+        // More goes wrong here than is permitted to one account.
+        ("VPNPANEL_LIMIT_SIGN_IN_ACCOUNT", "1000/1m"),
+        ("VPNPANEL_LIMIT_SIGN_IN_ADDRESS", "1000/1m"),
+        ("VPNPANEL_LIMIT_CONFIRMATION", "1000/1m"),
     ];
-    settings.extend(database.map(|url| ("VPNPANEL_DATABASE_URL", url)));
+    settings.extend(more);
     let process = Process::start(&["up"], data, &settings);
     let listeners = process.listeners().await;
     let of = |service: &str, name: &str| listeners[&(service.to_owned(), name.to_owned())];
@@ -163,9 +211,24 @@ async fn exercise(data: &Path, database: Option<&str>, seen: &mut Seen) {
     let rest = of("gateway", "rest");
     let signed_in = sign_in(rest, &bootstrap, seen).await;
     let join_token = work(rest, &signed_in, seen).await;
+    second_factor(rest, &signed_in, seen).await;
     go_wrong_over_rest(rest, &signed_in, seen).await;
     go_wrong_over_grpc(of("control-api", "api"), &signed_in, seen).await;
     enrol(of("collector", "enrolment"), &join_token, seen).await;
+    let export = "/v1/auditEvents:export";
+    // Events are chained, and so exported, a moment after they were written.
+    let chained = async {
+        loop {
+            let answer = call(rest, "GET", export, &signed_in.header(), "").await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            if answer.text.contains("RegenerateRecoveryCodes") {
+                return answer.text;
+            }
+        }
+    };
+    let audit = timeout(PATIENCE, chained).await.expect("the whole log");
+    assert!(audit.contains("CreateApiToken"), "{audit}");
+    seen.came_out("the audit log", audit);
 
     for ((service, name), address) in &listeners {
         if name == "admin" {
@@ -268,7 +331,89 @@ async fn work(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) -> Value 
     )
     .await;
     seen.secret("a join token", &token["token"]);
+    let wanted = json!({"name": "backup", "permissions": ["tenant.read", "user.read"]});
+    let made = ask("POST", "/v1/auth/apiTokens", wanted).await;
+    let api_token = seen.secret("an API token", &made["token"]);
+    let api_token = [format!("authorization: Bearer {api_token}")];
+    let used = call(rest, "GET", "/v1/tenants", &api_token, "").await;
+    assert_eq!(used.status, 200, "{}", used.text);
+    let beyond = call(rest, "POST", "/v1/nodes", &api_token, "{}").await;
+    seen.error("an API token beyond its scope", &beyond);
     token
+}
+
+/// Takes a second factor, loses the app, and goes wrong with its codes.
+async fn second_factor(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) {
+    let ask = async |path: &str, body: Value| {
+        let path = format!("/v1/auth/{path}");
+        let body = body.to_string();
+        let answer = call(rest, "POST", &path, &signed_in.header(), &body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        answer.json()
+    };
+    let password = format!("{CANARY}-Passwort 1");
+    let enrolled = ask("totp", json!({"password": password})).await;
+    let secret = seen.secret("a TOTP secret", &enrolled["secret"]);
+    let answer = call(
+        rest,
+        "POST",
+        "/v1/auth/totp:confirm",
+        &signed_in.header(),
+        &json!({"totpCode": CANARY}).to_string(),
+    )
+    .await;
+    seen.error("a code that is none", &answer);
+    let secret = TotpSecret::from_bytes(&base32_decoded(&secret));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let code = secret.code(i64::try_from(now.as_secs() / 30).unwrap());
+    let confirmed = ask("totp:confirm", json!({"totpCode": code.as_str()})).await;
+    let codes: Vec<String> = confirmed["recoveryCodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|code| seen.secret("a recovery code", code))
+        .collect();
+    let login = async |more: Value| {
+        let mut body = json!({"email": "admin@localhost", "password": password});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        call(rest, "POST", "/v1/auth/login", &[], &body.to_string()).await
+    };
+    seen.error("no second factor", &login(json!({})).await);
+    let wrong = login(json!({"totpCode": CANARY})).await;
+    seen.error("a wrong code at sign-in", &wrong);
+    let wrong = login(json!({"recoveryCode": CANARY})).await;
+    seen.error("a wrong recovery code", &wrong);
+    let right = login(json!({"recoveryCode": codes[0]})).await;
+    assert_eq!(right.status, 200, "{}", right.text);
+    tokens(&right, seen);
+    let again = login(json!({"recoveryCode": codes[0]})).await;
+    seen.error("a recovery code used twice", &again);
+    let body = json!({"password": password, "recoveryCode": codes[1]});
+    let made = ask("totp:regenerateRecoveryCodes", body).await;
+    for code in made["recoveryCodes"].as_array().unwrap() {
+        seen.secret("a recovery code", code);
+    }
+}
+
+/// RFC 4648, without padding, of what is well formed.
+fn base32_decoded(text: &str) -> Vec<u8> {
+    let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u64, 0);
+    for letter in text.bytes() {
+        let value = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            _ => letter - b'2' + 26,
+        };
+        bits = bits << 5 | u64::from(value);
+        held += 5;
+        if held >= 8 {
+            held -= 8;
+            bytes.push((bits >> held) as u8);
+            bits &= (1 << held) - 1;
+        }
+    }
+    bytes
 }
 
 async fn go_wrong_over_rest(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) {
@@ -310,7 +455,7 @@ async fn go_wrong_over_rest(rest: SocketAddr, signed_in: &SignedIn, seen: &mut S
         (
             "a field that is none",
             login,
-            format!(r#"{{"email": "a@b", "{c}": "{c}"}}"#),
+            format!(r#"{{"email": "a@b", "colour": "{c}"}}"#),
         ),
         (
             "a password too long",
@@ -325,7 +470,7 @@ async fn go_wrong_over_rest(rest: SocketAddr, signed_in: &SignedIn, seen: &mut S
         (
             "no refresh token",
             "/v1/auth/refresh",
-            format!(r#"{{"refreshToken": {{"{c}": 1}}}}"#),
+            format!(r#"{{"refreshToken": {{"a": "{c}"}}}}"#),
         ),
     ];
     for (what, path, body) in bodies {
@@ -431,6 +576,38 @@ async fn go_wrong_over_grpc(api: SocketAddr, signed_in: &SignedIn, seen: &mut Se
         seen.refusal("a bad token over gRPC", auth.get_me(request).await);
     }
     auth.get_me(request_with(&signed_in.access)).await.unwrap();
+    for shown in [
+        format!(
+            "{:?}",
+            LoginResponse {
+                access_token: CANARY.to_owned(),
+                refresh_token: CANARY.to_owned(),
+                ..LoginResponse::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            CreateApiTokenResponse {
+                token: CANARY.to_owned(),
+                ..CreateApiTokenResponse::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            EnrollTotpResponse {
+                secret: CANARY.to_owned(),
+                uri: CANARY.to_owned(),
+            }
+        ),
+        format!(
+            "{:?}",
+            ConfirmTotpResponse {
+                recovery_codes: vec![CANARY.to_owned()],
+            }
+        ),
+    ] {
+        seen.came_out("Debug of an answer", shown);
+    }
     // Bytes that are no message, with a secret among them.
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();

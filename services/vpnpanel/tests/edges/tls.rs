@@ -62,7 +62,7 @@ async fn services_call_each_other_by_certificates_where_asked_to() {
     let admin = listener(&process, "admin").await;
     let metrics = call(admin, "GET", "/metrics", &[], "").await.text;
     assert!(metrics.contains("certificate_expiry_timestamp_seconds{listener=\"identity\"}"));
-    process.stop().await;
+    let mut said = process.stop().await;
 
     // Somebody else at the address of control-api, and a caller that shows nothing.
     for control_api in [format!("https://{jobs}"), format!("http://{api}")] {
@@ -70,10 +70,33 @@ async fn services_call_each_other_by_certificates_where_asked_to() {
         let answer = login(address).await;
         assert_eq!(answer.status, 503, "{}", answer.text);
         assert!(answer.text.contains("SERVICE_UNREACHABLE"));
-        process.stop().await;
+        said += &process.stop().await;
     }
-    scheduler.stop().await;
-    control_api.stop().await;
+    said += &scheduler.stop().await;
+    said += &control_api.stop().await;
+    let keys = keys_of_services(data);
+    assert!(keys.len() >= 2, "{keys:?}");
+    assert!(!keys.iter().any(|key| said.contains(key)));
+}
+
+/// What the services of the installation keep secret in its folder.
+fn keys_of_services(data: &Path) -> Vec<String> {
+    let (mut folders, mut keys) = (vec![data.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().is_some_and(|name| name == "master.key") {
+                keys.push(std::fs::read_to_string(&path).unwrap().trim().to_owned());
+            } else if let Ok(text) = std::fs::read_to_string(&path)
+                && let Some((_, key)) = text.split_once("PRIVATE KEY-----\n")
+            {
+                keys.push(key.lines().next().unwrap().to_owned());
+            }
+        }
+    }
+    keys
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,11 +135,60 @@ async fn gateway_and_control_api_show_the_certificate_they_are_given() {
             metrics.text
         );
     }
+    // As other folders of secrets do, this one lets everybody on the host read.
+    process
+        .until("the key's permissions are told of", |line| {
+            line["event"] == "everybody on this host can read the private key"
+        })
+        .await;
+    std::fs::write(&key_file, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    process
+        .until("the wrong key is told of", |line| {
+            line["event"] == "certificates not reloaded"
+        })
+        .await;
+    let stream = connect(of("gateway", "rest"), certificate.der(), b"h2").await;
+    drop(stream);
     let said = process.stop().await;
     assert!(
         said.contains("panel and REST      https://127.0.0.1"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn certificate_files_that_do_not_fit_are_told_of_at_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+    let chain = file("tls.crt", &params.self_signed(&key).unwrap().pem());
+    let other = file("other.key", &KeyPair::generate().unwrap().serialize_pem());
+    let nonsense = file("nonsense.key", "nonsense");
+    let absent = folder.path().join("absent.key");
+    for key in [other.as_str(), &nonsense, absent.to_str().unwrap()] {
+        for (service, variable) in [
+            ("gateway", "VPNPANEL_GATEWAY_TLS"),
+            ("control-api", "VPNPANEL_CONTROL_API_TLS"),
+        ] {
+            let names = [format!("{variable}_CERT"), format!("{variable}_KEY")];
+            let settings = [(names[0].as_str(), chain.as_str()), (&names[1], key)];
+            let data = folder.path().join("data");
+            std::fs::create_dir_all(&data).unwrap();
+            let (code, said) = Process::start(&[service], &data, &settings).wait().await;
+            assert_eq!(code, Some(2), "{said}");
+            assert!(said.contains(&format!("{variable}_CERT: ")), "{said}");
+        }
+    }
+    let settings = [("VPNPANEL_GATEWAY_TLS_CERT", chain.as_str())];
+    let mut process = Process::start(&["gateway"], folder.path(), &settings);
+    let (code, said) = process.wait().await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("both the certificate and its key"), "{said}");
 }
 
 async fn connect(

@@ -17,10 +17,10 @@ use tower_http::request_id::{PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 
 pub use admission::RpcLimits;
+pub use body::{BodyAllowance, BodyBudget, BodyRefusal};
 pub use client_address::{
     ClientAddress, ForwardedHeader, TrustedProxies, UnknownHeader, client_address,
 };
-pub use body::{BodyAllowance, BodyBudget, BodyRefusal};
 pub use in_process::InProcess;
 pub use request_id::{REQUEST_ID_HEADER, RequestId, accept_request_id, request_id};
 
