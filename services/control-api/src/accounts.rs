@@ -93,11 +93,17 @@ impl RevocationSource for StoredAccounts {
 impl CredentialSource for StoredAccounts {
     async fn by_email(&self, email: &str) -> Result<Option<StoredPassword>, SourceError> {
         let account = self.store.account_by_email(email).await?;
+        // asked for whether or not there is such an account: both take the same way
+        let seen_at = self.store.addresses_by_email(email).await?;
         Ok(account
             .filter(|account| !account.disabled)
             .map(|account| StoredPassword {
                 account: account.id,
                 hash: account.password_hash,
+                seen_at: seen_at
+                    .iter()
+                    .filter_map(|text| text.parse().ok())
+                    .collect(),
             }))
     }
 

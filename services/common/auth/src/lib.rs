@@ -34,7 +34,7 @@ pub use guard::AuthGuard;
 pub use keys::{KeyRing, KeySet, KeySource, SigningKey, VerifyingKey};
 pub use layer::{AuthLayer, Authentication, Authenticator};
 pub use limits::{LimitSettings, Limits, QuotaSetting, RateLimiter};
-pub use password::{PasswordHasher, PasswordSettings, Verdict};
+pub use password::{Asking, PasswordHasher, PasswordSettings, Verdict};
 pub use policy::{BuiltinPolicy, PermissionSet, Policy, Role};
 pub use policy_cache::{CachedPolicy, SharedPolicy};
 pub use principal::{Held, Membership, Principal, Reach, Standing, StandingSource};

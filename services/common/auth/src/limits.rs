@@ -246,6 +246,11 @@ fn account(email: &str, address: Option<IpAddr>) -> String {
         .collect()
 }
 
+/// Whether two addresses are counted together where an account is tried from them.
+pub(crate) fn is_same_network(one: IpAddr, other: IpAddr) -> bool {
+    network(one, 24, 56) == network(other, 24, 56)
+}
+
 /// The address with all but the first bits cleared.
 fn network(address: IpAddr, bits_v4: u32, bits_v6: u32) -> String {
     match address.to_canonical() {

@@ -13,7 +13,7 @@ use std::{
 use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 
 use crate::AuthError;
 
@@ -33,8 +33,10 @@ pub struct PasswordSettings {
     pub parallelism: u32,
     /// Hashes computed at a time, each with a work area of its own.
     pub concurrency: usize,
-    /// Callers that may wait for a free work area; more are refused at once.
+    /// Strangers that may wait for a free work area; more are refused at once.
     pub queue: usize,
+    /// The same for callers that are not strangers, whom no number of strangers keeps out.
+    pub reserve: usize,
     /// Longest wait for a free work area.
     pub patience: Duration,
     /// Work areas are given back to the operating system after so long without a sign-in.
@@ -50,10 +52,21 @@ impl Default for PasswordSettings {
             parallelism: 2,
             concurrency: 1,
             queue: 16,
+            reserve: 16,
             patience: Duration::from_secs(15),
             idle: Duration::from_secs(10),
         }
     }
+}
+
+/// Who asks for a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    /// Anybody.
+    Stranger,
+    /// Somebody who is signed in, or whose account was seen in the same network before. Goes
+    /// ahead of strangers that wait.
+    Known,
 }
 
 /// Outcome of a check.
@@ -76,7 +89,11 @@ struct Inner {
     settings: PasswordSettings,
     params: Params,
     running: Arc<Semaphore>,
-    admitted: Arc<Semaphore>,
+    /// Strangers wait here for the few places among those who wait for `running`, so that never
+    /// more of them are ahead of somebody known than are computed at a time.
+    turn: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    known: Arc<Semaphore>,
     spare: Mutex<Spare>,
     /// KiB filled so far, over all hashes and passes.
     work: AtomicU64,
@@ -113,7 +130,9 @@ impl PasswordHasher {
         Ok(Self {
             inner: Arc::new(Inner {
                 running: Arc::new(Semaphore::new(concurrency)),
-                admitted: Arc::new(Semaphore::new(concurrency + settings.queue.min(10_000))),
+                turn: Arc::new(Semaphore::new(concurrency)),
+                strangers: Arc::new(Semaphore::new(concurrency + settings.queue.min(10_000))),
+                known: Arc::new(Semaphore::new(concurrency + settings.reserve.min(10_000))),
                 spare: Mutex::default(),
                 work: AtomicU64::new(0),
                 params,
@@ -122,7 +141,8 @@ impl PasswordHasher {
         })
     }
 
-    /// Hashes a password with a new salt; the text is in the PHC string format.
+    /// Hashes the new password of somebody known with a new salt; the text is in the PHC string
+    /// format.
     ///
     /// # Errors
     /// [`AuthError::Saturated`], [`AuthError::Random`], [`AuthError::Interrupted`].
@@ -130,7 +150,7 @@ impl PasswordHasher {
         let mut salt = [0_u8; SALT_BYTES];
         getrandom::fill(&mut salt).map_err(|e| AuthError::Random(e.to_string()))?;
         let inner = Arc::clone(&self.inner);
-        self.run(move || {
+        self.run(Asking::Known, move || {
             let output = inner.compute(&inner.params, &password, &salt)?;
             Ok(phc(&inner.params, &salt, &output))
         })
@@ -147,10 +167,11 @@ impl PasswordHasher {
         &self,
         password: SecretString,
         stored: Option<&str>,
+        asking: Asking,
     ) -> Result<Verdict, AuthError> {
         let stored = stored.map(Stored::parse).transpose()?;
         let inner = Arc::clone(&self.inner);
-        self.run(move || {
+        self.run(asking, move || {
             let Some(stored) = stored else {
                 inner.compute(&inner.params, &password, &[0; SALT_BYTES])?;
                 return Ok(Verdict {
@@ -184,20 +205,31 @@ impl PasswordHasher {
     /// Runs `work` on a blocking thread once a work area is free.
     async fn run<T: Send + 'static>(
         &self,
+        asking: Asking,
         work: impl FnOnce() -> Result<T, AuthError> + Send + 'static,
     ) -> Result<T, AuthError> {
         let inner = &self.inner;
         let saturated = || AuthError::Saturated {
             retry_after: Duration::from_secs(2),
         };
-        let admitted = Arc::clone(&inner.admitted)
+        let admission = match asking {
+            Asking::Stranger => &inner.strangers,
+            Asking::Known => &inner.known,
+        };
+        let admitted = Arc::clone(admission)
             .try_acquire_owned()
             .map_err(|_| saturated())?;
-        let running = Arc::clone(&inner.running).acquire_owned();
-        let running = tokio::time::timeout(inner.settings.patience, running)
+        let waiting = async {
+            let turn = match asking {
+                Asking::Stranger => Some(Arc::clone(&inner.turn).acquire_owned().await?),
+                Asking::Known => None,
+            };
+            Ok((turn, Arc::clone(&inner.running).acquire_owned().await?))
+        };
+        let running = tokio::time::timeout(inner.settings.patience, waiting)
             .await
             .map_err(|_| saturated())?
-            .map_err(|_| AuthError::Interrupted)?;
+            .map_err(|_: AcquireError| AuthError::Interrupted)?;
         // The permits go with the work: a caller that hangs up does not stop the computation,
         // and must not let another one begin beside it.
         let work = move || {
@@ -354,15 +386,22 @@ mod tests {
     async fn the_right_password_matches_and_no_other() {
         let hasher = hasher(small());
         let stored = hasher.hash("correct horse".into()).await.unwrap();
-        let right = hasher.verify("correct horse".into(), Some(&stored)).await;
+        let right = hasher
+            .verify("correct horse".into(), Some(&stored), Asking::Stranger)
+            .await;
         assert!(right.unwrap().matches);
-        let wrong = hasher.verify("correct horsf".into(), Some(&stored)).await;
+        let wrong = hasher
+            .verify("correct horsf".into(), Some(&stored), Asking::Stranger)
+            .await;
         assert!(!wrong.unwrap().matches);
     }
 
     #[tokio::test]
     async fn an_unknown_account_never_matches() {
-        let verdict = hasher(small()).verify("".into(), None).await.unwrap();
+        let verdict = hasher(small())
+            .verify("".into(), None, Asking::Stranger)
+            .await
+            .unwrap();
         assert!(!verdict.matches && !verdict.needs_rehash);
     }
 
@@ -373,12 +412,17 @@ mod tests {
             memory_kib: 128,
             ..small()
         });
-        let verdict = now.verify("pw".into(), Some(&stored)).await.unwrap();
+        let verdict = now
+            .verify("pw".into(), Some(&stored), Asking::Stranger)
+            .await
+            .unwrap();
         assert!(verdict.matches && verdict.needs_rehash);
         let fresh = now.hash("pw".into()).await.unwrap();
         assert!(!now.needs_rehash(&fresh).unwrap());
         // A larger hash than the one in force is checked too, and its area not kept.
-        let verdict = hasher(small()).verify("pw".into(), Some(&fresh)).await;
+        let verdict = hasher(small())
+            .verify("pw".into(), Some(&fresh), Asking::Stranger)
+            .await;
         assert!(verdict.unwrap().matches);
     }
 
@@ -397,11 +441,39 @@ mod tests {
             queue: 0,
             ..small()
         });
-        let held = hasher.inner.admitted.try_acquire().unwrap();
-        let refused = hasher.hash("pw".into()).await.unwrap_err();
+        let held = hasher.inner.strangers.try_acquire().unwrap();
+        let guess = || hasher.verify("pw".into(), None, Asking::Stranger);
+        let refused = guess().await.unwrap_err();
         assert!(matches!(refused, AuthError::Saturated { .. }), "{refused}");
         drop(held);
-        hasher.hash("pw".into()).await.unwrap();
+        guess().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn somebody_known_goes_ahead_of_all_strangers_but_those_at_work() {
+        let hasher = hasher(PasswordSettings {
+            concurrency: 1,
+            queue: 8,
+            ..small()
+        });
+        let working = Arc::clone(&hasher.inner.running)
+            .acquire_owned()
+            .await
+            .unwrap();
+        let order = Mutex::new(Vec::new());
+        let one = async |name, asking| {
+            hasher.verify("pw".into(), None, asking).await.unwrap();
+            order.lock().unwrap().push(name);
+        };
+        let strangers =
+            futures::future::join_all((0..8).map(|_| one("stranger", Asking::Stranger)));
+        let known = one("known", Asking::Known);
+        // everybody waits by the time that the work area is free
+        let free = async { drop(working) };
+        tokio::join!(biased; strangers, known, free);
+        let order = order.into_inner().unwrap();
+        assert_eq!(order.iter().position(|name| *name == "known"), Some(1));
+        assert_eq!(order.len(), 9);
     }
 
     #[tokio::test]

@@ -1,13 +1,13 @@
 //! Ways of proving to be an account. Each is one implementation of [`SignInMethod`], with a proof
 //! type of its own; what follows a proof (sessions, tokens) does not know which way was taken.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 use vpnpanel_domain::AccountId;
 
-use crate::{AuthError, PasswordHasher, SourceError};
+use crate::{Asking, AuthError, PasswordHasher, SourceError, limits::is_same_network};
 
 /// A way of proving to be an account.
 #[async_trait]
@@ -46,6 +46,8 @@ pub struct PasswordProof {
     pub email: String,
     /// As typed.
     pub password: SecretString,
+    /// Where it comes from, where that is known.
+    pub address: Option<IpAddr>,
 }
 
 /// What is stored about an account's password.
@@ -55,6 +57,9 @@ pub struct StoredPassword {
     pub account: AccountId,
     /// Argon2id in the PHC string format; `None` for an account without a password.
     pub hash: Option<String>,
+    /// Where somebody signed in to it lately: who comes from the same networks is not kept
+    /// waiting for those who guess from others.
+    pub seen_at: Vec<IpAddr>,
 }
 
 /// Where password hashes are kept.
@@ -106,7 +111,10 @@ impl SignInMethod for PasswordSignIn {
             .await
             .map_err(AuthError::Source)?;
         let hash = stored.as_ref().and_then(|stored| stored.hash.as_deref());
-        let verdict = self.hasher.verify(proof.password.clone(), hash).await?;
+        let seen_at = stored.as_ref().map(|stored| stored.seen_at.as_slice());
+        let asking = asking(proof.address, seen_at.unwrap_or_default());
+        let password = proof.password.clone();
+        let verdict = self.hasher.verify(password, hash, asking).await?;
         let (Some(mut stored), true) = (stored, verdict.matches) else {
             return Err(AuthError::SignInRefused);
         };
@@ -123,6 +131,15 @@ impl SignInMethod for PasswordSignIn {
             account: stored.account,
             password_hash: stored.hash,
         })
+    }
+}
+
+fn asking(address: Option<IpAddr>, seen_at: &[IpAddr]) -> Asking {
+    match address {
+        Some(address) if seen_at.iter().any(|seen| is_same_network(*seen, address)) => {
+            Asking::Known
+        }
+        _ => Asking::Stranger,
     }
 }
 
@@ -167,10 +184,19 @@ mod tests {
         PasswordHasher::new(settings).unwrap()
     }
 
+    fn stored(account: AccountId, hash: Option<String>) -> StoredPassword {
+        StoredPassword {
+            account,
+            hash,
+            seen_at: vec!["198.51.100.7".parse().unwrap()],
+        }
+    }
+
     fn proof(email: &str, password: &str) -> PasswordProof {
         PasswordProof {
             email: email.to_owned(),
             password: password.into(),
+            address: None,
         }
     }
 
@@ -183,7 +209,7 @@ mod tests {
             (Some(hash), "b@example.com", "right"),
             (None, "a@example.com", ""),
         ] {
-            let source = Arc::new(One(Mutex::new(StoredPassword { account, hash })));
+            let source = Arc::new(One(Mutex::new(stored(account, hash))));
             let refused = PasswordSignIn::new(source, hasher(64))
                 .verify(proof(email, password))
                 .await;
@@ -193,18 +219,18 @@ mod tests {
 
     #[tokio::test]
     async fn every_refusal_costs_the_same_work_as_a_wrong_password() {
-        let stored = hasher(64).hash("right".into()).await.unwrap();
+        let right = hasher(64).hash("right".into()).await.unwrap();
         let account = AccountId::from_parts(1, [1; 10]);
         let mut works = Vec::new();
         for (hash, email, password) in [
-            (Some(stored.clone()), "a@example.com", "wrong"),
-            (Some(stored.clone()), "b@example.com", "right"),
-            (Some(stored.clone()), "", ""),
+            (Some(right.clone()), "a@example.com", "wrong"),
+            (Some(right.clone()), "b@example.com", "right"),
+            (Some(right.clone()), "", ""),
             (None, "a@example.com", "right"),
-            (Some(stored), "a@example.com", "right"),
+            (Some(right), "a@example.com", "right"),
         ] {
             let hasher = hasher(64);
-            let source = Arc::new(One(Mutex::new(StoredPassword { account, hash })));
+            let source = Arc::new(One(Mutex::new(stored(account, hash))));
             let sign_in = PasswordSignIn::new(source, hasher.clone());
             let _outcome = sign_in.verify(proof(email, password)).await;
             works.push(hasher.work());
@@ -216,10 +242,7 @@ mod tests {
     async fn a_sign_in_renews_a_hash_of_older_parameters() {
         let hash = hasher(64).hash("right".into()).await.unwrap();
         let account = AccountId::from_parts(1, [1; 10]);
-        let source = Arc::new(One(Mutex::new(StoredPassword {
-            account,
-            hash: Some(hash),
-        })));
+        let source = Arc::new(One(Mutex::new(stored(account, Some(hash)))));
         let now = hasher(128);
         let sign_in = PasswordSignIn::new(Arc::clone(&source) as _, now.clone());
         let signed_in = sign_in.verify(proof(" A@Example.COM ", "right")).await;
@@ -228,5 +251,20 @@ mod tests {
         let renewed = source.0.lock().unwrap().hash.clone().unwrap();
         assert_eq!(signed_in.password_hash.as_ref(), Some(&renewed));
         assert!(!now.needs_rehash(&renewed).unwrap());
+    }
+
+    #[test]
+    fn only_who_comes_from_where_the_account_was_seen_is_known() {
+        let account = AccountId::from_parts(1, [1; 10]);
+        let seen_at = stored(account, None).seen_at;
+        let from = |text: &str| asking(Some(text.parse().unwrap()), &seen_at);
+        assert_eq!(from("198.51.100.250"), Asking::Known);
+        assert_eq!(from("::ffff:198.51.100.1"), Asking::Known);
+        assert_eq!(from("198.51.101.7"), Asking::Stranger);
+        assert_eq!(asking(None, &seen_at), Asking::Stranger);
+        assert_eq!(
+            asking(Some("198.51.100.7".parse().unwrap()), &[]),
+            Asking::Stranger
+        );
     }
 }

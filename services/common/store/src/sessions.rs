@@ -11,12 +11,15 @@ use crate::error::{Result, StoreError};
 use crate::jobs::{self, JobLease};
 use crate::page::Page;
 use crate::sql;
+use crate::tenants::name_key;
 use crate::transaction::Write;
 
 /// What events call it.
 const SESSION: &str = "session";
 /// Ended sessions that are told at a time.
 const MAX_ENDED: u32 = 100_000;
+/// Sessions that are looked at for where an account is known.
+const MAX_SEEN: u32 = 64;
 
 /// Sessions and API tokens are kept for so long after their end: a spent refresh token is known
 /// as one, and what happened can be looked into.
@@ -236,6 +239,23 @@ impl Store {
             .into_iter()
             .map(Into::into)
             .collect())
+    }
+
+    /// Where the account of an e-mail address signed in lately, the newest first; empty where there
+    /// is no such account.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn addresses_by_email(&self, email: &str) -> Result<Vec<String>> {
+        let text = format!(
+            "SELECT s.address FROM sessions s JOIN accounts a ON a.id = s.account_id
+             WHERE a.email_key = $1 AND a.deleted_at IS NULL ORDER BY s.id DESC LIMIT {MAX_SEEN}"
+        );
+        sql::all(self.read(), text, vec![name_key(email).into()])
+            .await?
+            .iter()
+            .map(|row| Ok(sql::get(row, 0)?))
+            .collect()
     }
 
     /// Ends a session of an account.

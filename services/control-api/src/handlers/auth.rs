@@ -7,7 +7,9 @@ use vpnpanel_api::auth::v1::{
     RefreshResponse,
 };
 use vpnpanel_audit::network;
-use vpnpanel_auth::{AuthError, PasswordProof, Reach, RefreshToken, SignInMethod, strength};
+use vpnpanel_auth::{
+    Asking, AuthError, PasswordProof, Reach, RefreshToken, SignInMethod, strength,
+};
 use vpnpanel_domain::{AccountId, SessionId, TenantId};
 use vpnpanel_store::{self as store, NewSession, Proof, Rotation, Store, fresh_id};
 
@@ -41,6 +43,7 @@ pub(crate) async fn login(
     let proof = PasswordProof {
         email: message.email.clone(),
         password: message.password.into(),
+        address: caller.ip,
     };
     let proven = match prove(context, caller, proof, shown).await {
         Ok(proven) => proven,
@@ -172,7 +175,7 @@ pub(crate) async fn change_password(
     let known = (!read.is_empty()).then_some(read.as_str());
     let verdict = context
         .hasher
-        .verify(message.current_password.into(), known)
+        .verify(message.current_password.into(), known, Asking::Known)
         .await?;
     if !verdict.matches {
         return Err(Error::field("current_password", "is wrong"));

@@ -6,7 +6,7 @@ use vpnpanel_api::auth::v1::{
     EnrollTotpRequest, EnrollTotpResponse, GetTotpRequest, GetTotpResponse,
     RegenerateRecoveryCodesRequest, RegenerateRecoveryCodesResponse,
 };
-use vpnpanel_auth::{AuthError, TotpSecret};
+use vpnpanel_auth::{Asking, AuthError, TotpSecret};
 use vpnpanel_domain::AccountId;
 use vpnpanel_pki::context as sealed;
 
@@ -152,7 +152,10 @@ async fn check_password(
 ) -> Result<String, Error> {
     let account = context.store.account(account).await?;
     let known = account.password_hash.as_deref();
-    let verdict = context.hasher.verify(password.into(), known).await?;
+    let verdict = context
+        .hasher
+        .verify(password.into(), known, Asking::Known)
+        .await?;
     if verdict.matches {
         Ok(account.email)
     } else {

@@ -8,11 +8,15 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) const GATEWAY: &str = "127.0.0.1:8080";
 pub(crate) const CONTROL_API: &str = "127.0.0.1:50051";
 pub(crate) const BARE: &str = "127.0.0.1:8099";
 pub(crate) const ONE_TIME_PASSWORD: &str = "one-time password of a benchmark";
+
+/// Settings in the environment, beside those of every benchmark.
+pub(crate) type Settings = &'static [(&'static str, &'static str)];
 
 /// A server in a process of its own.
 pub(crate) struct Server {
@@ -22,25 +26,24 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts the product on an empty folder.
-    pub(crate) fn start() -> Result<Self> {
-        Self::run(tempfile::tempdir()?)
+    pub(crate) fn start(settings: Settings) -> Result<Self> {
+        Self::run(tempfile::tempdir()?, settings)
     }
 
     /// Starts it again on the folder of one that was stopped.
-    pub(crate) fn start_on(stopped: Self) -> Result<Self> {
+    pub(crate) fn start_on(stopped: Self, settings: Settings) -> Result<Self> {
         let mut stopped = stopped;
         let data = std::mem::replace(&mut stopped.data, tempfile::tempdir()?);
-        Self::run(data)
+        Self::run(data, settings)
     }
 
-    fn run(data: tempfile::TempDir) -> Result<Self> {
+    fn run(data: tempfile::TempDir, settings: Settings) -> Result<Self> {
         let child = Command::new(env!("CARGO_BIN_EXE_vpnpanel"))
             .arg("up")
             .env("VPNPANEL_DATA_DIR", data.path())
             .env("VPNPANEL_LOCAL_NODE", "false")
-            .env("VPNPANEL_RATE_LIMITS", "false")
             .env("VPNPANEL_BOOTSTRAP_PASSWORD", ONE_TIME_PASSWORD)
-            .env("VPNPANEL_ARGON2_MEMORY", "8MiB")
+            .envs(settings.iter().copied())
             .env("VPNPANEL_LOG", "warn")
             .stdout(Stdio::null())
             .spawn()?;
@@ -69,9 +72,7 @@ impl Server {
     pub(crate) async fn ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
-            if let Ok(rest) = crate::load::Rest::connect("127.0.0.1:9104").await
-                && rest.bytes("/health").await.is_ok()
-            {
+            if healthy("127.0.0.1:9104").await.unwrap_or(false) {
                 return Ok(());
             }
             ensure!(self.child.try_wait()?.is_none(), "the server ended");
@@ -119,4 +120,15 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a service says that it takes calls.
+async fn healthy(address: &str) -> std::io::Result<bool> {
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream
+        .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(answer.starts_with(b"HTTP/1.1 200"))
 }

@@ -120,6 +120,9 @@ async fn a_spent_refresh_token_ends_its_session(test: TestStore) {
         proof: Proof::default(),
     };
     test.store.create_session(new, b"one").await.unwrap();
+    let seen_at = async |email: &str| test.store.addresses_by_email(email).await.unwrap();
+    assert_eq!(seen_at(&account.email.to_uppercase()).await, ["192.0.2.7"]);
+    assert!(seen_at("nobody@example.com").await.is_empty());
     let rotated = test
         .store
         .rotate_refresh_token(b"one", b"two")
