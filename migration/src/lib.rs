@@ -11,6 +11,7 @@ mod m20261123_000005_operations;
 mod m20261126_000006_people;
 mod m20261126_000008_credentials;
 mod m20261126_000009_audit;
+mod m20261127_000012_walls;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -40,6 +41,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261126_000006_people::Migration),
             Box::new(m20261126_000008_credentials::Migration),
             Box::new(m20261126_000009_audit::Migration),
+            Box::new(m20261127_000012_walls::Migration),
         ]
     }
 }
@@ -91,6 +93,7 @@ pub fn fingerprint() -> String {
         m20261126_000006_people::UP,
         m20261126_000008_credentials::UP,
         m20261126_000009_audit::UP,
+        m20261127_000012_walls::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -50,6 +50,7 @@ impl Installation {
         };
         let options = Options {
             max_connections: settings.database_max_connections,
+            tenant_role: settings.database_tenant_role.clone(),
             ..Options::default()
         };
         Ok(Self {

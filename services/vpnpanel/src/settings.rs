@@ -41,6 +41,12 @@ pub(crate) struct InstallationSettings {
     )]
     pub(crate) database_max_connections: u32,
 
+    /// On PostgreSQL, a role with whose rights everything runs that concerns one tenant, so that
+    /// row-level security shows it that tenant's rows alone. The role of the URL owns the tables
+    /// and has to be its member; off when unset. See docs/adr/0010.
+    #[arg(long, env = "VPNPANEL_DATABASE_TENANT_ROLE", value_name = "ROLE")]
+    pub(crate) database_tenant_role: Option<String>,
+
     /// The key that seals secrets at rest, 32 bytes in base64 or hexadecimal; a file in the data
     /// folder, made at the first start, when unset. Belongs in the backup, apart from the database.
     #[arg(

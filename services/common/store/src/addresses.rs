@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use vpnpanel_domain::InboundId;
+use vpnpanel_domain::{InboundId, TenantId};
 
 use crate::error::{Result, StoreError};
 use crate::inbounds::{WireGuard, overlap_v4};
@@ -124,10 +124,18 @@ pub(crate) async fn release(tx: &Write, went: &[(InboundId, i64)]) -> Result<()>
     Ok(())
 }
 
-/// A private /16 that no inbound's pool touches.
-pub(crate) async fn free_pool(tx: &Write) -> Result<Ipv4Net> {
+/// A private /16 that no inbound's pool touches, of those that an owner's devices can meet: a
+/// tenant's are on its own inbounds and the platform's, the platform's on anybody's.
+pub(crate) async fn free_pool(tx: &Write, tenant: Option<TenantId>) -> Result<Ipv4Net> {
     let mut used = Vec::new();
-    for row in sql::all(&**tx, "SELECT settings FROM inbounds", vec![]).await? {
+    let (text, values) = match tenant {
+        Some(tenant) => (
+            "SELECT settings FROM inbounds WHERE tenant_id = $1 OR tenant_id IS NULL",
+            vec![tenant.uuid().into()],
+        ),
+        None => ("SELECT settings FROM inbounds", vec![]),
+    };
+    for row in sql::all(&**tx, text, values).await? {
         let wireguard: WireGuard = serde_json::from_value(sql::get(&row, 0)?)
             .map_err(|error| StoreError::corrupt("inbounds.settings", error))?;
         used.push(wireguard.ipv4_pool);

@@ -76,6 +76,13 @@ pub enum ApiTokenOwner {
 }
 
 impl ApiTokenOwner {
+    fn tenant(self) -> Option<TenantId> {
+        match self {
+            Self::Tenant(id) => Some(id),
+            Self::Account(_) | Self::Platform => None,
+        }
+    }
+
     /// The condition on `api_tokens t`, with the owner as parameter `$1`.
     fn condition(self) -> (&'static str, Value) {
         match self {
@@ -204,7 +211,7 @@ impl Store {
         let (condition, owner) = of.condition();
         let after = page.after.map_or(Uuid::nil(), ApiTokenId::uuid);
         let rows = sql::all(
-            self.read(),
+            &self.read_in(of.tenant()).await?,
             format!(
                 "{SELECT} WHERE {condition} AND t.id > $2 AND t.revoked_at IS NULL
                    AND t.expires_at > $3 ORDER BY t.id LIMIT $4"
@@ -225,7 +232,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] when the owner has no such token in force.
     pub async fn revoke_api_token(&self, of: ApiTokenOwner, id: ApiTokenId) -> Result<AccountId> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(of.tenant()).await?;
         let (condition, owner) = of.condition();
         let row = sql::one(
             &*tx,

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::audit::Attribution;
 use crate::doorbell::Doorbell;
 use crate::error::{Result, StoreError};
-use crate::sql;
+use crate::{sql, walls};
 
 /// Kind of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,9 @@ pub struct Options {
     /// How long Postgres works on one statement; on SQLite, how long it waits for a lock that
     /// another process holds.
     pub statement_timeout: Duration,
+    /// On Postgres, the role with whose rights the transactions of tenants run: see docs/adr/0010.
+    /// The one that connects has to be its member.
+    pub tenant_role: Option<String>,
     /// What `pg_stat_activity` shows.
     pub application_name: String,
 }
@@ -59,6 +62,7 @@ impl Default for Options {
             max_connections: 8,
             acquire_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(30),
+            tenant_role: None,
             application_name: "vpnpanel".to_owned(),
         }
     }
@@ -80,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) write: DatabaseConnection,
     pub(crate) read: DatabaseConnection,
     pub(crate) doorbell: Doorbell,
+    pub(crate) tenant_role: Option<String>,
     clock: Box<Clock>,
 }
 
@@ -114,19 +119,22 @@ impl Store {
                 "a database URL begins with postgres:// or sqlite:".to_owned(),
             ));
         };
+        let tenant_role = walls::tenant_role(backend, options.tenant_role)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 backend,
                 write,
                 read,
                 doorbell,
+                tenant_role,
                 clock: Box::new(clock),
             }),
             acting: None,
         })
     }
 
-    /// Brings the schema up to date and makes the partitions that usage needs soon. Safe to
+    /// Brings the schema up to date, makes the partitions that usage needs soon, and gives the
+    /// role for tenants its rights. Safe to
     /// call by any number of processes at once.
     ///
     /// # Errors
@@ -140,7 +148,8 @@ impl Store {
             vec![self.now_ms().into()],
         )
         .await?;
-        self.ensure_usage_partitions(4).await
+        self.ensure_usage_partitions(4).await?;
+        self.grant_tenant_role().await
     }
 
     /// Takes the last `steps` migrations back, with the data in their tables.

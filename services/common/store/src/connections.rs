@@ -50,7 +50,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] for the user.
     pub async fn connections(&self, tenant: TenantId, user: UserId) -> Result<Vec<Connection>> {
-        let db = self.snapshot().await?;
+        let db = self.snapshot_in(tenant).await?;
         sql::one(
             &db,
             "SELECT 1 FROM users WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL",

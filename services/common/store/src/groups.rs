@@ -69,7 +69,7 @@ impl Store {
     /// [`StoreError::AlreadyExists`] for the name, [`StoreError::InvalidReference`] for an
     /// inbound, [`StoreError::NotFound`] for the tenant.
     pub async fn create_group(&self, new: NewGroup, request: Option<&RequestKey>) -> Result<Group> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(new.tenant_id).await?;
         if let Some(existing) = idempotency::claim(&tx, request, new.id).await? {
             drop(tx);
             return self.group(new.tenant_id, GroupId::new(existing)).await;
@@ -107,11 +107,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn group(&self, tenant: TenantId, id: GroupId) -> Result<Group> {
+        let db = &self.read_in(tenant).await?;
         let row = Entity::find_by_id((tenant.uuid(), id.uuid()))
-            .one(self.read())
+            .one(db)
             .await?
             .ok_or(StoreError::NotFound("group"))?;
-        shown(self.read(), tenant, row).await
+        shown(db, tenant, row).await
     }
 
     /// Groups of a tenant in the order they were made.
@@ -119,6 +120,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn groups(&self, tenant: TenantId, page: Page<GroupId>) -> Result<Vec<Group>> {
+        let db = &self.read_in(tenant).await?;
         let mut query = Entity::find().filter(Column::TenantId.eq(tenant.uuid()));
         if let Some(after) = page.after {
             query = query.filter(Column::Id.gt(after.uuid()));
@@ -126,9 +128,9 @@ impl Store {
         let rows = query
             .order_by_asc(Column::Id)
             .limit(u64::from(page.size))
-            .all(self.read())
+            .all(db)
             .await?;
-        with_inbounds(self.read(), tenant, rows).await
+        with_inbounds(db, tenant, rows).await
     }
 
     /// Changes fields of a group; its members gain and lose peers with its inbounds.
@@ -143,7 +145,7 @@ impl Store {
         patch: GroupPatch,
         version: Option<u64>,
     ) -> Result<Group> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
         let before = shown(&*tx, tenant, row.clone()).await?;
@@ -183,7 +185,7 @@ impl Store {
         id: GroupId,
         version: Option<u64>,
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
         tx.audit(Event::deleted(&shown(&*tx, tenant, row).await?));

@@ -169,7 +169,7 @@ impl Store {
         keys: &dyn MakeNodeKey,
         request: Option<&RequestKey>,
     ) -> Result<Inbound> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(new.tenant_id).await?;
         if let Some(existing) = idempotency::claim(&tx, request, new.id).await? {
             drop(tx);
             return self.inbound(new.tenant_id, InboundId::new(existing)).await;
@@ -177,7 +177,7 @@ impl Store {
         // There has to be one, before a row refers to it.
         bindings::lock_owner(&tx, new.tenant_id).await?;
         if new.wireguard.ipv4_pool.prefix_len() == 0 {
-            new.wireguard.ipv4_pool = addresses::free_pool(&tx).await?;
+            new.wireguard.ipv4_pool = addresses::free_pool(&tx, new.tenant_id).await?;
         }
         addresses::check_pools(&new.wireguard)?;
         let row = Model {
@@ -214,7 +214,7 @@ impl Store {
     pub async fn inbound(&self, tenant: Option<TenantId>, id: InboundId) -> Result<Inbound> {
         visible(tenant)
             .filter(Column::Id.eq(id.uuid()))
-            .one(self.read())
+            .one(&self.read_in(tenant).await?)
             .await?
             .ok_or(StoreError::NotFound("inbound"))?
             .try_into()
@@ -237,7 +237,7 @@ impl Store {
         query
             .order_by_asc(Column::Id)
             .limit(u64::from(page.size))
-            .all(self.read())
+            .all(&self.read_in(tenant).await?)
             .await?
             .into_iter()
             .map(TryInto::try_into)
@@ -257,7 +257,7 @@ impl Store {
         version: Option<u64>,
         keys: &dyn MakeNodeKey,
     ) -> Result<Inbound> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
         let before: Inbound = row.clone().try_into()?;
@@ -311,7 +311,7 @@ impl Store {
         id: InboundId,
         version: Option<u64>,
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
         tx.audit(Event::deleted(&Inbound::try_from(row)?));

@@ -42,7 +42,7 @@ impl Store {
         tenant: Option<TenantId>,
         new: NewJoinToken,
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         crate::nodes::lock(&tx, tenant, new.node_id).await?;
         tx.audit(Event::on("node", tenant, new.node_id));
         sql::run(

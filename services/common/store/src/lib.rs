@@ -52,6 +52,7 @@ mod usage;
 mod user_change;
 mod user_create;
 mod users;
+mod walls;
 
 pub use account_change::AccountPatch;
 pub use accounts::{Account, NewAccount};

@@ -89,7 +89,7 @@ impl Store {
         self.tenant(tenant).await?;
         let after = page.after.map_or(Uuid::nil(), AccountId::uuid);
         let rows = sql::all(
-            self.read(),
+            &self.read_in(tenant).await?,
             format!(
                 "{MEMBER} WHERE m.tenant_id = $1 AND m.account_id > $2 AND a.deleted_at IS NULL
                  ORDER BY m.account_id LIMIT $3"
@@ -117,7 +117,7 @@ impl Store {
         joining: Joining,
         role: &str,
     ) -> Result<Member> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let account = match joining {
             Joining::Account(id) => accounts::lock(&tx, id).await?,
             Joining::Newcomer(new) => {
@@ -152,7 +152,7 @@ impl Store {
         role: &str,
         version: Option<u64>,
     ) -> Result<Member> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let before = lock(&tx, tenant, account).await?;
         check_version(sql::signed(before.version), version)?;
         if before.role == role {
@@ -180,7 +180,7 @@ impl Store {
         tenant: TenantId,
         account: AccountId,
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let before = lock(&tx, tenant, account).await?;
         grantor.may_give(&tx, Some(tenant), &before.role).await?;
         replace_role(&tx, account, Some(tenant), Some(&before.role), None).await?;
@@ -200,7 +200,7 @@ impl Store {
         tenant: Option<TenantId>,
         role: &str,
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         set_role(&tx, account, tenant, role).await?;
         tx.audit(Event::on("member", tenant, account));
         tx.commit().await

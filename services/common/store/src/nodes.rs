@@ -102,7 +102,7 @@ impl Store {
         keys: &dyn MakeNodeKey,
         request: Option<&RequestKey>,
     ) -> Result<Node> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(new.tenant_id).await?;
         if let Some(existing) = idempotency::claim(&tx, request, new.id).await? {
             drop(tx);
             return self.node(new.tenant_id, NodeId::new(existing)).await;
@@ -144,7 +144,7 @@ impl Store {
     pub async fn node(&self, tenant: Option<TenantId>, id: NodeId) -> Result<Node> {
         owned(tenant)
             .filter(Column::Id.eq(id.uuid()))
-            .one(self.read())
+            .one(&self.read_in(tenant).await?)
             .await?
             .ok_or(StoreError::NotFound("node"))?
             .try_into()
@@ -170,7 +170,7 @@ impl Store {
         query
             .order_by_asc(Column::Id)
             .limit(u64::from(page.size))
-            .all(self.read())
+            .all(&self.read_in(tenant).await?)
             .await?
             .into_iter()
             .map(TryInto::try_into)
@@ -190,7 +190,7 @@ impl Store {
         version: Option<u64>,
         keys: &dyn MakeNodeKey,
     ) -> Result<Node> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
         let before = Node::try_from(row.clone())?;
@@ -244,7 +244,7 @@ impl Store {
         id: NodeId,
         version: Option<u64>,
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
         tx.audit(Event::deleted(&Node::try_from(row)?));

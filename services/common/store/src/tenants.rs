@@ -123,7 +123,7 @@ impl Store {
     pub async fn tenant(&self, id: TenantId) -> Result<Tenant> {
         live()
             .filter(Column::Id.eq(id.uuid()))
-            .one(self.read())
+            .one(&self.read_in(id).await?)
             .await?
             .ok_or(StoreError::NotFound("tenant"))?
             .try_into()
@@ -176,7 +176,7 @@ impl Store {
         patch: TenantPatch,
         version: Option<u64>,
     ) -> Result<Tenant> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(id).await?;
         let row = lock(&tx, id).await?;
         check_version(row.version, version)?;
         let before = Tenant::try_from(row.clone())?;
@@ -218,7 +218,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn set_tenant_suspended(&self, id: TenantId, suspended: bool) -> Result<Tenant> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(id).await?;
         let row = lock(&tx, id).await?;
         let before = Tenant::try_from(row.clone())?;
         if before.suspended_at_ms.is_some() == suspended {

@@ -1,9 +1,12 @@
 //! Databases for tests: each test has one of its own, migrated, gone when the test is over. On
-//! Postgres it is cloned from a template that is migrated once for each server.
+//! Postgres it is cloned from a template that is migrated once for each server. Each test also runs
+//! on Postgres behind walls (docs/adr/0010): see [`TestStore::walled`].
 //!
 //! `VPNPANEL_TEST_POSTGRES_URL` names a server (as its superuser). Where it is not set,
 //! `scripts/postgres` starts one for the test process and stops it with the process.
 #![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+mod walled;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -14,11 +17,13 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::connect::{Options, Store, system_clock};
+pub use walled::TENANT_ROLE;
 
 /// The server of this test process, unless one was named.
 static SERVER: OnceLock<Server> = OnceLock::new();
-/// Name of the template on the server.
+/// Names of the templates on the server.
 static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+static WALLED: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
 
 /// A store of a test.
 #[derive(Debug)]
@@ -27,8 +32,9 @@ pub struct TestStore {
     pub store: Store,
     /// Its clock.
     pub clock: TestClock,
-    /// Where it is: for a second [`Store`] on the same database.
+    /// Where it is, as the owner of its tables.
     pub url: String,
+    options: Options,
     _database: Database,
 }
 
@@ -53,7 +59,7 @@ impl TestStore {
     pub async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let url = format!("sqlite:{}", folder.path().join("test.db").display());
-        let this = Self::open(url, Database::Folder(folder)).await;
+        let this = Self::open(url, options(), Database::Folder(folder)).await;
         this.store.migrate().await.expect("the schema");
         this
     }
@@ -61,7 +67,30 @@ impl TestStore {
     /// On Postgres, in a database of its own.
     pub async fn postgres() -> Self {
         let server = server_url();
-        let template = TEMPLATE.get_or_init(|| template(server)).await;
+        let make = || {
+            template(
+                server,
+                "template",
+                vpnpanel_migration::fingerprint(),
+                options(),
+            )
+        };
+        let template = TEMPLATE.get_or_init(make).await;
+        Self::clone_of(template, options()).await
+    }
+
+    /// As [`TestStore::postgres`], where what concerns one tenant runs under a role with row-level
+    /// security, and fails when it so much as reaches a row of another tenant. Each table has such
+    /// rows, of two tenants that no test knows of.
+    pub async fn walled() -> Self {
+        let server = server_url();
+        let make = || async { walled::template(server).await };
+        let template = WALLED.get_or_init(make).await;
+        Self::clone_of(template, walled::options()).await
+    }
+
+    async fn clone_of(template: &str, options: Options) -> Self {
+        let server = server_url();
         let name = format!("test_{}", Uuid::now_v7().simple());
         let mut admin = PgConnection::connect(server)
             .await
@@ -72,30 +101,34 @@ impl TestStore {
             .await
             .expect("a clone of the template");
         let url = with_database(server, &name);
-        Self::open(url, Database::Postgres { server, name }).await
+        Self::open(url, options, Database::Postgres { server, name }).await
     }
 
     /// Another store on the same database: another process, as far as the database can tell.
     pub async fn another(&self) -> Store {
-        let clock = self.clock.clone();
-        Store::connect_with_clock(&self.url, options(), move || clock.now_ms())
-            .await
-            .expect("a second store")
+        connect(&self.url, &self.options, self.clock.clone()).await
     }
 
-    async fn open(url: String, database: Database) -> Self {
+    async fn open(url: String, options: Options, database: Database) -> Self {
         let clock = TestClock::default();
-        let its = clock.clone();
-        let store = Store::connect_with_clock(&url, options(), move || its.now_ms())
-            .await
-            .expect("the test's database");
         Self {
-            store,
+            store: connect(&url, &options, clock.clone()).await,
             clock,
             url,
+            options,
             _database: database,
         }
     }
+}
+
+async fn connect(url: &str, options: &Options, clock: TestClock) -> Store {
+    let url = match options.tenant_role {
+        Some(_) => walled::url(url),
+        None => url.to_owned(),
+    };
+    Store::connect_with_clock(&url, options.clone(), move || clock.now_ms())
+        .await
+        .expect("the test's database")
 }
 
 /// Makes of one async function, which takes a [`TestStore`], a test on each database.
@@ -113,6 +146,12 @@ macro_rules! on_each_database {
             #[tokio::test(flavor = "multi_thread")]
             async fn postgres() {
                 super::$name($crate::testing::TestStore::postgres().await).await;
+            }
+
+            $(#[$meta])*
+            #[tokio::test(flavor = "multi_thread")]
+            async fn postgres_walled() {
+                super::$name($crate::testing::TestStore::walled().await).await;
             }
         }
     )+};
@@ -207,7 +246,7 @@ fn start_server() -> Server {
 
 /// Migrates the template, unless another test process has. Its name holds the migrations' names,
 /// so that a server that lives longer than a schema serves both.
-async fn template(server: &str) -> String {
+async fn template(server: &str, kind: &str, version: String, options: Options) -> String {
     let mut admin = PgConnection::connect(server)
         .await
         .expect("the test server");
@@ -215,7 +254,7 @@ async fn template(server: &str) -> String {
         .execute("SELECT pg_advisory_lock(hashtext('vpnpanel_test_template'))")
         .await
         .expect("the template's lock");
-    let name = format!("template_{}", vpnpanel_migration::fingerprint());
+    let name = format!("{kind}_{version}");
     let made = admin
         .fetch_optional(sqlx::AssertSqlSafe(format!(
             "SELECT 1 FROM pg_database WHERE datname = '{name}' AND datistemplate"
@@ -233,9 +272,13 @@ async fn template(server: &str) -> String {
                 .await
                 .expect("an empty template");
         }
-        let store = Store::connect(&url, options()).await.expect("the template");
+        let walled = options.tenant_role.is_some();
+        let store = Store::connect(&url, options).await.expect("the template");
         store.migrate().await.expect("the schema");
         store.close().await;
+        if walled {
+            walled::prepare(&url).await;
+        }
         admin
             .execute(sqlx::AssertSqlSafe(format!(
                 "ALTER DATABASE {name} IS_TEMPLATE true"

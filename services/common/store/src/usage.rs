@@ -1,7 +1,7 @@
 //! Usage as it is shown: series over time, and shares by node. Times are those at which the nodes
 //! counted the bytes.
 
-use sea_orm::{QueryResult, Value};
+use sea_orm::{ConnectionTrait, QueryResult, Value};
 use vpnpanel_domain::{MicroBytes, NodeId, TenantId, UserId};
 
 use crate::connect::Store;
@@ -52,14 +52,16 @@ impl Store {
         user: UserId,
         query: UsageQuery,
     ) -> Result<UsageSeries> {
+        let db = &self.read_in(tenant).await?;
         sql::one(
-            self.read(),
+            db,
             "SELECT 1 FROM users WHERE tenant_id = $1 AND id = $2",
             vec![tenant.uuid().into(), user.uuid().into()],
         )
         .await?
         .ok_or(StoreError::NotFound("user"))?;
-        self.series(
+        series(
+            db,
             "usage_buckets WHERE tenant_id = $4 AND user_id = $5",
             vec![tenant.uuid().into(), user.uuid().into()],
             query,
@@ -72,7 +74,8 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn tenant_usage(&self, tenant: TenantId, query: UsageQuery) -> Result<UsageSeries> {
-        self.series(
+        series(
+            &self.read_in(tenant).await?,
             "node_buckets WHERE tenant_id = $4",
             vec![tenant.uuid().into()],
             query,
@@ -85,57 +88,58 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn node_usage(&self, node: NodeId, query: UsageQuery) -> Result<UsageSeries> {
-        self.series(
+        series(
+            self.read(),
             "node_buckets WHERE node_id = $4",
             vec![node.uuid().into()],
             query,
         )
         .await
     }
+}
 
-    async fn series(
-        &self,
-        source: &str,
-        keys: Vec<Value>,
-        query: UsageQuery,
-    ) -> Result<UsageSeries> {
-        if query.step_ms <= 0 {
-            return Err(StoreError::InvalidArgument {
-                what: "step_ms",
-                reason: "has to be positive".to_owned(),
-            });
-        }
-        let from = query.from_ms - query.from_ms.rem_euclid(query.step_ms);
-        let mut values: Vec<Value> = vec![from.into(), query.to_ms.into(), query.step_ms.into()];
-        values.extend(keys);
-        // One pass: by step and node; the rest is added up here.
-        let text = format!(
-            "SELECT bucket_at - bucket_at % $3, node_id, CAST(SUM(up) AS BIGINT),
-                    CAST(SUM(down) AS BIGINT), CAST(SUM(billed_bytes) AS BIGINT),
-                    CAST(SUM(billed_micro) AS BIGINT)
-             FROM {source} AND bucket_at >= $1 AND bucket_at < $2
-             GROUP BY 1, 2 ORDER BY 1, 2"
-        );
-        let mut series = UsageSeries::default();
-        for row in &sql::all(self.read(), text, values).await? {
-            let step: i64 = sql::get(row, 0)?;
-            let node = NodeId::new(sql::get(row, 1)?);
-            let usage = usage(row)?;
-            match series.points.last_mut() {
-                Some((at, sum)) if *at == step => sum.add(usage),
-                _ => series.points.push((step, usage)),
-            }
-            match series.nodes.iter_mut().find(|(id, _)| *id == node) {
-                Some((_, sum)) => sum.add(usage),
-                None => series.nodes.push((node, usage)),
-            }
-            series.total.add(usage);
-        }
-        series
-            .nodes
-            .sort_by(|(one, a), (two, b)| b.billed.cmp(&a.billed).then(one.cmp(two)));
-        Ok(series)
+async fn series(
+    db: &impl ConnectionTrait,
+    source: &str,
+    keys: Vec<Value>,
+    query: UsageQuery,
+) -> Result<UsageSeries> {
+    if query.step_ms <= 0 {
+        return Err(StoreError::InvalidArgument {
+            what: "step_ms",
+            reason: "has to be positive".to_owned(),
+        });
     }
+    let from = query.from_ms - query.from_ms.rem_euclid(query.step_ms);
+    let mut values: Vec<Value> = vec![from.into(), query.to_ms.into(), query.step_ms.into()];
+    values.extend(keys);
+    // One pass: by step and node; the rest is added up here.
+    let text = format!(
+        "SELECT bucket_at - bucket_at % $3, node_id, CAST(SUM(up) AS BIGINT),
+                CAST(SUM(down) AS BIGINT), CAST(SUM(billed_bytes) AS BIGINT),
+                CAST(SUM(billed_micro) AS BIGINT)
+         FROM {source} AND bucket_at >= $1 AND bucket_at < $2
+         GROUP BY 1, 2 ORDER BY 1, 2"
+    );
+    let mut series = UsageSeries::default();
+    for row in &sql::all(db, text, values).await? {
+        let step: i64 = sql::get(row, 0)?;
+        let node = NodeId::new(sql::get(row, 1)?);
+        let usage = usage(row)?;
+        match series.points.last_mut() {
+            Some((at, sum)) if *at == step => sum.add(usage),
+            _ => series.points.push((step, usage)),
+        }
+        match series.nodes.iter_mut().find(|(id, _)| *id == node) {
+            Some((_, sum)) => sum.add(usage),
+            None => series.nodes.push((node, usage)),
+        }
+        series.total.add(usage);
+    }
+    series
+        .nodes
+        .sort_by(|(one, a), (two, b)| b.billed.cmp(&a.billed).then(one.cmp(two)));
+    Ok(series)
 }
 
 impl Usage {

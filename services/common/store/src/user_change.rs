@@ -63,7 +63,7 @@ impl Store {
         patch: UserPatch,
         version: Option<u64>,
     ) -> Result<User> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         if let Some(groups) = &patch.group_ids {
             groups::hold(&tx, tenant, groups).await?;
         }
@@ -125,7 +125,7 @@ impl Store {
         id: UserId,
         disabled: bool,
     ) -> Result<User> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let mut user = lock(&tx, tenant, id).await?;
         let before = users::load(&*tx, tenant, id, tx.now).await?;
         if user.row.disabled != disabled {
@@ -153,7 +153,7 @@ impl Store {
         id: UserId,
         request: Option<&RequestKey>,
     ) -> Result<User> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let period: PeriodId = fresh_id();
         if idempotency::claim(&tx, request, period).await?.is_some() {
             drop(tx);
@@ -202,7 +202,7 @@ impl Store {
         id: UserId,
         version: Option<u64>,
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let mut user = lock(&tx, tenant, id).await?;
         check_version(user.row.version, version)?;
         let was = users::load(&*tx, tenant, id, tx.now).await?;

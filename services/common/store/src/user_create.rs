@@ -80,7 +80,7 @@ impl Store {
         request: Option<&RequestKey>,
     ) -> Result<User> {
         let id = new.id;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         if let Some(existing) = idempotency::claim(&tx, request, id).await? {
             drop(tx);
             return self.user(tenant, UserId::new(existing)).await;
@@ -103,7 +103,7 @@ impl Store {
                 reason: format!("are at most {MAX_NEW_USERS} at once"),
             });
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in(tenant).await?;
         let ids: Vec<UserId> = new.iter().map(|user| user.id).collect();
         create(&mut tx, tenant, new).await?;
         if tx.is_audited() {

@@ -89,7 +89,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], also when it was deleted.
     pub async fn user(&self, tenant: TenantId, id: UserId) -> Result<User> {
-        load(self.read(), tenant, id, self.now_ms()).await
+        load(&self.read_in(tenant).await?, tenant, id, self.now_ms()).await
     }
 
     /// Users of a tenant that are not deleted, in the order they were made.
@@ -102,7 +102,7 @@ impl Store {
         filter: &UserFilter,
         page: Page<UserId>,
     ) -> Result<Vec<User>> {
-        let db = self.read();
+        let db = &self.read_in(tenant).await?;
         let now = self.now_ms();
         let mut text =
             format!("{SELECT} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND u.id > $2");

@@ -117,7 +117,7 @@ impl Store {
             and("id <", least_id(to).into());
         }
         and("TRUE ORDER BY id DESC LIMIT", i64::from(page.size).into());
-        let rows = sql::all(self.read(), text, values).await?;
+        let rows = sql::all(&self.read_in(tenant).await?, text, values).await?;
         rows.iter().map(event).collect()
     }
 
@@ -127,7 +127,7 @@ impl Store {
     /// [`StoreError::NotFound`].
     pub async fn audit_event(&self, tenant: Option<TenantId>, id: Uuid) -> Result<AuditEvent> {
         let row = sql::one(
-            self.read(),
+            &self.read_in(tenant).await?,
             format!("{SELECT} WHERE tenant_id = $1 AND id = $2"),
             vec![chain_of(tenant).into(), id.into()],
         )
@@ -145,7 +145,7 @@ impl Store {
         tenant: Option<TenantId>,
         page: Page<u64>,
     ) -> Result<Vec<AuditEvent>> {
-        chained(self.read(), chain_of(tenant), page).await
+        chained(&self.read_in(tenant).await?, chain_of(tenant), page).await
     }
 
     /// Whose chains there are: those of tenants, and `None`, the platform's.

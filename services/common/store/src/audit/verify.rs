@@ -80,7 +80,7 @@ impl Store {
         tenant: Option<TenantId>,
         anchor: Option<&Anchor>,
     ) -> Result<Verification> {
-        let db = self.snapshot().await?;
+        let db = self.snapshot_in(tenant).await?;
         let chain = chain_of(tenant);
         let begins_after = last(&db, chain, LAST_CHECKPOINT).await?;
         let mut walk = Walk {

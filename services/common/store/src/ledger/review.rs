@@ -31,7 +31,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn ledger_totals(&self, tenant: TenantId) -> Result<LedgerTotals> {
-        let db = self.snapshot().await?;
+        let db = self.snapshot_in(tenant).await?;
         let sum = async |table: &str| -> Result<Usage> {
             let text = format!(
                 "SELECT CAST(COALESCE(SUM(up), 0) AS BIGINT), CAST(COALESCE(SUM(down), 0) AS BIGINT),

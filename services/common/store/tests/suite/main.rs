@@ -4,6 +4,7 @@
 mod access;
 mod addresses;
 mod audit;
+mod catalog;
 mod changes;
 mod credentials;
 mod fixture;
@@ -16,3 +17,4 @@ mod schema;
 mod signing_keys;
 mod suspension;
 mod users;
+mod walls;

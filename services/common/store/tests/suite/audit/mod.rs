@@ -4,5 +4,5 @@
 mod append_only;
 mod chain;
 mod events;
-mod support;
+pub(crate) mod support;
 mod tampering;

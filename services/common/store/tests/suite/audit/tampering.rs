@@ -179,15 +179,15 @@ async fn a_chain_that_was_made_anew_is_found_by_a_noted_link(test: TestStore) {
     let noted = verify(&test, None).await.head.unwrap();
     let before = events(&test.store, None).await;
     // Somebody who can do everything changes an event and lets the chainer do the rest.
-    raw(
-        &test,
+    let platform = platform(&test);
+    let text = format!(
         "UPDATE audit_events SET actor = 'account:me' WHERE seq = 2;
-         UPDATE audit_events SET seq = NULL, prev_hash = NULL, hash = NULL;
-         DELETE FROM audit_heads;
-         DELETE FROM jobs",
-    )
-    .await
-    .unwrap();
+         UPDATE audit_events SET seq = NULL, prev_hash = NULL, hash = NULL
+         WHERE tenant_id = {platform};
+         DELETE FROM audit_heads WHERE tenant_id = {platform};
+         DELETE FROM jobs"
+    );
+    raw(&test, &text).await.unwrap();
     let lease = lease(&test.store).await;
     assert_eq!(chain(&test.store, &lease).await, EVENTS);
     assert_ne!(events(&test.store, None).await, before);
