@@ -450,30 +450,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_known_goes_ahead_of_all_strangers_but_those_at_work() {
+    async fn somebody_known_waits_for_no_stranger_that_waits() {
         let hasher = hasher(PasswordSettings {
             concurrency: 1,
             queue: 8,
             ..small()
         });
-        let working = Arc::clone(&hasher.inner.running)
+        // A stranger has its turn, and as many as may wait for theirs.
+        let turn = Arc::clone(&hasher.inner.turn)
             .acquire_owned()
             .await
             .unwrap();
-        let order = Mutex::new(Vec::new());
-        let one = async |name, asking| {
-            hasher.verify("pw".into(), None, asking).await.unwrap();
-            order.lock().unwrap().push(name);
-        };
-        let strangers =
-            futures::future::join_all((0..8).map(|_| one("stranger", Asking::Stranger)));
-        let known = one("known", Asking::Known);
-        // everybody waits by the time that the work area is free
-        let free = async { drop(working) };
-        tokio::join!(biased; strangers, known, free);
-        let order = order.into_inner().unwrap();
-        assert_eq!(order.iter().position(|name| *name == "known"), Some(1));
-        assert_eq!(order.len(), 9);
+        let one = async |asking| hasher.verify("pw".into(), None, asking).await;
+        let strangers = futures::future::join_all((0..9).map(|_| one(Asking::Stranger)));
+        tokio::pin!(strangers);
+        tokio::select! {
+            biased;
+            _ = &mut strangers => panic!("a stranger went ahead"),
+            known = one(Asking::Known) => known.map(drop).unwrap(),
+        }
+        assert!(one(Asking::Stranger).await.is_err(), "one too many");
+        drop(turn);
+        for stranger in strangers.await {
+            stranger.unwrap();
+        }
     }
 
     #[tokio::test]
