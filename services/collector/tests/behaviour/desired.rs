@@ -98,7 +98,8 @@ async fn what_a_node_cannot_apply_is_on_record_and_not_sent_again(test: TestStor
     };
     link.apply(name, vec![error]).await;
     let state = until(&fleet, &node, |state| state.refused_revision > 0).await;
-    assert_eq!(state.refused_revision, name.revision.get());
+    // the change log may have moved on by what does not concern the node
+    assert!(state.refused_revision >= name.revision.get());
     assert_eq!(state.refused[0].message, "port 51820 is in use");
     // the next thing it hears of is the next change
     fleet.user(0).await;

@@ -147,6 +147,8 @@ enum Phase {
 struct Config {
     /// What the agent has in force or has refused, as it says: the same is not sent again.
     answered: Option<AppliedState>,
+    /// What could not be applied of it.
+    refused: Vec<ConfigError>,
     /// Up to where the change log has been read.
     read: Revision,
     /// What was read there.
@@ -350,10 +352,10 @@ impl Session {
             .answered
             .is_some_and(|answered| answered.digest == state.digest)
         {
-            // Changes since then did not concern this node.
+            // Changes since then did not concern this node: what it refused, it still does.
             effects.push(Effect::Applied {
                 state,
-                errors: Vec::new(),
+                errors: config.refused.clone(),
             });
             return;
         }
@@ -368,6 +370,7 @@ impl Session {
             self.config.sent = None;
         }
         self.config.answered = Some(ack.state);
+        self.config.refused.clone_from(&ack.errors);
         // An agent that was killed on its way to an older state goes on to it after its Hello.
         let astray = self
             .config
@@ -419,4 +422,37 @@ impl Default for Limits {
 
 fn send_ack(ack: UsageAck) -> Effect {
     Effect::Send(Down::UsageAck(ack))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_stays_refused_when_other_things_change() {
+        let node = NodeId::from_parts(1, [1; 10]);
+        let mut session = Session::new(node, Pace::default(), Limits::default(), 0);
+        let data = Bytes::from_static(b"a state");
+        let error = ConfigError {
+            kind: "inbound".to_owned(),
+            id: "one".to_owned(),
+            message: "port 51820 is in use".to_owned(),
+        };
+        let named = |revision| AppliedState {
+            revision: Revision(revision),
+            digest: Digest::of(&data),
+        };
+        session.push(Revision(1), &data, 0, &mut Vec::new());
+        let ack = ConfigAck {
+            state: named(1),
+            errors: vec![error.clone()],
+        };
+        session.config_answered(ack, &mut Vec::new());
+        let mut effects = Vec::new();
+        session.push(Revision(2), &data, 0, &mut effects);
+        let [Effect::Applied { state, errors }] = effects.as_slice() else {
+            panic!("{effects:?}");
+        };
+        assert_eq!((*state, errors.as_slice()), (named(2), &[error][..]));
+    }
 }
