@@ -48,7 +48,8 @@ impl ForwardedHeader {
         }
     }
 
-    fn hop(self, text: &str) -> Option<IpAddr> {
+    fn hop(self, bytes: &[u8]) -> Option<IpAddr> {
+        let text = std::str::from_utf8(bytes).ok()?;
         match self {
             Self::XForwardedFor => node(text.trim()),
             Self::Forwarded => text.split(';').find_map(|pair| {
@@ -68,6 +69,15 @@ impl ForwardedHeader {
             (Self::Forwarded, IpAddr::V6(client)) => format!("for=\"[{client}]\""),
         };
         HeaderValue::from_str(&text).ok()
+    }
+
+    /// What a proxy of our own says where its client's address could not be found out: said
+    /// nothing, it would itself be taken for the client.
+    pub fn unknown(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::XForwardedFor => "unknown",
+            Self::Forwarded => "for=unknown",
+        })
     }
 }
 
@@ -103,15 +113,16 @@ fn node(text: &str) -> Option<IpAddr> {
         .map(|address| address.to_canonical())
 }
 
-/// Finds out where a request comes from. The gateway's word is taken when it is in this very
+/// Finds out where a request comes from; nothing when a proxy says what is no address: its own would
+/// be let in where strangers are not. The gateway's word is taken when it is in this very
 /// process, where there is no connection, or shows its certificate; it says one address, which is
 /// the client's.
 pub fn client_address(parts: &Parts, trusted: &TrustedProxies) -> Option<ClientAddress> {
     let connection = parts.extensions.get::<ConnectionInfo>();
     let remote = connection.map(|connection| connection.remote.ip().to_canonical());
     let Some(remote) = remote.filter(|_| !is_gateway(parts)) else {
-        let said = hops(parts, ForwardedHeader::XForwardedFor).next().flatten();
-        return said.or(remote).map(ClientAddress);
+        let said = hops(parts, ForwardedHeader::XForwardedFor).next();
+        return said.unwrap_or(remote).map(ClientAddress);
     };
     let mut address = remote;
     let mut hops = hops(parts, trusted.header);
@@ -119,7 +130,8 @@ pub fn client_address(parts: &Parts, trusted: &TrustedProxies) -> Option<ClientA
         match hops.next() {
             Some(Some(hop)) => address = hop,
             // What is left of a malformed hop was not written by anybody trusted.
-            Some(None) | None => break,
+            Some(None) => return None,
+            None => break,
         }
     }
     Some(ClientAddress(address))
@@ -137,7 +149,8 @@ fn hops(parts: &Parts, header: ForwardedHeader) -> impl Iterator<Item = Option<I
         .get_all(header.name())
         .into_iter()
         .rev()
-        .flat_map(|line| line.to_str().unwrap_or("?").rsplit(','))
+        // Bytes: what a stranger wrote to the left may be no text at all.
+        .flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
         .map(move |hop| header.hop(hop))
 }
 
@@ -153,7 +166,9 @@ mod tests {
     ) -> Option<String> {
         let mut request = http::Request::builder();
         for (name, line) in lines {
-            request = request.header(*name, *line);
+            // One byte each, so that `é` is a byte that is no text.
+            let line: Vec<u8> = line.chars().map(|c| u8::try_from(c).unwrap()).collect();
+            request = request.header(*name, line);
         }
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         if let Some(remote) = remote {
@@ -236,15 +251,45 @@ mod tests {
             "[::1",
             "\u{7f}",
         ] {
-            let lines = [format!("203.0.113.5, {garbage}")];
-            let Ok(_) = HeaderValue::from_str(&lines[0]) else {
+            let line = format!("203.0.113.5, {garbage}");
+            let Ok(_) = HeaderValue::from_str(&line) else {
                 continue;
             };
-            assert_eq!(
-                by_list("10.0.0.1", &[&lines[0]], PROXIES),
-                "10.0.0.1",
-                "{garbage}"
-            );
+            let lines = [("x-forwarded-for", line.as_str())];
+            let header = ForwardedHeader::XForwardedFor;
+            let found = found(Some("10.0.0.1"), header, &lines, PROXIES);
+            assert_eq!(found, None, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_cannot_hide_behind_the_proxy_by_bytes_that_are_no_text() {
+        for line in ["\u{e9}, 203.0.113.5", "10.9.9.9\u{ff},203.0.113.5"] {
+            assert_eq!(by_list("10.0.0.1", &[line], PROXIES), "203.0.113.5");
+            let line = line.replace("203.", "for=203.");
+            assert_eq!(by_elements("10.0.0.1", &[&line], PROXIES), "203.0.113.5");
+        }
+        // Where the proxy's own hop cannot be read, it is nobody's address, least of all the
+        // proxy's.
+        for (header, line) in [
+            (ForwardedHeader::XForwardedFor, "203.0.113.5\u{e9}"),
+            (
+                ForwardedHeader::XForwardedFor,
+                "203.0.113.5, \u{e9}, 10.1.1.1",
+            ),
+            (ForwardedHeader::Forwarded, "for=\"203.0.113.5\u{e9}\""),
+        ] {
+            let lines = [(header.name(), line)];
+            assert_eq!(found(Some("10.0.0.1"), header, &lines, PROXIES), None);
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_knows_no_address_is_not_taken_for_its_client() {
+        for header in [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded] {
+            let said = header.unknown();
+            let lines = [(header.name(), said.to_str().unwrap())];
+            assert_eq!(found(Some("10.0.0.1"), header, &lines, PROXIES), None);
         }
     }
 
@@ -286,15 +331,18 @@ mod tests {
                 "2001:db8:cafe::17",
             ),
             ("for=203.0.113.5, for=10.2.2.2", "203.0.113.5"),
-            ("for=203.0.113.5, for=unknown", "10.0.0.1"),
-            ("for=203.0.113.5, for=_hidden", "10.0.0.1"),
-            ("for=203.0.113.5, by=10.0.0.1", "10.0.0.1"),
         ] {
             assert_eq!(
                 by_elements("10.0.0.1", &[line], PROXIES),
                 expected,
                 "{line}"
             );
+        }
+        for hop in ["for=unknown", "for=_hidden", "by=10.0.0.1"] {
+            let line = format!("for=203.0.113.5, {hop}");
+            let lines = [("forwarded", line.as_str())];
+            let header = ForwardedHeader::Forwarded;
+            assert_eq!(found(Some("10.0.0.1"), header, &lines, PROXIES), None);
         }
     }
 

@@ -2,7 +2,7 @@
 //! reading of HTTP/1 headers alone, and with one time for a silent connection and a dribbling one;
 //! HTTP/2, the choice between both, and clients that take nothing are left to its user.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,9 +19,12 @@ const HTTP2: &[u8] = b"PRI ";
 #[derive(Debug)]
 pub(super) struct Life {
     began: Instant,
-    /// Nothing was received yet.
+    /// How many of the first bytes are those of HTTP/2 so far; it is HTTP/2 when all of them are.
+    preface: AtomicUsize,
+    /// A byte has come that does not belong to them.
+    http1: AtomicBool,
+    /// No request was ever begun.
     fresh: AtomicBool,
-    http2: AtomicBool,
     /// Requests under way, answers that are still being sent included.
     requests: AtomicU32,
     /// When the last of them ended.
@@ -72,8 +75,9 @@ impl Life {
     pub(super) fn new(http2: bool) -> Self {
         Self {
             began: Instant::now(),
+            preface: AtomicUsize::new(if http2 { HTTP2.len() } else { 0 }),
+            http1: AtomicBool::new(false),
             fresh: AtomicBool::new(true),
-            http2: AtomicBool::new(http2),
             requests: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
@@ -84,10 +88,14 @@ impl Life {
     }
 
     pub(super) fn received(&self, bytes: &[u8]) {
-        if self.fresh.swap(false, Relaxed) {
-            let known = bytes.len().min(HTTP2.len());
-            if bytes[..known] == HTTP2[..known] {
-                self.http2.store(true, Relaxed);
+        let known = self.preface.load(Relaxed);
+        if known < HTTP2.len() && !self.http1.load(Relaxed) {
+            // However few of them come at a time.
+            let more = bytes.len().min(HTTP2.len() - known);
+            if bytes[..more] == HTTP2[known..known + more] {
+                self.preface.store(known + more, Relaxed);
+            } else {
+                self.http1.store(true, Relaxed);
             }
         }
         if self.requests.load(Relaxed) == 0 {
@@ -109,6 +117,7 @@ impl Life {
     }
 
     pub(super) fn request_began(&self) {
+        self.fresh.store(false, Relaxed);
         self.requests.fetch_add(1, Relaxed);
         self.head_since.store(NEVER, Relaxed);
     }
@@ -148,7 +157,7 @@ impl Life {
         if self.requests.load(Relaxed) > 0 {
             return Verdict::Wait(next);
         }
-        let http1 = !self.http2.load(Relaxed);
+        let http1 = self.preface.load(Relaxed) < HTTP2.len();
         let head = self.head_since.load(Relaxed);
         let (since, deadline, ended) = if http1 && head != NEVER {
             let ended = Verdict::Cut(Reason::SlowHeaders);
@@ -184,4 +193,50 @@ fn left(now: u64, since: u64, deadline: Duration) -> Option<Duration> {
     let deadline = since.saturating_add(millis(deadline));
     let left = deadline.checked_sub(now).filter(|left| *left > 0)?;
     Some(Duration::from_millis(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a connection stands when each deadline for headers passes at once.
+    fn verdict(life: &Life) -> Verdict {
+        let limits = ConnectionLimits {
+            header_deadline: Duration::ZERO,
+            ..ConnectionLimits::default()
+        };
+        life.verdict(&limits, false)
+    }
+
+    fn after_a_request(life: &Life) {
+        life.request_began();
+        life.request_ended(true);
+    }
+
+    #[test]
+    fn a_lone_p_is_no_http2() {
+        let life = Life::new(false);
+        life.received(b"P");
+        assert_eq!(verdict(&life), Verdict::Cut(Reason::SlowHeaders));
+        life.received(b"OST / HTTP/1.1");
+        after_a_request(&life);
+        // Nor is it later, when the bytes would fit.
+        life.received(b"PRI ");
+        assert_eq!(verdict(&life), Verdict::Cut(Reason::SlowHeaders));
+    }
+
+    #[test]
+    fn http2_is_known_however_its_first_bytes_come() {
+        for pieces in [&[&b"PRI * HTTP/2.0"[..]][..], &[b"P", b"R", b"I", b" * "]] {
+            let life = Life::new(false);
+            for piece in pieces {
+                life.received(piece);
+            }
+            // It has to ask for something in time all the same.
+            assert_eq!(verdict(&life), Verdict::Cut(Reason::SlowHeaders));
+            after_a_request(&life);
+            life.received(b"a ping");
+            assert!(matches!(verdict(&life), Verdict::Wait(_)));
+        }
+    }
 }

@@ -357,11 +357,11 @@ async fn a_connection_beyond_the_bound_waits_until_another_is_closed() {
 async fn rapid_resets_end_the_connection_and_nobody_elses() {
     let served = Served::with(ConnectionLimits {
         max_resets: 50,
-        header_deadline: SHORT,
         ..ConnectionLimits::default()
     })
     .await;
     let mut honest = http2(served.grpc).await;
+    honest.send_request(to("/none")).await.unwrap();
     let mut client = http2(served.grpc).await;
     let attacking = async {
         while client.ready().await.is_ok() {
