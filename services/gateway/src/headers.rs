@@ -68,16 +68,14 @@ pub(crate) fn to_metadata(
     {
         metadata.insert(CLIENT_USER_AGENT, agent.clone());
     }
-    if let Some(ClientAddress(address)) = client_address(parts, trusted) {
-        // In both forms: the service reads the one that its own proxies write.
-        for (name, form) in [
-            (CLIENT_ADDRESS, ForwardedHeader::XForwardedFor),
-            (header::FORWARDED, ForwardedHeader::Forwarded),
-        ] {
-            if let Some(value) = form.value(address) {
-                metadata.insert(name, value);
-            }
-        }
+    let address = client_address(parts, trusted);
+    // In both forms: the service reads the one that its own proxies write.
+    for (name, form) in [
+        (CLIENT_ADDRESS, ForwardedHeader::XForwardedFor),
+        (header::FORWARDED, ForwardedHeader::Forwarded),
+    ] {
+        let said = address.and_then(|ClientAddress(address)| form.value(address));
+        metadata.insert(name, said.unwrap_or_else(|| form.unknown()));
     }
     Ok(MetadataMap::from_headers(metadata))
 }
@@ -92,6 +90,9 @@ pub(crate) fn from_metadata(metadata: &MetadataMap, headers: &mut HeaderMap) {
         }
     }
 }
+
+/// The longest time that may be asked for, a stream's included: gRPC writes it in eight digits.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// The deadline that the client asks for: `x-request-timeout` in seconds (`2`, `0.5`, `2s`) or
 /// milliseconds (`500ms`), or `grpc-timeout` in the form of the gRPC protocol (`500m`).
@@ -108,6 +109,10 @@ pub(crate) fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>,
             let text = format!("{name} is not a duration");
             return Err(Failure::new(ErrorCode::InvalidArgument, "MALFORMED_HEADER", text).into());
         };
+        if timeout > LONGEST_TIMEOUT {
+            let text = format!("{name} is longer than 24 hours");
+            return Err(Failure::new(ErrorCode::InvalidArgument, "MALFORMED_HEADER", text).into());
+        }
         return Ok(Some(timeout));
     }
     Ok(None)
@@ -210,7 +215,7 @@ mod tests {
             ("x-request-timeout", "0.5s", 500),
             ("x-request-timeout", "250ms", 250),
             ("grpc-timeout", "3S", 3000),
-            ("grpc-timeout", "99999999m", 99_999_999),
+            ("grpc-timeout", "9999999m", 9_999_999),
         ] {
             let expected = Some(Duration::from_millis(millis));
             assert_eq!(asked(name, value).unwrap(), expected, "{value}");

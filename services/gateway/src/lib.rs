@@ -22,6 +22,7 @@ mod stream;
 mod template;
 mod transcoder;
 mod upstream;
+mod waiting;
 
 pub use channel::upstreams;
 pub use error::GatewayError;

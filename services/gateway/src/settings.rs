@@ -84,6 +84,17 @@ pub struct GatewaySettings {
     )]
     pub body_timeout: HumanDuration,
 
+    /// Bodies of REST requests that one address (of IPv6, a network of 64 bits) may have on their
+    /// way at once; more are answered with 503.
+    #[arg(
+        id = "gateway_max_waiting_bodies",
+        long = "gateway-max-waiting-bodies",
+        env = "VPNPANEL_GATEWAY_MAX_WAITING_BODIES",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub max_waiting_bodies: u32,
+
     /// Deadline of a REST call that asks for none by x-request-timeout.
     #[arg(
         id = "gateway_default_timeout",
@@ -93,7 +104,8 @@ pub struct GatewaySettings {
     )]
     pub default_timeout: HumanDuration,
 
-    /// Longest deadline that a REST call may ask for; streams are not bounded by it.
+    /// Longest deadline that a REST call may ask for, and longest time to a stream's beginning; a
+    /// stream as a whole may ask for 24 hours.
     #[arg(
         id = "gateway_max_timeout",
         long = "gateway-max-timeout",
@@ -169,6 +181,7 @@ impl GatewaySettings {
             body_timeout: self.body_timeout.0,
             default_timeout: self.default_timeout.0,
             max_timeout: self.max_timeout.0,
+            max_waiting_bodies: self.max_waiting_bodies as usize,
             max_calls: self.max_calls as usize,
             max_streams: self.max_streams as usize,
             trusted_proxies: self.trusted_proxies(),

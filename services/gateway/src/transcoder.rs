@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
@@ -16,7 +16,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use vpnpanel_runtime::rpc::{BodyAllowance, BodyBudget, BodyRefusal, TrustedProxies};
+use vpnpanel_runtime::rpc::{
+    BodyAllowance, BodyBudget, BodyRefusal, TrustedProxies, client_address,
+};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
 
 use crate::error::GatewayError;
@@ -31,6 +33,7 @@ use crate::request;
 use crate::routes::{Lookup, RouteTable, SplitPath};
 use crate::stream::{Framing, Relay, deadline_exceeded};
 use crate::upstream::{Upstream, Upstreams};
+use crate::waiting::Waiting;
 
 /// Bounds on what one client, and all together, may ask of the gateway.
 #[derive(Debug, Clone)]
@@ -45,6 +48,8 @@ pub struct Limits {
     pub default_timeout: Duration,
     /// Longest deadline a unary call may ask for.
     pub max_timeout: Duration,
+    /// Bodies that one address may have on their way at once; more are refused.
+    pub max_waiting_bodies: usize,
     /// Unary calls under way at once; more are refused.
     pub max_calls: usize,
     /// Streams under way at once; more are refused.
@@ -65,6 +70,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(10),
             default_timeout: Duration::from_secs(15),
             max_timeout: Duration::from_secs(60),
+            max_waiting_bodies: 128,
             max_calls: 1024,
             max_streams: 1024,
             heartbeat: Duration::from_secs(15),
@@ -96,6 +102,7 @@ struct Inner {
     limits: Limits,
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    bodies: Waiting,
     stop: CancellationToken,
 }
 
@@ -180,6 +187,7 @@ impl Transcoder {
         });
         let calls = Arc::new(Semaphore::new(limits.max_calls));
         let streams = Arc::new(Semaphore::new(limits.max_streams));
+        let bodies = Waiting::new(limits.max_waiting_bodies);
         let inner = Inner {
             routes,
             table,
@@ -187,6 +195,7 @@ impl Transcoder {
             limits,
             calls,
             streams,
+            bodies,
             stop,
         };
         Ok(Self {
@@ -248,11 +257,12 @@ impl Inner {
         } else {
             &self.calls
         };
+        // Held until the answer: until then the body, or the message made of it, is in memory.
+        let (body, _allowance) = self.read_body(parts, body).await?;
+        // After the body: whoever sends none keeps no place from those who do.
         let permit = Arc::clone(slots)
             .try_acquire_owned()
             .map_err(|_| overloaded())?;
-        // Held until the answer: until then the body, or the message made of it, is in memory.
-        let (body, _allowance) = self.read_body(&parts.headers, body).await?;
         let message = request::encode(
             &route.binding,
             &path,
@@ -340,7 +350,11 @@ impl Inner {
             request,
             self.limits.max_message,
         );
-        let opened_by = Instant::now() + asked.unwrap_or(self.limits.default_timeout);
+        // However long the stream may last, it begins as soon as any call is answered.
+        let opened_within = asked
+            .unwrap_or(self.limits.default_timeout)
+            .min(self.limits.max_timeout);
+        let opened_by = Instant::now() + opened_within;
         let response = timeout_at(opened_by, call)
             .await
             .map_err(|_| deadline_exceeded())??;
@@ -386,16 +400,22 @@ impl Inner {
 
     async fn read_body(
         &self,
-        headers: &HeaderMap,
+        parts: &http::request::Parts,
         body: Body,
     ) -> Result<(Bytes, BodyAllowance), Problem> {
         let limit = self.limits.bodies.max_bytes();
-        let declared = headers
+        let declared = parts
+            .headers
             .get(CONTENT_LENGTH)
             .and_then(|v| v.to_str().ok()?.parse().ok());
         if declared.is_some_and(|length: u64| length > limit as u64) {
             return Err(body_refused(BodyRefusal::TooLarge { max_bytes: limit }));
         }
+        if body.is_end_stream() {
+            return Ok((Bytes::new(), self.limits.bodies.open()));
+        }
+        let from = client_address(parts, &self.limits.trusted_proxies);
+        let _waiting = self.bodies.wait_for(from).ok_or_else(overloaded)?;
         let collected = collect(body, self.limits.bodies.open());
         timeout(self.limits.body_timeout, collected)
             .await
