@@ -357,6 +357,8 @@ async fn a_connection_beyond_the_bound_waits_until_another_is_closed() {
 async fn rapid_resets_end_the_connection_and_nobody_elses() {
     let served = Served::with(ConnectionLimits {
         max_resets: 50,
+        // Also how long whoever was told to go may take.
+        header_deadline: Duration::from_secs(1),
         ..ConnectionLimits::default()
     })
     .await;
