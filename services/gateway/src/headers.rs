@@ -17,6 +17,9 @@ pub(crate) const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("x-forward
 /// The client's user agent; gRPC clients set `user-agent` themselves.
 pub(crate) const CLIENT_USER_AGENT: HeaderName = HeaderName::from_static("x-forwarded-user-agent");
 
+/// Deadlines further off say nothing, and are beyond what gRPC and clocks can count.
+const MAX_TIMEOUT: Duration = Duration::from_secs(366 * 24 * 3600);
+
 const REQUEST_TIMEOUT: &str = "x-request-timeout";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
@@ -108,7 +111,7 @@ pub(crate) fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>,
             let text = format!("{name} is not a duration");
             return Err(Failure::new(ErrorCode::InvalidArgument, "MALFORMED_HEADER", text).into());
         };
-        return Ok(Some(timeout));
+        return Ok(Some(timeout.min(MAX_TIMEOUT)));
     }
     Ok(None)
 }
@@ -211,6 +214,8 @@ mod tests {
             ("x-request-timeout", "250ms", 250),
             ("grpc-timeout", "3S", 3000),
             ("grpc-timeout", "99999999m", 99_999_999),
+            ("grpc-timeout", "99999999H", 366 * 24 * 3_600_000),
+            ("x-request-timeout", "1e19", 366 * 24 * 3_600_000),
         ] {
             let expected = Some(Duration::from_millis(millis));
             assert_eq!(asked(name, value).unwrap(), expected, "{value}");

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http_body::Body as _;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
@@ -16,7 +17,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use vpnpanel_runtime::rpc::{BodyAllowance, BodyBudget, BodyRefusal, TrustedProxies};
+use vpnpanel_runtime::rpc::{
+    BodyAllowance, BodyBudget, BodyRefusal, ClientAddress, TrustedProxies, client_address,
+};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
 
 use crate::error::GatewayError;
@@ -252,7 +255,7 @@ impl Inner {
             .try_acquire_owned()
             .map_err(|_| overloaded())?;
         // Held until the answer: until then the body, or the message made of it, is in memory.
-        let (body, _allowance) = self.read_body(&parts.headers, body).await?;
+        let (body, _allowance) = self.read_body(parts, body).await?;
         let message = request::encode(
             &route.binding,
             &path,
@@ -386,17 +389,24 @@ impl Inner {
 
     async fn read_body(
         &self,
-        headers: &HeaderMap,
+        parts: &http::request::Parts,
         body: Body,
     ) -> Result<(Bytes, BodyAllowance), Problem> {
         let limit = self.limits.bodies.max_bytes();
-        let declared = headers
+        let declared = parts
+            .headers
             .get(CONTENT_LENGTH)
             .and_then(|v| v.to_str().ok()?.parse().ok());
         if declared.is_some_and(|length: u64| length > limit as u64) {
             return Err(body_refused(BodyRefusal::TooLarge { max_bytes: limit }));
         }
-        let collected = collect(body, self.limits.bodies.open());
+        let awaited = match client_address(parts, &self.limits.trusted_proxies) {
+            Some(ClientAddress(address)) if !body.is_end_stream() => {
+                self.limits.bodies.open_for(address)
+            }
+            _ => Ok(self.limits.bodies.open()),
+        };
+        let collected = collect(body, awaited.map_err(body_refused)?);
         timeout(self.limits.body_timeout, collected)
             .await
             .map_err(|_| {
@@ -439,6 +449,7 @@ async fn collect(
             }
         }
     }
+    allowance.arrived();
     Ok((collected.map_or(first, BytesMut::freeze), allowance))
 }
 
@@ -509,6 +520,6 @@ fn body_refused(refusal: BodyRefusal) -> Problem {
         BodyRefusal::TooLarge { .. } => {
             Problem::with_http(refusal.into(), StatusCode::PAYLOAD_TOO_LARGE)
         }
-        BodyRefusal::Busy => Failure::from(refusal).into(),
+        BodyRefusal::Busy | BodyRefusal::Awaited => Failure::from(refusal).into(),
     }
 }

@@ -1,5 +1,6 @@
 //! Bounds on calls: how many are under way, and how long each may take before it answers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,15 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
+use http::request::Parts;
+use http_body::Body as _;
 use tokio::sync::Semaphore;
 use vpnpanel_api::Access;
 
 use super::body::{BodyBudget, BoundedBody};
-use super::{MAX_MESSAGE_BYTES, TrustedProxies, client_address};
+use super::client_address::is_gateway;
+use super::{ClientAddress, MAX_MESSAGE_BYTES, TrustedProxies, client_address};
+use crate::serve::ConnectionInfo;
 use crate::status::{ErrorCode, Failure};
 
 /// The bounds of one router.
@@ -96,7 +101,13 @@ pub(super) async fn admit(
     let body = if streams_in(parts.uri.path()) {
         body
     } else {
-        Body::new(BoundedBody::new(body, &bounds.bodies))
+        let awaited = awaited_from(&parts).filter(|_| !body.is_end_stream());
+        let allowance = match awaited.map(|address| bounds.bodies.open_for(address)) {
+            Some(Ok(allowance)) => allowance,
+            Some(Err(refusal)) => return Failure::from(refusal).into_status().into_http(),
+            None => bounds.bodies.open(),
+        };
+        Body::new(BoundedBody::new(body, allowance))
     };
     let request = Request::from_parts(parts, body);
     match tokio::time::timeout(deadline, next.run(request)).await {
@@ -109,6 +120,13 @@ pub(super) async fn admit(
         .into_status()
         .into_http(),
     }
+}
+
+/// Whose body is waited for, where that counts: the gateway has the whole of it when it calls.
+fn awaited_from(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<ConnectionInfo>()?;
+    let address = parts.extensions.get::<ClientAddress>()?;
+    (!is_gateway(parts)).then_some(address.0)
 }
 
 /// Streams of nodes go on for days; their ends count what they hold themselves.

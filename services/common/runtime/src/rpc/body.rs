@@ -1,9 +1,12 @@
 //! Bounds on request bodies, which are read before it is known who sent them: one bound for each,
 //! and one for the memory of all. What most requests need is free; what goes beyond it comes out
-//! of a common pot, so that a few senders of large bodies run dry alone.
+//! of a common pot, so that a few senders of large bodies run dry alone. And one for bodies of an
+//! address that do not arrive: each holds one of the calls that there may be.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,16 +16,40 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use crate::serve::network;
 use crate::status::{ErrorCode, Failure};
 
 /// The part of each body that takes nothing out of the pot.
 const FREE_BYTES: usize = 64 << 10;
+
+/// Bodies of one address (an IPv6 network of 64 bits) that may be waited for at once.
+pub const MAX_AWAITED_PER_ADDRESS: usize = 256;
 
 /// The bounds of one router; clones share the pot.
 #[derive(Debug, Clone)]
 pub struct BodyBudget {
     max_bytes: usize,
     pot: Arc<Semaphore>,
+    awaited: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// A body that has not arrived yet.
+#[derive(Debug)]
+struct Awaited {
+    all: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.address);
+            }
+        }
+    }
 }
 
 /// What one body took so far; given back when dropped.
@@ -31,6 +58,7 @@ pub struct BodyAllowance {
     budget: BodyBudget,
     taken: usize,
     held: Option<OwnedSemaphorePermit>,
+    awaited: Option<Awaited>,
 }
 
 /// Why a body is not read on.
@@ -43,6 +71,8 @@ pub enum BodyRefusal {
     },
     /// Too many large bodies are being read.
     Busy,
+    /// Too many bodies of this address have not arrived yet.
+    Awaited,
 }
 
 impl BodyBudget {
@@ -52,6 +82,7 @@ impl BodyBudget {
         Self {
             max_bytes,
             pot: Arc::new(Semaphore::new(pot_bytes.min(Semaphore::MAX_PERMITS))),
+            awaited: Arc::default(),
         }
     }
 
@@ -66,11 +97,37 @@ impl BodyBudget {
             budget: self.clone(),
             taken: 0,
             held: None,
+            awaited: None,
         }
+    }
+
+    /// The allowance of one body that has yet to come from `address`.
+    ///
+    /// # Errors
+    /// When too many of the same address are waited for already.
+    pub fn open_for(&self, address: IpAddr) -> Result<BodyAllowance, BodyRefusal> {
+        let address = network(address);
+        let mut all = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(address).or_default();
+        if *count >= MAX_AWAITED_PER_ADDRESS {
+            return Err(BodyRefusal::Awaited);
+        }
+        *count += 1;
+        drop(all);
+        let all = Arc::clone(&self.awaited);
+        Ok(BodyAllowance {
+            awaited: Some(Awaited { all, address }),
+            ..self.open()
+        })
     }
 }
 
 impl BodyAllowance {
+    /// The body is here, and waited for no longer.
+    pub fn arrived(&mut self) {
+        self.awaited = None;
+    }
+
     /// Takes room for `bytes` more.
     ///
     /// # Errors
@@ -116,6 +173,12 @@ impl From<BodyRefusal> for Failure {
                 "too many large bodies are under way",
             )
             .retry_after(Duration::from_secs(1)),
+            BodyRefusal::Awaited => Self::new(
+                ErrorCode::Unavailable,
+                "OVERLOADED",
+                "too many requests of this address wait for their bodies",
+            )
+            .retry_after(Duration::from_secs(1)),
         }
     }
 }
@@ -130,11 +193,8 @@ pin_project_lite::pin_project! {
 }
 
 impl BoundedBody {
-    pub(super) fn new(body: Body, budget: &BodyBudget) -> Self {
-        Self {
-            body,
-            allowance: budget.open(),
-        }
+    pub(super) fn new(body: Body, allowance: BodyAllowance) -> Self {
+        Self { body, allowance }
     }
 }
 
@@ -147,8 +207,11 @@ impl HttpBody for BoundedBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(cx));
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        if frame.is_none() || this.body.is_end_stream() {
+            this.allowance.arrived();
+        }
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(|error| Status::from_error(error.into_inner()))?;
             if let Some(data) = frame.data_ref() {
@@ -187,6 +250,25 @@ mod tests {
         budget.open().take(FREE_BYTES).unwrap();
         drop(large);
         late.take(100 << 10).unwrap();
+    }
+
+    #[test]
+    fn an_address_has_only_so_many_bodies_waited_for() {
+        let budget = BodyBudget::new(100, 0);
+        let [one, same, other] = ["2001:db8::1", "2001:db8::2", "192.0.2.1"]
+            .map(|address| address.parse::<IpAddr>().unwrap());
+        let mut held: Vec<_> = (0..MAX_AWAITED_PER_ADDRESS)
+            .map(|_| budget.open_for(one).unwrap())
+            .collect();
+        assert_eq!(budget.open_for(same).unwrap_err(), BodyRefusal::Awaited);
+        budget.open_for(other).unwrap();
+        held[0].arrived();
+        budget.open_for(same).unwrap();
+        drop(held);
+        assert!(
+            budget.awaited.lock().unwrap().is_empty(),
+            "none is forgotten"
+        );
     }
 
     #[test]

@@ -51,12 +51,23 @@ impl ForwardedHeader {
     fn hop(self, text: &str) -> Option<IpAddr> {
         match self {
             Self::XForwardedFor => node(text.trim()),
-            Self::Forwarded => text.split(';').find_map(|pair| {
-                let (name, value) = pair.split_once('=')?;
-                name.trim()
-                    .eq_ignore_ascii_case("for")
-                    .then(|| node(value.trim().trim_matches('"')))?
-            }),
+            Self::Forwarded => {
+                let mut said = unquoted_from_right(text, b';').filter_map(|pair| {
+                    let (name, value) = pair.split_once('=')?;
+                    let is_for = name.trim().eq_ignore_ascii_case("for");
+                    is_for.then(|| node(value.trim().trim_matches('"')))
+                });
+                // Two in one element are one too many.
+                said.next().flatten().filter(|_| said.next().is_none())
+            }
+        }
+    }
+
+    /// The hops of a line, from the right.
+    fn split(self, line: &str) -> Vec<&str> {
+        match self {
+            Self::XForwardedFor => line.rsplit(',').collect(),
+            Self::Forwarded => unquoted_from_right(line, b',').collect(),
         }
     }
 
@@ -103,6 +114,34 @@ fn node(text: &str) -> Option<IpAddr> {
         .map(|address| address.to_canonical())
 }
 
+/// What stands between separators that are not part of a quoted string. Proxies quote what clients
+/// write (`host="a,for=10.0.0.1"`). From the right: a quote that somebody left open further left
+/// changes nothing about what trusted proxies wrote after it.
+fn unquoted_from_right(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let bytes = text.as_bytes();
+        let mut quoted = false;
+        for at in (0..bytes.len()).rev() {
+            if bytes[at] == b'"' {
+                let slashes = bytes[..at]
+                    .iter()
+                    .rev()
+                    .take_while(|b| **b == b'\\')
+                    .count();
+                // Only inside a quoted string does a backslash stand for anything.
+                quoted = if quoted { slashes % 2 == 1 } else { true };
+            } else if bytes[at] == separator && !quoted {
+                rest = text.get(..at);
+                return text.get(at + 1..);
+            }
+        }
+        rest = None;
+        Some(text)
+    })
+}
+
 /// Finds out where a request comes from. The gateway's word is taken when it is in this very
 /// process, where there is no connection, or shows its certificate; it says one address, which is
 /// the client's.
@@ -125,7 +164,7 @@ pub fn client_address(parts: &Parts, trusted: &TrustedProxies) -> Option<ClientA
     Some(ClientAddress(address))
 }
 
-fn is_gateway(parts: &Parts) -> bool {
+pub(super) fn is_gateway(parts: &Parts) -> bool {
     let peer = parts.extensions.get::<Peer>().map(Peer::identity);
     matches!(peer, Some(PeerIdentity::ControlPlane { service }) if service == "gateway")
 }
@@ -137,7 +176,7 @@ fn hops(parts: &Parts, header: ForwardedHeader) -> impl Iterator<Item = Option<I
         .get_all(header.name())
         .into_iter()
         .rev()
-        .flat_map(|line| line.to_str().unwrap_or("?").rsplit(','))
+        .flat_map(move |line| header.split(line.to_str().unwrap_or("?")))
         .map(move |hop| header.hop(hop))
 }
 
@@ -296,6 +335,27 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_client_writes_into_a_quoted_string_is_no_element() {
+        for line in [
+            "host=\"x,for=10.9.9.9\";for=203.0.113.5",
+            "for=203.0.113.5;host=\"x,for=10.9.9.9\"",
+            "host=\"x;for=10.9.9.9\";for=203.0.113.5",
+            "for=203.0.113.5;host=\"x;for=10.9.9.9\"",
+            "for=203.0.113.5;host=\"x\\\",for=10.9.9.9;y=\\\"\"",
+            "for=\"10.9.9.9, for=203.0.113.5",
+            "for=\", for=203.0.113.5;host=\"a\"",
+        ] {
+            assert_eq!(
+                by_elements("10.0.0.1", &[line], PROXIES),
+                "203.0.113.5",
+                "{line}"
+            );
+        }
+        let twice = "for=203.0.113.5;for=10.9.9.9";
+        assert_eq!(by_elements("10.0.0.1", &[twice], PROXIES), "10.0.0.1");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tower_http::request_id::{PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 
 pub use admission::RpcLimits;
-pub use body::{BodyAllowance, BodyBudget, BodyRefusal};
+pub use body::{BodyAllowance, BodyBudget, BodyRefusal, MAX_AWAITED_PER_ADDRESS};
 pub use client_address::{
     ClientAddress, ForwardedHeader, TrustedProxies, UnknownHeader, client_address,
 };

@@ -8,6 +8,8 @@ mod io;
 mod life;
 mod turns;
 
+pub(crate) use turns::network;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

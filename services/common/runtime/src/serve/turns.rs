@@ -82,7 +82,7 @@ impl Drop for Turn<'_> {
 }
 
 /// What one subscriber of an access network has: an address of IPv4, a network of IPv6.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))

@@ -8,5 +8,6 @@ mod certificate_files;
 mod edges;
 mod listeners;
 mod mutual_tls;
+mod smuggling;
 mod supervision;
 mod wire;
