@@ -30,8 +30,17 @@ struct Pending {
     generation: Generation,
     alive: Option<Liveness>,
     told: Option<AppliedState>,
-    applied: Option<(AppliedState, Vec<ResourceError>)>,
+    applied: Option<Answered>,
     gone: bool,
+}
+
+/// What a node answered to a state; without errors, what it answered to the same content before.
+type Answered = (AppliedState, Option<Vec<ResourceError>>);
+
+/// The newer answer, with what still stands of the one before.
+fn after(before: Option<Answered>, (state, errors): Answered) -> Answered {
+    let stands = before.filter(|(before, _)| before.digest == state.digest);
+    (state, errors.or_else(|| stands?.1))
 }
 
 impl States {
@@ -74,24 +83,24 @@ impl States {
         self.note(node, generation, |pending| pending.told = Some(state));
     }
 
-    /// The node answered one.
+    /// The node answered one; without `errors`, what it answered to the same content stands.
     pub(crate) fn applied(
         &self,
         node: NodeId,
         generation: Generation,
         state: AppliedState,
-        errors: Vec<ConfigError>,
+        errors: Option<Vec<ConfigError>>,
     ) {
-        let errors = errors
-            .into_iter()
-            .map(|error| ResourceError {
+        let errors = errors.map(|errors| {
+            let errors = errors.into_iter().map(|error| ResourceError {
                 kind: error.kind,
                 id: error.id,
                 message: error.message,
-            })
-            .collect();
+            });
+            errors.collect()
+        });
         self.note(node, generation, |pending| {
-            pending.applied = Some((state, errors))
+            pending.applied = Some(after(pending.applied.take(), (state, errors)));
         });
     }
 
@@ -111,6 +120,8 @@ impl States {
         if pending.generation < generation {
             *pending = Pending {
                 generation,
+                // The newer stream does not say again what the node refused.
+                applied: pending.applied.take(),
                 ..Pending::default()
             };
         }
@@ -156,7 +167,10 @@ impl States {
             newer.generation = older.generation;
             newer.alive = newer.alive.take().or(older.alive);
             newer.told = newer.told.or(older.told);
-            newer.applied = newer.applied.take().or(older.applied);
+            newer.applied = match newer.applied.take() {
+                Some(answer) => Some(after(older.applied, answer)),
+                None => older.applied,
+            };
             newer.gone |= older.gone;
         }
     }

@@ -405,9 +405,9 @@ impl Driver {
                 self.outbound.send(message).await?;
             }
             Effect::Applied { state, errors } => {
-                if !errors.is_empty() {
+                if let Some(errors) = errors.as_ref().filter(|errors| !errors.is_empty()) {
                     self.parts.metrics.refused_update();
-                    for error in &errors {
+                    for error in errors {
                         warn!(
                             event = "link.not_applied",
                             revision = state.revision.get(),

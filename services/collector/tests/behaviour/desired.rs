@@ -98,10 +98,23 @@ async fn what_a_node_cannot_apply_is_on_record_and_not_sent_again(test: TestStor
     };
     link.apply(name, vec![error]).await;
     let state = until(&fleet, &node, |state| state.refused_revision > 0).await;
-    // the change log may have moved on by what does not concern the node
+    // later, where the log moved on by what does not concern the node before this was written
     assert!(state.refused_revision >= name.revision.get());
     assert_eq!(state.refused[0].message, "port 51820 is in use");
-    // the next thing it hears of is the next change
+    let refused_at = state.applied_at_ms;
+    // the next thing it hears of is the next change, also on a stream that begins with what it has
+    drop(link);
+    let disk = Disk {
+        applied: Some(name),
+        ..disk
+    };
+    let (mut link, _) = Link::greet(fleet.channel(Some(node.credentials.clone())), &disk).await;
+    until(&fleet, &node, |state| {
+        state.applied_at_ms > refused_at && state.applied.is_some_and(|a| a.digest == name.digest)
+    })
+    .await;
+    let states = fleet.store.node_states(&[node.id]).await.unwrap();
+    assert_eq!(states[&node.id].refused[0].message, "port 51820 is in use");
     fleet.user(0).await;
     let (next, state) = link.desired().await;
     assert_ne!(next, name);

@@ -99,8 +99,9 @@ pub struct Progress {
     pub generation: Generation,
     /// What it was told since the last write.
     pub told: Option<AppliedState>,
-    /// What it has answered since, and what of it could not be applied.
-    pub applied: Option<(AppliedState, Vec<ResourceError>)>,
+    /// What it has answered since, and what of it could not be applied; `None` leaves on record
+    /// what it answered to the same content before.
+    pub applied: Option<(AppliedState, Option<Vec<ResourceError>>)>,
 }
 
 /// Only while the stream is the node's newest.
@@ -313,13 +314,18 @@ async fn record_applied(tx: &Write, nodes: &[&Progress]) -> Result<()> {
             continue;
         };
         let revision = sql::signed(state.revision.get());
-        let text = serde_json::json!(errors).to_string();
+        let text = serde_json::json!(errors.as_deref().unwrap_or_default()).to_string();
+        let refused = match errors.as_deref() {
+            Some([]) => 0,
+            Some(_) => revision,
+            None => -1,
+        };
         rows.push([
             Cell::Id(node.node_id.uuid()),
             Cell::Big(sql::signed(node.generation.get())),
             Cell::Big(revision),
             Cell::Bytes(state.digest.as_bytes()),
-            Cell::Big(if errors.is_empty() { 0 } else { revision }),
+            Cell::Big(refused),
             Cell::Text(&text),
         ]);
     }
@@ -328,7 +334,11 @@ async fn record_applied(tx: &Write, nodes: &[&Progress]) -> Result<()> {
     }
     let text = format!(
         "UPDATE node_states SET applied_revision = s.revision, applied_digest = s.digest,
-            applied_at = $1, refused_revision = s.refused, refused_errors = s.errors,
+            applied_at = $1,
+            refused_revision = CASE WHEN s.refused >= 0 THEN s.refused
+                WHEN node_states.applied_digest = s.digest THEN refused_revision ELSE 0 END,
+            refused_errors = CASE WHEN s.refused < 0 AND node_states.applied_digest = s.digest
+                THEN refused_errors ELSE s.errors END,
             desired_digest = CASE WHEN desired_revision < s.revision
                 THEN s.digest ELSE desired_digest END,
             desired_at = CASE WHEN desired_revision < s.revision THEN $1 ELSE desired_at END,

@@ -86,8 +86,9 @@ pub enum Effect {
     Applied {
         /// Which.
         state: AppliedState,
-        /// What could not be applied.
-        errors: Vec<ConfigError>,
+        /// What could not be applied; `None` where the agent's answer to the same content, which
+        /// may have been given to an earlier stream, still stands.
+        errors: Option<Vec<ConfigError>>,
     },
     /// Record that the node is alive and how it is; write in batches.
     Alive(Health),
@@ -147,8 +148,6 @@ enum Phase {
 struct Config {
     /// What the agent has in force or has refused, as it says: the same is not sent again.
     answered: Option<AppliedState>,
-    /// What could not be applied of it.
-    refused: Vec<ConfigError>,
     /// Up to where the change log has been read.
     read: Revision,
     /// What was read there.
@@ -355,7 +354,7 @@ impl Session {
             // Changes since then did not concern this node: what it refused, it still does.
             effects.push(Effect::Applied {
                 state,
-                errors: config.refused.clone(),
+                errors: None,
             });
             return;
         }
@@ -370,7 +369,6 @@ impl Session {
             self.config.sent = None;
         }
         self.config.answered = Some(ack.state);
-        self.config.refused.clone_from(&ack.errors);
         // An agent that was killed on its way to an older state goes on to it after its Hello.
         let astray = self
             .config
@@ -379,7 +377,7 @@ impl Session {
         self.config.stale |= astray && self.config.sent.is_none();
         effects.push(Effect::Applied {
             state: ack.state,
-            errors: ack.errors,
+            errors: Some(ack.errors),
         });
     }
 
@@ -445,7 +443,7 @@ mod tests {
         session.push(Revision(1), &data, 0, &mut Vec::new());
         let ack = ConfigAck {
             state: named(1),
-            errors: vec![error.clone()],
+            errors: vec![error],
         };
         session.config_answered(ack, &mut Vec::new());
         let mut effects = Vec::new();
@@ -453,6 +451,6 @@ mod tests {
         let [Effect::Applied { state, errors }] = effects.as_slice() else {
             panic!("{effects:?}");
         };
-        assert_eq!((*state, errors.as_slice()), (named(2), &[error][..]));
+        assert_eq!((*state, errors), (named(2), &None), "what was said before");
     }
 }
