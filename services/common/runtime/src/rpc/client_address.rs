@@ -49,15 +49,25 @@ impl ForwardedHeader {
     }
 
     fn hop(self, bytes: &[u8]) -> Option<IpAddr> {
-        let text = std::str::from_utf8(bytes).ok()?;
         match self {
-            Self::XForwardedFor => node(text.trim()),
-            Self::Forwarded => text.split(';').find_map(|pair| {
-                let (name, value) = pair.split_once('=')?;
-                name.trim()
-                    .eq_ignore_ascii_case("for")
-                    .then(|| node(value.trim().trim_matches('"')))?
-            }),
+            Self::XForwardedFor => node(bytes),
+            Self::Forwarded => {
+                let mut said = from_right(bytes, b';').filter_map(|pair| {
+                    let at = pair.iter().position(|byte| *byte == b'=')?;
+                    let is_for = pair[..at].trim_ascii().eq_ignore_ascii_case(b"for");
+                    is_for.then(|| node(&pair[at + 1..]))
+                });
+                // Two in one element are one too many.
+                said.next().flatten().filter(|_| said.next().is_none())
+            }
+        }
+    }
+
+    /// The hops of a line, from the right. Bytes: what a stranger wrote may be no text at all.
+    fn split(self, line: &[u8]) -> Box<dyn Iterator<Item = &[u8]> + '_> {
+        match self {
+            Self::XForwardedFor => Box::new(line.rsplit(|byte| *byte == b',')),
+            Self::Forwarded => Box::new(from_right(line, b',')),
         }
     }
 
@@ -103,14 +113,43 @@ impl fmt::Display for ForwardedHeader {
 #[error("expected x-forwarded-for or forwarded")]
 pub struct UnknownHeader;
 
-/// An address, some proxies write it with its port: `203.0.113.5:4711`, `[2001:db8::1]:4711`.
-fn node(text: &str) -> Option<IpAddr> {
+/// An address, some proxies write it with its port: `203.0.113.5:4711`, `"[2001:db8::1]:4711"`.
+fn node(bytes: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    let text = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+        .unwrap_or(text);
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     text.parse::<IpAddr>()
         .ok()
         .or_else(bracketed)
         .or_else(|| text.parse::<SocketAddr>().ok().map(|found| found.ip()))
         .map(|address| address.to_canonical())
+}
+
+/// What stands between separators that are not part of a quoted string (RFC 9110, section 5.6.4).
+/// Proxies quote what clients write: `host="a,for=10.0.0.1"`. From the right: a quote that somebody
+/// left open further left changes nothing about what trusted proxies wrote after it.
+fn from_right(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(bytes);
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        let mut quoted = false;
+        for at in (0..bytes.len()).rev() {
+            if bytes[at] == b'"' {
+                let before = bytes[..at].iter().rev();
+                let escaped = before.take_while(|byte| **byte == b'\\').count() % 2 == 1;
+                // Outside of a quoted string a backslash stands for nothing.
+                quoted = !quoted || escaped;
+            } else if bytes[at] == separator && !quoted {
+                rest = Some(&bytes[..at]);
+                return Some(&bytes[at + 1..]);
+            }
+        }
+        rest = None;
+        Some(bytes)
+    })
 }
 
 /// Finds out where a request comes from; nothing when a proxy says what is no address: its own would
@@ -149,8 +188,7 @@ fn hops(parts: &Parts, header: ForwardedHeader) -> impl Iterator<Item = Option<I
         .get_all(header.name())
         .into_iter()
         .rev()
-        // Bytes: what a stranger wrote to the left may be no text at all.
-        .flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
+        .flat_map(move |line| header.split(line.as_bytes()))
         .map(move |hop| header.hop(hop))
 }
 
@@ -344,6 +382,25 @@ mod tests {
             let header = ForwardedHeader::Forwarded;
             assert_eq!(found(Some("10.0.0.1"), header, &lines, PROXIES), None);
         }
+    }
+
+    #[test]
+    fn what_a_client_writes_into_a_quoted_string_is_no_element() {
+        for line in [
+            "host=\"x,for=10.9.9.9\";for=203.0.113.5",
+            "for=203.0.113.5;host=\"x,for=10.9.9.9\"",
+            "host=\"x;for=10.9.9.9\";for=203.0.113.5",
+            "for=203.0.113.5;host=\"x;for=10.9.9.9\"",
+            "for=203.0.113.5;host=\"x\\\",for=10.9.9.9;y=\\\"\"",
+            "for=\"10.9.9.9, for=203.0.113.5",
+            "for=\", for=203.0.113.5;host=\"a\"",
+        ] {
+            let found = by_elements("10.0.0.1", &[line], PROXIES);
+            assert_eq!(found, "203.0.113.5", "{line}");
+        }
+        let twice = [("forwarded", "for=203.0.113.5;for=10.9.9.9")];
+        let header = ForwardedHeader::Forwarded;
+        assert_eq!(found(Some("10.0.0.1"), header, &twice, PROXIES), None);
     }
 
     #[test]
