@@ -3,6 +3,7 @@
 //! query and body, calls the service as any gRPC client would, and writes the answer as JSON.
 
 pub mod app;
+mod bodies;
 mod channel;
 mod error;
 mod harden;
@@ -22,7 +23,6 @@ mod stream;
 mod template;
 mod transcoder;
 mod upstream;
-mod waiting;
 
 pub use channel::upstreams;
 pub use error::GatewayError;

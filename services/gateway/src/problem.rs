@@ -1,6 +1,8 @@
 //! Errors as the REST client sees them: `google.rpc.Status` as JSON, under the HTTP code that
 //! stands for its gRPC code, whether the service refused the call or the gateway did.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -58,6 +60,14 @@ impl From<FieldProblem> for Problem {
 }
 
 impl Problem {
+    /// Too much is under way at the moment.
+    pub(crate) fn overloaded() -> Self {
+        let text = "too many requests are under way";
+        Failure::new(ErrorCode::Unavailable, "OVERLOADED", text)
+            .retry_after(Duration::from_secs(1))
+            .into()
+    }
+
     /// With an HTTP code of its own.
     pub(crate) fn with_http(failure: Failure, http: StatusCode) -> Self {
         Self {

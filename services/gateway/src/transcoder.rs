@@ -4,23 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
-use http_body_util::BodyExt;
 use prost_reflect::{DescriptorPool, Kind};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use vpnpanel_runtime::rpc::{
-    BodyAllowance, BodyBudget, BodyRefusal, TrustedProxies, client_address,
-};
-use vpnpanel_runtime::status::{ErrorCode, Failure};
+use vpnpanel_runtime::rpc::{BodyBudget, TrustedProxies, client_address};
+use vpnpanel_runtime::status::Failure;
 
+use crate::bodies::Bodies;
 use crate::error::GatewayError;
 use crate::headers;
 use crate::http_body;
@@ -33,7 +31,6 @@ use crate::request;
 use crate::routes::{Lookup, RouteTable, SplitPath};
 use crate::stream::{Framing, Relay, deadline_exceeded};
 use crate::upstream::{Upstream, Upstreams};
-use crate::waiting::Waiting;
 
 /// Bounds on what one client, and all together, may ask of the gateway.
 #[derive(Debug, Clone)]
@@ -102,7 +99,7 @@ struct Inner {
     limits: Limits,
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
-    bodies: Waiting,
+    bodies: Bodies,
     stop: CancellationToken,
 }
 
@@ -187,7 +184,11 @@ impl Transcoder {
         });
         let calls = Arc::new(Semaphore::new(limits.max_calls));
         let streams = Arc::new(Semaphore::new(limits.max_streams));
-        let bodies = Waiting::new(limits.max_waiting_bodies);
+        let bodies = Bodies::new(
+            limits.bodies.clone(),
+            limits.body_timeout,
+            limits.max_waiting_bodies,
+        );
         let inner = Inner {
             routes,
             table,
@@ -258,11 +259,12 @@ impl Inner {
             &self.calls
         };
         // Held until the answer: until then the body, or the message made of it, is in memory.
-        let (body, _allowance) = self.read_body(parts, body).await?;
+        let from = client_address(parts, &self.limits.trusted_proxies);
+        let (body, _allowance) = self.bodies.read(&parts.headers, from, body).await?;
         // After the body: whoever sends none keeps no place from those who do.
         let permit = Arc::clone(slots)
             .try_acquire_owned()
-            .map_err(|_| overloaded())?;
+            .map_err(|_| Problem::overloaded())?;
         let message = request::encode(
             &route.binding,
             &path,
@@ -397,69 +399,6 @@ impl Inner {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         Ok(response)
     }
-
-    async fn read_body(
-        &self,
-        parts: &http::request::Parts,
-        body: Body,
-    ) -> Result<(Bytes, BodyAllowance), Problem> {
-        let limit = self.limits.bodies.max_bytes();
-        let declared = parts
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|v| v.to_str().ok()?.parse().ok());
-        if declared.is_some_and(|length: u64| length > limit as u64) {
-            return Err(body_refused(BodyRefusal::TooLarge { max_bytes: limit }));
-        }
-        if body.is_end_stream() {
-            return Ok((Bytes::new(), self.limits.bodies.open()));
-        }
-        let from = client_address(parts, &self.limits.trusted_proxies);
-        let _waiting = self.bodies.wait_for(from).ok_or_else(overloaded)?;
-        let collected = collect(body, self.limits.bodies.open());
-        timeout(self.limits.body_timeout, collected)
-            .await
-            .map_err(|_| {
-                let text = "the body did not arrive in time";
-                let failure = Failure::new(ErrorCode::DeadlineExceeded, "SLOW_BODY", text);
-                Problem::with_http(failure, StatusCode::REQUEST_TIMEOUT)
-            })?
-    }
-}
-
-/// The whole of a body, within its allowance.
-async fn collect(
-    mut body: Body,
-    mut allowance: BodyAllowance,
-) -> Result<(Bytes, BodyAllowance), Problem> {
-    let mut first = Bytes::new();
-    let mut collected: Option<BytesMut> = None;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| {
-            let text = "the body broke off";
-            Problem::from(Failure::new(
-                ErrorCode::InvalidArgument,
-                "MALFORMED_BODY",
-                text,
-            ))
-        })?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        allowance.take(data.len()).map_err(body_refused)?;
-        // Most bodies come in one piece, which is passed on as it is.
-        match &mut collected {
-            Some(collected) => collected.extend_from_slice(&data),
-            None if first.is_empty() => first = data,
-            None => {
-                let mut both = BytesMut::with_capacity(first.len() + data.len());
-                both.extend_from_slice(&first);
-                both.extend_from_slice(&data);
-                collected = Some(both);
-            }
-        }
-    }
-    Ok((collected.map_or(first, BytesMut::freeze), allowance))
 }
 
 fn route(
@@ -515,20 +454,4 @@ fn options(allowed: &[Method]) -> Response {
         response.headers_mut().insert(ALLOW, list);
     }
     response
-}
-
-fn overloaded() -> Problem {
-    let text = "too many requests are under way";
-    Failure::new(ErrorCode::Unavailable, "OVERLOADED", text)
-        .retry_after(Duration::from_secs(1))
-        .into()
-}
-
-fn body_refused(refusal: BodyRefusal) -> Problem {
-    match refusal {
-        BodyRefusal::TooLarge { .. } => {
-            Problem::with_http(refusal.into(), StatusCode::PAYLOAD_TOO_LARGE)
-        }
-        BodyRefusal::Busy => Failure::from(refusal).into(),
-    }
 }

@@ -62,6 +62,7 @@ pub mod serve;
 mod service;
 pub mod settings;
 pub mod status;
+mod subscriber;
 pub mod supervisor;
 pub mod tls;
 pub mod traces;
@@ -69,6 +70,7 @@ pub mod traces;
 pub use crypto::install_crypto_provider;
 pub use identity::{PeerIdentity, TrustDomain};
 pub use service::{Grpc, Http, Service};
+pub use subscriber::subscriber;
 pub use supervisor::Supervisor;
 
 /// The version every service reports in `service_info` and in its traces.

@@ -2,10 +2,12 @@
 //! handshakes and leaves them lying waits behind itself, and not the others behind it.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::subscriber;
 
 /// The turns of one listener.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl Turns {
     }
 
     pub(super) async fn take(&self, address: IpAddr) -> Turn<'_> {
-        let address = network(address);
+        let address = subscriber(address);
         let queue = self.queue(address);
         // Made before the first wait: whoever gives up waiting leaves no queue behind.
         let mut turn = Turn {
@@ -78,16 +80,6 @@ impl Drop for Turn<'_> {
         {
             queues.remove(&self.address);
         }
-    }
-}
-
-/// What one subscriber of an access network has: an address of IPv4, a network of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
-        }
-        v4 => v4,
     }
 }
 
