@@ -2,6 +2,8 @@
 //! semaphore, so that a burst of sign-ins can exhaust neither memory nor the worker threads, and
 //! an unknown account costs exactly what a wrong password costs.
 
+mod stored;
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,17 +12,16 @@ use std::{
     time::Duration,
 };
 
-use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio::sync::{AcquireError, Semaphore};
 
+use self::stored::{Stored, params, phc};
 use crate::AuthError;
 
 const OUTPUT_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
-/// No stored hash may ask for more than this, whatever the database says: 4 GiB.
-const MAX_MEMORY_KIB: u32 = 4 * 1024 * 1024;
 
 /// Cost of a password hash and how many are computed at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -307,65 +308,10 @@ impl Inner {
     }
 }
 
-/// A stored hash, taken apart.
-struct Stored {
-    params: Params,
-    salt: Vec<u8>,
-    output: Vec<u8>,
-}
-
-impl Stored {
-    fn parse(text: &str) -> Result<Self, AuthError> {
-        let malformed = AuthError::MalformedHash;
-        let hash = PasswordHash::new(text).map_err(|_| malformed("not in the PHC form"))?;
-        if hash.algorithm != argon2::ARGON2ID_IDENT {
-            return Err(malformed("not argon2id"));
-        }
-        if hash.version != Some(u32::from(Version::V0x13)) {
-            return Err(malformed("not version 19"));
-        }
-        let params = Params::try_from(&hash).map_err(|_| malformed("parameters"))?;
-        if params.m_cost() > MAX_MEMORY_KIB {
-            return Err(malformed("asks for too much memory"));
-        }
-        let salt = hash.salt.ok_or(malformed("no salt"))?;
-        let output = hash.hash.ok_or(malformed("no hash"))?;
-        if output.len() != OUTPUT_BYTES {
-            return Err(malformed("not 32 bytes long"));
-        }
-        Ok(Self {
-            params,
-            salt: salt.as_ref().to_vec(),
-            output: output.as_bytes().to_vec(),
-        })
-    }
-}
-
-fn params(memory_kib: u32, time_cost: u32, parallelism: u32) -> Result<Params, AuthError> {
-    if memory_kib > MAX_MEMORY_KIB {
-        return Err(AuthError::HashParameters(format!(
-            "at most {MAX_MEMORY_KIB} KiB of memory, not {memory_kib}"
-        )));
-    }
-    Params::new(memory_kib, time_cost, parallelism, Some(OUTPUT_BYTES))
-        .map_err(|e| AuthError::HashParameters(e.to_string()))
-}
-
-/// `$argon2id$v=19$m=…,t=…,p=…$salt$hash`, base64 without padding.
-fn phc(params: &Params, salt: &[u8], output: &[u8]) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-    format!(
-        "$argon2id$v=19$m={},t={},p={}${}${}",
-        params.m_cost(),
-        params.t_cost(),
-        params.p_cost(),
-        STANDARD_NO_PAD.encode(salt),
-        STANDARD_NO_PAD.encode(output),
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use argon2::PasswordHash;
+
     use super::*;
 
     fn small() -> PasswordSettings {
