@@ -3,98 +3,30 @@
 //! out otherwise is searched for all of them: logs at their most talkative, traces, metrics,
 //! errors, and what lies in the database.
 
+mod seen;
+mod traces;
+mod wrong;
+
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::time::timeout;
-use tonic::metadata::MetadataMap;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use vpnpanel_api::agent::v1::EnrollRequest;
 use vpnpanel_api::agent::v1::enrollment_service_client::EnrollmentServiceClient;
-use vpnpanel_api::auth::v1::auth_service_client::AuthServiceClient;
-use vpnpanel_api::auth::v1::{
-    ConfirmTotpResponse, CreateApiTokenResponse, EnrollTotpResponse, GetMeRequest, LoginRequest,
-    LoginResponse, RefreshRequest,
-};
 use vpnpanel_auth::TotpSecret;
 use vpnpanel_cache::testing::TestRedis;
 use vpnpanel_runtime::tls::{ClientTls, Dialer, pinned_client};
 use vpnpanel_runtime::{PeerIdentity, TrustDomain};
 use vpnpanel_store::testing::TestStore;
 
+use self::seen::{CANARY, MASTER_KEY, Seen, base64};
+use self::traces::Traces;
+use self::wrong::{go_wrong_over_grpc, go_wrong_over_rest};
 use crate::process::{PATIENCE, Process};
 use crate::rest::{Answer, call};
-
-/// What a secret that is put in looks like: nothing of the product is spelled so.
-const CANARY: &str = "kanarienvogel";
-/// 32 bytes that say so too.
-const MASTER_KEY: &[u8; 32] = b"kanarienvogel-hauptschluessel-32";
-
-/// What is looked for, and where it was.
-#[derive(Default)]
-struct Seen {
-    /// Secrets that were handed out, by what they are.
-    secrets: Vec<(&'static str, String)>,
-    /// What came out, by where.
-    out: Vec<(String, Vec<u8>)>,
-}
-
-impl Seen {
-    fn secret(&mut self, what: &'static str, value: &Value) -> String {
-        let text = value.as_str().unwrap_or_else(|| panic!("no {what}"));
-        assert!(text.len() >= 8, "{what} is too short to be told apart");
-        self.secrets.push((what, text.to_owned()));
-        text.to_owned()
-    }
-
-    fn came_out(&mut self, place: impl Into<String>, bytes: impl Into<Vec<u8>>) {
-        self.out.push((place.into(), bytes.into()));
-    }
-
-    /// An answer that is an error, and so must hold no secret, not even its caller's.
-    fn error(&mut self, what: &str, answer: &Answer) {
-        assert!(answer.status >= 400, "{what}: {answer:?}");
-        self.came_out(format!("answer to {what}"), format!("{answer:?}"));
-    }
-
-    fn refusal<T: std::fmt::Debug>(&mut self, what: &str, answer: Result<T, tonic::Status>) {
-        let status = answer.expect_err(what);
-        let details = String::from_utf8_lossy(status.details()).into_owned();
-        self.came_out(format!("status of {what}"), format!("{status:?} {details}"));
-    }
-
-    /// Everything that came out and should not have.
-    fn leaks(&self) -> Vec<String> {
-        let mut sought: Vec<(&str, Vec<u8>)> = vec![
-            ("a canary", CANARY.into()),
-            ("the master key", hex(MASTER_KEY).into()),
-            ("the master key", base64(MASTER_KEY).into()),
-        ];
-        for (what, secret) in &self.secrets {
-            sought.push((what, secret.clone().into()));
-        }
-        let mut leaks = Vec::new();
-        for (place, bytes) in &self.out {
-            for (what, secret) in &sought {
-                let found = bytes.windows(secret.len()).position(|w| w == secret);
-                if let Some(at) = found {
-                    let around = at.saturating_sub(300)..(at + 300).min(bytes.len());
-                    let around = String::from_utf8_lossy(&bytes[around]);
-                    leaks.push(format!("{what} in {place}: …{around}…"));
-                }
-            }
-        }
-        leaks
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_any_output_with_sqlite() {
@@ -416,218 +348,6 @@ fn base32_decoded(text: &str) -> Vec<u8> {
     bytes
 }
 
-async fn go_wrong_over_rest(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) {
-    let c = CANARY;
-    let json_type = "content-type: application/json".to_owned();
-    let login = "/v1/auth/login";
-    let bodies = [
-        (
-            "a wrong password",
-            login,
-            json!({"email": "admin@localhost", "password": c}).to_string(),
-        ),
-        (
-            "an unknown account",
-            login,
-            json!({"email": "nobody@localhost", "password": c}).to_string(),
-        ),
-        (
-            "a password of the wrong type",
-            login,
-            json!({"email": "a@b", "password": [c]}).to_string(),
-        ),
-        (
-            "a password as a number",
-            login,
-            format!(r#"{{"password": 1{c}}}"#),
-        ),
-        (
-            "JSON that breaks off",
-            login,
-            format!(r#"{{"email": "a@b", "password": "{c}"#),
-        ),
-        (
-            "JSON with a lone surrogate",
-            login,
-            format!(r#"{{"password": "{c}\ud800"}}"#),
-        ),
-        ("a body that is no JSON", login, format!("password={c}")),
-        (
-            "a field that is none",
-            login,
-            format!(r#"{{"email": "a@b", "colour": "{c}"}}"#),
-        ),
-        (
-            "a password too long",
-            login,
-            json!({"email": "a@b", "password": c.repeat(1000)}).to_string(),
-        ),
-        (
-            "a refresh token that is none",
-            "/v1/auth/refresh",
-            json!({"refreshToken": c}).to_string(),
-        ),
-        (
-            "no refresh token",
-            "/v1/auth/refresh",
-            format!(r#"{{"refreshToken": {{"a": "{c}"}}}}"#),
-        ),
-    ];
-    for (what, path, body) in bodies {
-        let answer = call(rest, "POST", path, std::slice::from_ref(&json_type), &body).await;
-        seen.error(what, &answer);
-    }
-    let me = "/v1/auth/me";
-    let bearer = &signed_in.access;
-    let spoiled = format!("{bearer}{c}");
-    for (what, path, headers) in [
-        (
-            "a bearer that is none",
-            me.to_owned(),
-            format!("authorization: Bearer {c}"),
-        ),
-        (
-            "a token that was changed",
-            me.to_owned(),
-            format!("authorization: Bearer {spoiled}"),
-        ),
-        (
-            "another scheme",
-            me.to_owned(),
-            format!("authorization: Basic {c}"),
-        ),
-        (
-            "a token without a scheme",
-            me.to_owned(),
-            format!("authorization: {bearer}"),
-        ),
-        ("a cookie", me.to_owned(), format!("cookie: session={c}")),
-        ("an API key", me.to_owned(), format!("x-api-key: {c}")),
-        (
-            "a token in the query",
-            format!("{me}?access_token={bearer}"),
-            "x: y".to_owned(),
-        ),
-        (
-            "a password in the query",
-            format!("{me}?password={c}"),
-            "x: y".to_owned(),
-        ),
-        (
-            "a subscription that is none",
-            format!("/sub/{c}"),
-            "x: y".to_owned(),
-        ),
-        (
-            "a path below one",
-            format!("/sub/{c}/more"),
-            "x: y".to_owned(),
-        ),
-        (
-            "a path that does not decode",
-            format!("/v1/{c}%ff"),
-            "x: y".to_owned(),
-        ),
-        (
-            "an id that is none",
-            format!("/v1/tenants/{c}"),
-            format!("authorization: Bearer {bearer}"),
-        ),
-        (
-            "a page token that is none",
-            format!("/v1/tenants?pageToken={c}"),
-            format!("authorization: Bearer {bearer}"),
-        ),
-    ] {
-        let answer = call(rest, "GET", &path, &[headers], "").await;
-        seen.error(what, &answer);
-    }
-    let wrong = json!({"currentPassword": c, "newPassword": format!("{c} another")});
-    let path = "/v1/auth/password";
-    let answer = call(rest, "POST", path, &signed_in.header(), &wrong.to_string()).await;
-    seen.error("a wrong current password", &answer);
-    let weak = json!({"currentPassword": format!("{c}-Passwort 1"), "newPassword": "kana"});
-    let answer = call(rest, "POST", path, &signed_in.header(), &weak.to_string()).await;
-    seen.error("a weak new password", &answer);
-}
-
-async fn go_wrong_over_grpc(api: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) {
-    let channel = Endpoint::from_shared(format!("http://{api}"))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
-    let mut auth = AuthServiceClient::new(channel.clone());
-    let login = LoginRequest {
-        email: "admin@localhost".to_owned(),
-        password: CANARY.to_owned(),
-        ..LoginRequest::default()
-    };
-    seen.came_out("Debug of a request", format!("{login:?}"));
-    seen.refusal("a wrong password over gRPC", auth.login(login).await);
-    let refresh = RefreshRequest {
-        refresh_token: CANARY.to_owned(),
-        ..RefreshRequest::default()
-    };
-    seen.came_out("Debug of a request", format!("{refresh:?}"));
-    seen.refusal("a refresh token over gRPC", auth.refresh(refresh).await);
-    for bearer in [CANARY.to_owned(), format!("{}{CANARY}", signed_in.access)] {
-        let request = request_with(&bearer);
-        seen.refusal("a bad token over gRPC", auth.get_me(request).await);
-    }
-    auth.get_me(request_with(&signed_in.access)).await.unwrap();
-    for shown in [
-        format!(
-            "{:?}",
-            LoginResponse {
-                access_token: CANARY.to_owned(),
-                refresh_token: CANARY.to_owned(),
-                ..LoginResponse::default()
-            }
-        ),
-        format!(
-            "{:?}",
-            CreateApiTokenResponse {
-                token: CANARY.to_owned(),
-                ..CreateApiTokenResponse::default()
-            }
-        ),
-        format!(
-            "{:?}",
-            EnrollTotpResponse {
-                secret: CANARY.to_owned(),
-                uri: CANARY.to_owned(),
-            }
-        ),
-        format!(
-            "{:?}",
-            ConfirmTotpResponse {
-                recovery_codes: vec![CANARY.to_owned()],
-            }
-        ),
-    ] {
-        seen.came_out("Debug of an answer", shown);
-    }
-    // Bytes that are no message, with a secret among them.
-    let mut grpc = tonic::client::Grpc::new(channel);
-    grpc.ready().await.unwrap();
-    let path = "/vpnpanel.auth.v1.AuthService/Login".parse().unwrap();
-    let garbage = EnrollRequest {
-        join_token: CANARY.to_owned(),
-        csr_der: vec![0xff; 40],
-    };
-    let codec = tonic_prost::ProstCodec::<EnrollRequest, EnrollRequest>::default();
-    let answer = grpc.unary(tonic::Request::new(garbage), path, codec).await;
-    seen.refusal("another message", answer);
-}
-
-fn request_with(bearer: &str) -> tonic::Request<GetMeRequest> {
-    let mut request = tonic::Request::new(GetMeRequest::default());
-    let metadata: &mut MetadataMap = request.metadata_mut();
-    metadata.insert("authorization", format!("Bearer {bearer}").parse().unwrap());
-    request
-}
-
 async fn enrol(address: SocketAddr, join_token: &Value, seen: &mut Seen) {
     let pin = join_token["caPin"].as_str().unwrap();
     let pin: Vec<u8> = (0..32)
@@ -658,68 +378,4 @@ async fn enrol(address: SocketAddr, join_token: &Value, seen: &mut Seen) {
             client.enroll(request).await,
         );
     }
-}
-
-/// A collector of traces that takes everything and keeps it.
-struct Traces {
-    address: SocketAddr,
-    received: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Traces {
-    async fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let received = Arc::<Mutex<Vec<u8>>>::default();
-        let kept = Arc::clone(&received);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let kept = Arc::clone(&kept);
-                let service = hyper::service::service_fn(move |request: Request<_>| {
-                    keep(request, Arc::clone(&kept))
-                });
-                tokio::spawn(
-                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service),
-                );
-            }
-        });
-        Self { address, received }
-    }
-
-    fn received(&self) -> Vec<u8> {
-        self.received.lock().unwrap().clone()
-    }
-}
-
-async fn keep(
-    request: Request<hyper::body::Incoming>,
-    kept: Arc<Mutex<Vec<u8>>>,
-) -> Result<Response<Empty<Bytes>>, hyper::Error> {
-    let body = request.into_body().collect().await?.to_bytes();
-    kept.lock().unwrap().extend_from_slice(&body);
-    let response = Response::builder()
-        .header("content-type", "application/grpc")
-        .header("grpc-status", "0")
-        .body(Empty::new());
-    Ok(response.unwrap())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut bits = [0; 3];
-        bits[..chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes([0, bits[0], bits[1], bits[2]]);
-        for at in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * at)) as usize & 63];
-            text.push(if at > chunk.len() { '=' } else { letter.into() });
-        }
-    }
-    text
 }
