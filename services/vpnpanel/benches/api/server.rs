@@ -122,8 +122,8 @@ impl Drop for Server {
     }
 }
 
-/// Whether a service says that it takes calls.
-async fn healthy(address: &str) -> std::io::Result<bool> {
+/// Whether the service of an admin listener says that it takes calls.
+pub(crate) async fn healthy(address: &str) -> std::io::Result<bool> {
     let mut stream = tokio::net::TcpStream::connect(address).await?;
     stream
         .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
