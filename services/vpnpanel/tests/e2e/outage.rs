@@ -66,7 +66,8 @@ fn an_outage_of_the_control_plane_drops_no_tunnel_and_loses_no_byte() {
     assert!(during > 1_000_000, "{during}");
 
     control.start_all();
-    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
+    // An agent that was refused for a while tries again after 120 s at the latest.
+    panel.wait_node(&node, "ONLINE", Duration::from_secs(150));
     drop(traffic);
     assert_books_balance(&panel, &network, &node, std::slice::from_ref(&alice));
     let usage = panel.user_usage(&alice.id);
