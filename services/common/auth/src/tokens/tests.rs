@@ -50,8 +50,13 @@ fn claims(token: &str) -> serde_json::Value {
 
 /// A token with any header at all, signed by the key.
 fn signed(key: &SigningKey, header: &serde_json::Value, claims: &serde_json::Value) -> String {
-    let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let message = format!("{}.{}", part(header), part(claims));
+    signed_text(key, &header.to_string(), claims)
+}
+
+/// The same with a header that need not be JSON.
+fn signed_text(key: &SigningKey, header: &str, claims: &serde_json::Value) -> String {
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let message = format!("{}.{}", part(header), part(&claims.to_string()));
     let secret = EncodingKey::from_ed_der(key.pkcs8());
     let signature =
         jsonwebtoken::crypto::sign(message.as_bytes(), &secret, Algorithm::EdDSA).unwrap();
@@ -240,6 +245,14 @@ async fn a_kid_is_nothing_but_the_name_of_a_key() {
     let absent = json!({"alg": "EdDSA"});
     let absent = signed(&key, &absent, &claims(&good));
     assert!(issuer.verify(&absent, now).await.is_err());
+    // Said twice, in either order: which one counts is not for readers to differ about.
+    for kids in [[key.kid(), "other"], ["other", key.kid()], [key.kid(); 2]] {
+        let [first, second] = kids;
+        let header = format!(r#"{{"alg":"EdDSA","kid":"{first}","kid":"{second}"}}"#);
+        let twice = signed_text(&key, &header, &claims(&good));
+        let refused = issuer.verify(&twice, now).await;
+        assert!(matches!(refused, Err(AuthError::TokenInvalid)), "{header}");
+    }
     // A key of the token's own is not looked at either.
     let theirs = SigningKey::generate().unwrap();
     let x = URL_SAFE_NO_PAD.encode(theirs.public_key());
