@@ -105,22 +105,18 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         tls,
         development,
     } = parts;
-    // Before the first administrator is made, whose password is told once the start went well.
     let own = match CertificateFiles::of(settings.tls_certificate, settings.tls_key)? {
         Some(files) => Some((ServerTls::server_only(files.read()?)?, files)),
         None => None,
     };
     let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
-    let first_administrator = bootstrap::first_start(&store, &hasher, &settings.bootstrap).await?;
-    // The roles may have been seeded just now.
-    access.policy.forget().await;
     let accounts = Arc::new(StoredAccounts::new(store.clone()));
     let context = Context {
         store: store.clone(),
         vault,
         authority,
         password_sign_in: PasswordSignIn::new(accounts, hasher.clone()),
-        hasher,
+        hasher: hasher.clone(),
         tokens: Arc::clone(&access.tokens),
         standings: access.standings.clone(),
         limits: access.limits.clone(),
@@ -155,11 +151,18 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         grpc = grpc.tls(tls);
     }
     service.admin(settings.admin_listen);
-    service.check("database", move || {
+    service.check("database", {
         let store = store.clone();
-        async move { store.ping().await }
+        move || {
+            let store = store.clone();
+            async move { store.ping().await }
+        }
     });
     service.grpc("api", grpc);
+    // The last that can fail: whoever called tells the password at once.
+    let first_administrator = bootstrap::first_start(&store, &hasher, &settings.bootstrap).await?;
+    // The roles may have been seeded just now.
+    access.policy.forget().await;
     Ok(ControlApi {
         service,
         first_administrator,

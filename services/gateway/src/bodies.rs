@@ -2,9 +2,6 @@
 //! few of each address, so that whoever sends heads and keeps the bodies back is turned away, and
 //! nobody else.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -13,9 +10,9 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
+use vpnpanel_runtime::PerSubscriber;
 use vpnpanel_runtime::rpc::{BodyAllowance, BodyBudget, BodyRefusal, ClientAddress};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
-use vpnpanel_runtime::subscriber;
 
 use crate::problem::Problem;
 
@@ -24,7 +21,7 @@ use crate::problem::Problem;
 pub(crate) struct Bodies {
     budget: BodyBudget,
     patience: Duration,
-    waiting: Waiting,
+    waiting: PerSubscriber,
 }
 
 impl Bodies {
@@ -33,7 +30,7 @@ impl Bodies {
         Self {
             budget,
             patience,
-            waiting: Waiting::new(per_address),
+            waiting: PerSubscriber::new(per_address),
         }
     }
 
@@ -56,7 +53,7 @@ impl Bodies {
         }
         let _waiting = self
             .waiting
-            .wait_for(from)
+            .count(from.map(|ClientAddress(address)| address))
             .ok_or_else(Problem::overloaded)?;
         timeout(self.patience, collect(body, self.budget.open()))
             .await
@@ -109,60 +106,5 @@ fn refused(refusal: BodyRefusal) -> Problem {
             Problem::with_http(refusal.into(), StatusCode::PAYLOAD_TOO_LARGE)
         }
         BodyRefusal::Busy => Failure::from(refusal).into(),
-    }
-}
-
-/// How many of each address there are; callers without an address count as one.
-#[derive(Debug)]
-struct Waiting {
-    per_address: usize,
-    /// As many as there are requests at most.
-    now: Mutex<HashMap<Option<IpAddr>, usize>>,
-}
-
-/// One body on its way, until dropped.
-#[derive(Debug)]
-struct Waits<'a> {
-    waiting: &'a Waiting,
-    from: Option<IpAddr>,
-}
-
-impl Waiting {
-    fn new(per_address: usize) -> Self {
-        Self {
-            per_address,
-            now: Mutex::default(),
-        }
-    }
-
-    /// Counts one more; `None` when its address has too many.
-    fn wait_for(&self, from: Option<ClientAddress>) -> Option<Waits<'_>> {
-        let from = from.map(|ClientAddress(address)| subscriber(address));
-        let mut now = self.lock();
-        let count = now.entry(from).or_default();
-        if *count >= self.per_address {
-            return None;
-        }
-        *count += 1;
-        Some(Waits {
-            waiting: self,
-            from,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Option<IpAddr>, usize>> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        let mut now = self.waiting.lock();
-        if let Some(count) = now.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                now.remove(&self.from);
-            }
-        }
     }
 }

@@ -13,6 +13,7 @@ use vpnpanel_runtime::status::{ErrorCode, Failure};
 
 use crate::http_rule::{Binding, BodyRule};
 use crate::json::read::{self, FieldProblem};
+use crate::json::strict;
 use crate::problem::Problem;
 use crate::routes::SplitPath;
 
@@ -98,7 +99,7 @@ fn raw_body(descriptor: &MessageDescriptor, headers: &HeaderMap, body: Bytes) ->
 
 fn json(headers: &HeaderMap, body: &[u8]) -> Result<Json, Problem> {
     check_media_type(headers)?;
-    serde_json::from_slice(body).map_err(|e| {
+    strict::from_slice(body).map_err(|e| {
         let text = format!("the body is not valid JSON: {e}");
         Failure::new(ErrorCode::InvalidArgument, "MALFORMED_JSON", text).into()
     })
@@ -109,9 +110,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
         let failure = Failure::new(ErrorCode::InvalidArgument, "UNSUPPORTED_MEDIA_TYPE", text);
         Problem::with_http(failure, StatusCode::UNSUPPORTED_MEDIA_TYPE)
     };
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(unsupported("compressed bodies are not accepted".to_owned()));
     }
     let Some(value) = headers.get(header::CONTENT_TYPE) else {

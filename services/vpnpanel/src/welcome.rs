@@ -15,7 +15,6 @@ pub(crate) struct Welcome {
     pub(crate) https: bool,
     pub(crate) grpc: Option<SocketAddr>,
     pub(crate) data: String,
-    pub(crate) administrator: Option<FirstAdministrator>,
     /// What is said about a node on this host.
     pub(crate) node: String,
 }
@@ -42,15 +41,31 @@ impl Welcome {
         }
         line("data", &self.data);
         line("node on this host", &self.node);
-        if let Some(administrator) = &self.administrator {
-            line("first sign-in", &administrator.email);
-            if let Some(password) = &administrator.password {
-                line("one-time password", password.expose());
-            }
-        }
         text.push('\n');
         text
     }
+}
+
+/// Tells of the first administrator as soon as it is made: whatever fails after that, the password
+/// was told.
+pub(crate) fn tell(administrator: Option<&FirstAdministrator>) {
+    if let Some(administrator) = administrator {
+        let _unread = std::io::stdout().write_all(sign_in(administrator).as_bytes());
+    }
+}
+
+fn sign_in(administrator: &FirstAdministrator) -> String {
+    let mut text = format!("\n    {:<19} {}\n", "first sign-in", administrator.email);
+    if let Some(password) = &administrator.password {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(
+            text,
+            "    {:<19} {}",
+            "one-time password",
+            password.expose()
+        );
+    }
+    text
 }
 
 #[cfg(test)]
@@ -61,21 +76,15 @@ mod tests {
 
     #[test]
     fn the_password_ends_the_only_line_that_names_it() {
-        let welcome = Welcome {
-            panel: Some(([127, 0, 0, 1], 8080).into()),
-            administrator: Some(FirstAdministrator {
-                email: "admin@localhost".to_owned(),
-                password: Some(Secret::new("s3cret")),
-            }),
-            ..Welcome::default()
-        };
-        let text = welcome.text();
+        let text = sign_in(&FirstAdministrator {
+            email: "admin@localhost".to_owned(),
+            password: Some(Secret::new("s3cret")),
+        });
         let lines: Vec<&str> = text
             .lines()
             .filter(|line| line.contains("password"))
             .collect();
         assert_eq!(lines.len(), 1, "{text}");
         assert!(lines[0].ends_with(" s3cret"));
-        assert!(text.contains("http://127.0.0.1:8080"));
     }
 }

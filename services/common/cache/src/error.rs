@@ -19,6 +19,12 @@ pub enum CacheError {
     /// The prefix cannot begin a key.
     #[error("VPNPANEL_REDIS_PREFIX: expected 1 to 64 of the characters a-z A-Z 0-9 . _ -")]
     Prefix,
+    /// There is nothing to verify by them.
+    #[error(
+        "VPNPANEL_REDIS_CA: VPNPANEL_REDIS_URL is without TLS: write rediss:// (rediss-sentinel://, \
+         rediss-cluster://), or leave the authorities out"
+    )]
+    CaWithoutTls,
     /// The certificates cannot be used.
     #[error("VPNPANEL_REDIS_CA: {0}")]
     Ca(String),

@@ -5,6 +5,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use crate::CacheSettings;
 pub struct TestRedis {
     url: String,
     port: u16,
+    ca: Option<PathBuf>,
     held: Option<Held>,
 }
 
@@ -46,6 +48,19 @@ impl TestRedis {
         Self::start(&["--sentinel"])
     }
 
+    /// One server that speaks TLS alone, by these PEM files; replicas believe the authorities.
+    pub fn tls(chain: &Path, key: &Path, authorities: &Path) -> Self {
+        let [chain, key, ca] = [chain, key, authorities].map(|path| path.to_str().expect("a path"));
+        Self::start(&["--tls", chain, key, ca]).believing(authorities)
+    }
+
+    /// The same server; replicas believe other authorities.
+    #[must_use]
+    pub fn believing(mut self, authorities: &Path) -> Self {
+        self.ca = Some(authorities.to_owned());
+        self
+    }
+
     fn start(options: &[&str]) -> Self {
         let (url, held) = hold(options);
         let host = url.split('?').next().unwrap_or_default();
@@ -53,6 +68,7 @@ impl TestRedis {
         Self {
             port: port.expect("a port"),
             url,
+            ca: None,
             held: Some(held),
         }
     }
@@ -64,7 +80,11 @@ impl TestRedis {
 
     /// Settings of a replica on this server.
     pub fn settings(&self) -> CacheSettings {
-        let environment = MapEnvironment::from_iter([("VPNPANEL_REDIS_URL", self.url.as_str())]);
+        let ca = self.ca.as_ref().and_then(|path| path.to_str());
+        let environment = [("VPNPANEL_REDIS_URL", self.url.as_str())]
+            .into_iter()
+            .chain(ca.map(|path| ("VPNPANEL_REDIS_CA", path)));
+        let environment = MapEnvironment::from_iter(environment);
         from_environment(&environment).expect("settings")
     }
 

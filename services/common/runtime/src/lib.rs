@@ -70,7 +70,7 @@ pub mod traces;
 pub use crypto::install_crypto_provider;
 pub use identity::{PeerIdentity, TrustDomain};
 pub use service::{Grpc, Http, Service};
-pub use subscriber::subscriber;
+pub use subscriber::{Counted, PerSubscriber, subscriber};
 pub use supervisor::Supervisor;
 
 /// The version every service reports in `service_info` and in its traces.

@@ -4,6 +4,7 @@
 pub(crate) mod layout;
 pub(crate) mod numbers;
 pub(crate) mod read;
+pub(crate) mod strict;
 pub(crate) mod wire;
 pub(crate) mod write;
 

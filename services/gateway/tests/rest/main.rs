@@ -7,6 +7,7 @@ mod browsers;
 mod contract;
 mod errors;
 mod fuzz;
+mod hostile;
 mod limits;
 mod requests;
 mod streams;

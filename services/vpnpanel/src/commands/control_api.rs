@@ -11,7 +11,7 @@ use crate::certificates::{Folder, Maker, Users};
 use crate::error::Error;
 use crate::installation::Installation;
 use crate::settings::{InstallationSettings, ProxySettings};
-use crate::welcome::Welcome;
+use crate::welcome::{self, Welcome};
 
 /// Whom certificates are provided for.
 const SERVICES: &[&str] = &["collector", "scheduler", "gateway"];
@@ -81,6 +81,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         ..args.control_api
     };
     let control_api = vpnpanel_control_api::build(settings, parts).await?;
+    welcome::tell(control_api.first_administrator.as_ref());
     let mut service = control_api.service;
     access.keep_in_touch(&mut service);
 
@@ -109,7 +110,6 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         Welcome {
             grpc,
             data: installation.data_dir.display().to_string(),
-            administrator: control_api.first_administrator,
             ..Welcome::default()
         }
         .print();

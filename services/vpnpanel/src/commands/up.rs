@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::installation::Installation;
 use crate::local_node::{self, LocalNode, LocalNodeSettings};
 use crate::settings::InstallationSettings;
-use crate::welcome::Welcome;
+use crate::welcome::{self, Welcome};
 
 /// Settings of all services, of the installation, and of the node on this host.
 #[derive(Debug, clap::Args)]
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         clock: Clock::system(),
     };
 
-    // Before the first administrator is made, whose password is told once the start went well.
+    // Before the first administrator is made: a start that is refused makes none.
     vpnpanel_gateway::tls(&args.gateway)?;
     let mut control_api = vpnpanel_control_api::build(
         ControlApiSettings {
@@ -75,6 +75,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         },
     )
     .await?;
+    welcome::tell(control_api.first_administrator.as_ref());
     access.keep_in_touch(&mut control_api.service);
     let api = control_api
         .service
@@ -158,7 +159,6 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         https: args.gateway.tls_certificate.is_some(),
         grpc,
         data: installation.data_dir.display().to_string(),
-        administrator: control_api.first_administrator,
         node,
     }
     .print();

@@ -9,6 +9,7 @@
     reason = "tests: a failure is a panic, and what a failed process said is printed"
 )]
 
+mod first_start;
 mod process;
 mod rest;
 mod secrets;

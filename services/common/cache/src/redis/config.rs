@@ -34,7 +34,11 @@ pub(super) fn read(settings: &CacheSettings, url: &Secret) -> Result<Config, Cac
     }
     // The process starts whether Redis is there or not.
     config.fail_fast = false;
-    if let (Some(path), true) = (&settings.redis_ca, config.tls.is_some()) {
+    if let Some(path) = &settings.redis_ca {
+        // Whoever names authorities means TLS, and would not notice that there is none.
+        if config.tls.is_none() {
+            return Err(CacheError::CaWithoutTls);
+        }
         config.tls = Some(tls(path)?);
     }
     Ok(config)
@@ -91,6 +95,16 @@ mod tests {
             assert_eq!(config.server.is_clustered(), clustered, "{url}");
             assert_eq!(config.server.is_sentinel(), sentinel, "{url}");
             assert_eq!(config.tls.is_some(), tls, "{url}");
+        }
+    }
+
+    #[test]
+    fn authorities_without_tls_are_refused() {
+        let environment = MapEnvironment::from_iter([("VPNPANEL_REDIS_CA", "/ca.pem")]);
+        let settings: CacheSettings = from_environment(&environment).unwrap();
+        for scheme in ["redis", "redis-cluster"] {
+            let error = read(&settings, &Secret::new(format!("{scheme}://a:1"))).unwrap_err();
+            assert!(matches!(error, CacheError::CaWithoutTls), "{error}");
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 use fred::{
     clients::{Client, WithOptions},
     error::Error as RedisError,
-    interfaces::ClientLike,
+    interfaces::{ClientLike, EventInterface},
     types::{
         ConnectHandle,
         config::{
@@ -21,6 +21,8 @@ use fred::{
         },
     },
 };
+
+use tokio::{sync::broadcast::error::RecvError, task::JoinHandle};
 
 use crate::{CacheSettings, keyspace::Concern, metrics::CacheMetrics};
 
@@ -49,7 +51,9 @@ pub(crate) struct Link {
     /// Milliseconds since `started` before which no command is tried.
     paused_until: AtomicU64,
     up: AtomicBool,
-    connecting: OnceLock<ConnectHandle>,
+    connecting: OnceLock<(ConnectHandle, JoinHandle<()>)>,
+    /// Why the last attempt to connect failed.
+    refusal: Arc<Mutex<Option<String>>>,
     metrics: CacheMetrics,
 }
 
@@ -93,13 +97,30 @@ impl Link {
             paused_until: AtomicU64::new(0),
             up: AtomicBool::new(true),
             connecting: OnceLock::new(),
+            refusal: Arc::default(),
             metrics,
         }
     }
 
     /// Begins to connect, and to connect again whenever the connection is lost.
     pub(crate) fn connect(&self) {
-        self.connecting.get_or_init(|| self.client.connect());
+        self.connecting.get_or_init(|| {
+            let mut errors = self.client.error_rx();
+            let refusal = Arc::clone(&self.refusal);
+            let noting = tokio::spawn(async move {
+                loop {
+                    match errors.recv().await {
+                        Ok((error, _)) => {
+                            let mut noted = refusal.lock().unwrap_or_else(PoisonError::into_inner);
+                            *noted = Some(error.to_string());
+                        }
+                        Err(RecvError::Lagged(_)) => {}
+                        Err(RecvError::Closed) => return,
+                    }
+                }
+            });
+            (self.client.connect(), noting)
+        });
     }
 
     pub(crate) async fn close(&self) {
@@ -107,8 +128,9 @@ impl Link {
         if !matches!(closed, Ok(Ok(()))) {
             tracing::debug!(concern = self.concern.name(), "Redis connection cut");
         }
-        if let Some(connecting) = self.connecting.get() {
+        if let Some((connecting, noting)) = self.connecting.get() {
             connecting.abort();
+            noting.abort();
         }
     }
 
@@ -133,7 +155,9 @@ impl Link {
     ) -> Result<T, Away> {
         if !self.client.is_connected() {
             if self.started.elapsed() > UNRESPONSIVE {
-                self.is_down(&"not connected");
+                let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+                let refusal = refusal.clone().unwrap_or_default();
+                self.is_down(&format_args!("not connected: {refusal}"));
             }
             return Err(Away);
         }

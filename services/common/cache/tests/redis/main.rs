@@ -7,3 +7,4 @@ mod policy;
 mod replica;
 mod revocations;
 mod signals;
+mod tls;

@@ -8,11 +8,16 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
+use http::request::Parts;
+use http_body::Body as _;
 use tokio::sync::Semaphore;
 use vpnpanel_api::Access;
 
 use super::body::{BodyBudget, BoundedBody};
-use super::{MAX_MESSAGE_BYTES, TrustedProxies, client_address};
+use super::client_address::is_gateway;
+use super::{ClientAddress, MAX_MESSAGE_BYTES, TrustedProxies, client_address};
+use crate::PerSubscriber;
+use crate::serve::ConnectionInfo;
 use crate::status::{ErrorCode, Failure};
 
 /// The bounds of one router.
@@ -24,6 +29,9 @@ pub struct RpcLimits {
     pub deadline: Duration,
     /// The request bodies of calls that come without a node's certificate.
     pub bodies: BodyBudget,
+    /// Of those, how many of one address (one network of 64 bits in IPv6) may be under way at once;
+    /// more are refused with UNAVAILABLE. The gateway has the whole of a body before it calls.
+    pub max_waiting_bodies: usize,
     /// Proxies whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
 }
@@ -35,6 +43,7 @@ impl Default for RpcLimits {
             deadline: Duration::from_secs(30),
             // A message and its frame; tonic says how large the message may be.
             bodies: BodyBudget::new(MAX_MESSAGE_BYTES + 1024, 64 << 20),
+            max_waiting_bodies: 128,
             trusted_proxies: TrustedProxies::default(),
         }
     }
@@ -48,6 +57,7 @@ struct Bounds {
     free: Semaphore,
     deadline: Duration,
     bodies: BodyBudget,
+    waiting: PerSubscriber,
     trusted_proxies: TrustedProxies,
 }
 
@@ -57,6 +67,7 @@ impl Admission {
             free: Semaphore::new(limits.max_in_flight.min(Semaphore::MAX_PERMITS)),
             deadline: limits.deadline,
             bodies: limits.bodies.clone(),
+            waiting: PerSubscriber::new(limits.max_waiting_bodies),
             trusted_proxies: limits.trusted_proxies.clone(),
         }))
     }
@@ -68,14 +79,7 @@ pub(super) async fn admit(
     next: Next,
 ) -> Response {
     let Ok(_permit) = bounds.free.try_acquire() else {
-        return Failure::new(
-            ErrorCode::Unavailable,
-            "OVERLOADED",
-            "too many calls under way",
-        )
-        .retry_after(Duration::from_secs(1))
-        .into_status()
-        .into_http();
+        return overloaded("too many calls under way");
     };
     let deadline = match client_deadline(request.headers()) {
         Ok(client) => client.map_or(bounds.deadline, |client| client.min(bounds.deadline)),
@@ -96,7 +100,16 @@ pub(super) async fn admit(
     let body = if streams_in(parts.uri.path()) {
         body
     } else {
-        Body::new(BoundedBody::new(body, &bounds.bodies))
+        let waiting = if is_waited_for(&parts, &body) {
+            let from = parts.extensions.get::<ClientAddress>();
+            let Some(waiting) = bounds.waiting.count(from.map(|from| from.0)) else {
+                return overloaded("too many requests of this address wait for their bodies");
+            };
+            Some(waiting)
+        } else {
+            None
+        };
+        Body::new(BoundedBody::new(body, &bounds.bodies, waiting))
     };
     let request = Request::from_parts(parts, body);
     match tokio::time::timeout(deadline, next.run(request)).await {
@@ -109,6 +122,20 @@ pub(super) async fn admit(
         .into_status()
         .into_http(),
     }
+}
+
+fn overloaded(text: &'static str) -> Response {
+    Failure::new(ErrorCode::Unavailable, "OVERLOADED", text)
+        .retry_after(Duration::from_secs(1))
+        .into_status()
+        .into_http()
+}
+
+/// Whether the body has yet to come over a connection of the client's own.
+fn is_waited_for(parts: &Parts, body: &Body) -> bool {
+    !body.is_end_stream()
+        && parts.extensions.get::<ConnectionInfo>().is_some()
+        && !is_gateway(parts)
 }
 
 /// Streams of nodes go on for days; their ends count what they hold themselves.

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::status::{ErrorCode, Failure};
+use crate::subscriber::Counted;
 
 /// The part of each body that takes nothing out of the pot.
 const FREE_BYTES: usize = 64 << 10;
@@ -121,19 +122,21 @@ impl From<BodyRefusal> for Failure {
 }
 
 pin_project_lite::pin_project! {
-    /// A gRPC request's body within its allowance.
+    /// A gRPC request's body within its allowance, counted as waited for until it is here.
     pub(super) struct BoundedBody {
         #[pin]
         body: Body,
         allowance: BodyAllowance,
+        waiting: Option<Counted>,
     }
 }
 
 impl BoundedBody {
-    pub(super) fn new(body: Body, budget: &BodyBudget) -> Self {
+    pub(super) fn new(body: Body, budget: &BodyBudget, waiting: Option<Counted>) -> Self {
         Self {
             body,
             allowance: budget.open(),
+            waiting,
         }
     }
 }
@@ -147,8 +150,11 @@ impl HttpBody for BoundedBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(cx));
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        if frame.is_none() || this.body.is_end_stream() {
+            *this.waiting = None;
+        }
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(|error| Status::from_error(error.into_inner()))?;
             if let Some(data) = frame.data_ref() {

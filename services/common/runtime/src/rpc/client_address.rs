@@ -176,7 +176,7 @@ pub fn client_address(parts: &Parts, trusted: &TrustedProxies) -> Option<ClientA
     Some(ClientAddress(address))
 }
 
-fn is_gateway(parts: &Parts) -> bool {
+pub(super) fn is_gateway(parts: &Parts) -> bool {
     let peer = parts.extensions.get::<Peer>().map(Peer::identity);
     matches!(peer, Some(PeerIdentity::ControlPlane { service }) if service == "gateway")
 }

@@ -12,7 +12,8 @@ use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use bytes::Bytes;
 use futures::future::{Either, Ready};
-use http::Request;
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -169,6 +170,13 @@ struct Caller {
     peer: Option<Peer>,
 }
 
+/// Whether an HTTP/1 request's body is in chunks. Its connection serves nobody after it: where a
+/// proxy in front goes by a `content-length` beside, which hyper does not let us see, what it takes
+/// for a body would be the next request of somebody else (RFC 9112, 6.1).
+fn is_chunked(request: &Request<Incoming>) -> bool {
+    request.version() < Version::HTTP_2 && request.headers().contains_key(TRANSFER_ENCODING)
+}
+
 type Answering = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
 
 impl hyper::service::Service<Request<Incoming>> for Caller {
@@ -178,6 +186,7 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let guard = Guard::new(&self.life);
+        let close = is_chunked(&request);
         let shared = &self.shared;
         let call = match head::refuse(&request, shared.protocol, &shared.limits) {
             Some(refusal) => Either::Left(futures::future::ready(Ok(refusal))),
@@ -196,6 +205,7 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
         Underway {
             call,
             guard: Some(guard),
+            close,
         }
     }
 }
@@ -228,6 +238,7 @@ pin_project_lite::pin_project! {
         #[pin]
         call: Answering,
         guard: Option<Guard>,
+        close: bool,
     }
 }
 
@@ -236,7 +247,11 @@ impl Future for Underway {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Ok(response) = ready!(this.call.poll(cx));
+        let Ok(mut response) = ready!(this.call.poll(cx));
+        if *this.close {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         let mut guard = this.guard.take();
         if let Some(guard) = &mut guard {
             guard.answered = true;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::FutureExt as _;
 use http::Request;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -412,57 +412,4 @@ async fn a_handshake_that_is_left_lying_is_given_up_and_holds_nobody_up() {
     let line = "connections_ended_total{listener=\"rest\",reason=\"slow_handshake\"} 2";
     assert!(metrics.contains(line), "{metrics}");
     supervisor.stop().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_request_body_that_dawdles_ends_at_the_deadline_of_its_call() {
-    use vpnpanel_runtime::rpc::RpcLimits;
-
-    let limits = RpcLimits {
-        deadline: SHORT,
-        ..RpcLimits::default()
-    };
-    let read = post(|request: axum::extract::Request| async move {
-        let read = axum::body::to_bytes(request.into_body(), usize::MAX).await;
-        tonic::Status::ok(format!("{:?}", read.is_ok())).into_http::<Body>()
-    });
-    let mut service = Service::new("probe");
-    let router = Router::new().route(METHOD, read);
-    service.grpc("api", Grpc::new(router).rpc_limits(limits));
-    let router = service.router("api").unwrap();
-    let first = futures::stream::iter([Ok::<_, std::io::Error>("a beginning")]);
-    let body = first.chain(futures::stream::pending());
-    let request = Request::post(METHOD).body(Body::from_stream(body));
-    let answer = tower::ServiceExt::oneshot(router, request.unwrap());
-    let answer = timeout(PATIENCE, answer).await.expect("an answer");
-    let status = crate::wire::status(answer.unwrap()).await;
-    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
-}
-
-#[tokio::test]
-async fn a_request_body_beyond_its_bound_is_an_error_of_the_call() {
-    use axum::body::to_bytes;
-    use vpnpanel_runtime::rpc::{BodyBudget, RpcLimits};
-
-    let limits = RpcLimits {
-        bodies: BodyBudget::new(1000, 0),
-        ..RpcLimits::default()
-    };
-    let read = post(|request: axum::extract::Request| async move {
-        match to_bytes(request.into_body(), usize::MAX).await {
-            Ok(_) => tonic::Status::not_found("read"),
-            Err(error) => tonic::Status::from_error(error.into()),
-        }
-        .into_http::<Body>()
-    });
-    let mut service = Service::new("probe");
-    let router = Router::new().route(METHOD, read);
-    service.grpc("api", Grpc::new(router).rpc_limits(limits));
-    let router = service.router("api").unwrap();
-    for (bytes, expected) in [(1000, "read"), (1001, "the body is larger than 1000 bytes")] {
-        let request = Request::post(METHOD).body(Body::from(vec![0; bytes]));
-        let answer = tower::ServiceExt::oneshot(router.clone(), request.unwrap());
-        let status = crate::wire::status(answer.await.unwrap()).await;
-        assert_eq!(status.message(), expected);
-    }
 }

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod authority;
+mod bodies;
 mod calls;
 mod certificate_files;
 mod edges;
 mod listeners;
 mod mutual_tls;
+mod smuggling;
 mod supervision;
 mod wire;
