@@ -62,6 +62,7 @@ pub mod serve;
 mod service;
 pub mod settings;
 pub mod status;
+mod shares;
 mod subscriber;
 pub mod supervisor;
 pub mod tls;
@@ -70,6 +71,7 @@ pub mod traces;
 pub use crypto::install_crypto_provider;
 pub use identity::{PeerIdentity, TrustDomain};
 pub use service::{Grpc, Http, Service};
+pub use shares::{Share, Shares};
 pub use subscriber::subscriber;
 pub use supervisor::Supervisor;
 

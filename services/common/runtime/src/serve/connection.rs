@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::Router;
-use axum::body::Body;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use futures::future::{Either, Ready};
 use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -23,6 +22,8 @@ use tower::Service as _;
 
 use super::io::Watched;
 use super::life::{Life, Reason, Verdict};
+use super::places::{Place, Places};
+use super::streams::{self, Pieces, Streams};
 use super::turns::Turns;
 use super::{ConnectionInfo, ConnectionLimits, Ending, OverTls, Protocol, head, unless};
 use crate::metrics::ListenerMetrics;
@@ -38,7 +39,7 @@ pub(super) struct Shared {
     protocol: Protocol,
     tls: Option<ServerTls>,
     limits: ConnectionLimits,
-    http: Builder<TokioExecutor>,
+    places: Places,
     handshakes: Turns,
     metrics: ListenerMetrics,
     ending: Ending,
@@ -53,7 +54,37 @@ impl Shared {
         metrics: ListenerMetrics,
         ending: Ending,
     ) -> Self {
-        let mut http = Builder::new(TokioExecutor::new());
+        let places = Places::new(limits.max_connections_per_address, limits.proxies.clone());
+        let handshakes = Turns::new(limits.max_handshakes, limits.max_handshakes_per_address);
+        // A router with its state given builds its routes once instead of at each call.
+        Self {
+            router: router.with_state(()),
+            protocol,
+            tls,
+            limits,
+            places,
+            handshakes,
+            metrics,
+            ending,
+        }
+    }
+
+    /// A place for a new connection; `None` when whoever it comes from has enough of them.
+    pub(super) fn place(&self, remote: SocketAddr) -> Option<Place> {
+        let place = self.places.of(remote.ip());
+        if place.is_none() {
+            self.note(Reason::Crowded, remote);
+        }
+        place
+    }
+
+    fn http(&self, life: &Arc<Life>) -> Builder<Streams> {
+        let limits = &self.limits;
+        let mut http = Builder::new(Streams {
+            life: Arc::clone(life),
+            patience: limits.write_deadline,
+            metrics: self.metrics.clone(),
+        });
         http.http1()
             .timer(TokioTimer::new())
             // Watched here: see `Life`.
@@ -67,20 +98,9 @@ impl Shared {
             .max_header_list_size(limits.max_header_bytes)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
-        if protocol == Protocol::Grpc {
-            http = http.http2_only();
-        }
-        let handshakes = Turns::new(limits.max_handshakes, limits.max_handshakes_per_address);
-        // A router with its state given builds its routes once instead of at each call.
-        Self {
-            router: router.with_state(()),
-            protocol,
-            tls,
-            limits,
-            http,
-            handshakes,
-            metrics,
-            ending,
+        match self.protocol {
+            Protocol::Grpc => http.http2_only(),
+            Protocol::Http => http,
         }
     }
 
@@ -91,7 +111,12 @@ impl Shared {
     }
 }
 
-pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    place: Place,
+) {
     let _open = shared.metrics.opened();
     // Small frames wait up to 40 ms for an acknowledgement otherwise.
     if let Err(error) = stream.set_nodelay(true) {
@@ -107,12 +132,16 @@ pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAd
     };
     let handshake = tokio::time::timeout(shared.limits.handshake_deadline, handshake);
     match unless(&shared.ending.drain, handshake).await {
-        Some(Ok(Ok((stream, peer)))) => serve(&shared, stream, remote, peer).await,
-        Some(Ok(Err(error))) => tracing::info!(%remote, %error, "connection refused"),
-        Some(Err(_elapsed)) => {
-            shared.metrics.ended(Reason::SlowHandshake.as_str());
-            tracing::info!(%remote, "connection refused: no handshake in time");
+        Some(Ok(Ok((stream, peer)))) => match shared.places.known(place, peer.as_ref()) {
+            Some(_place) => serve(&shared, stream, remote, peer).await,
+            None => shared.note(Reason::Crowded, remote),
+        },
+        // Whoever knocks without a right key fills no log with it.
+        Some(Ok(Err(error))) => {
+            tracing::debug!(%remote, %error, "connection refused");
+            shared.note(Reason::FailedHandshake, remote);
         }
+        Some(Err(_elapsed)) => shared.note(Reason::SlowHandshake, remote),
         None => {}
     }
 }
@@ -129,7 +158,8 @@ where
         peer,
     };
     let stream = TokioIo::new(Watched::new(stream, Arc::clone(&life)));
-    let connection = shared.http.serve_connection(stream, service);
+    let http = shared.http(&life);
+    let connection = http.serve_connection(stream, service);
     tokio::pin!(connection);
     let (mut told, mut draining) = (false, false);
     let served = loop {
@@ -179,6 +209,7 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let guard = Guard::new(&self.life);
         let shared = &self.shared;
+        let version = request.version();
         let call = match head::refuse(&request, shared.protocol, &shared.limits) {
             Some(refusal) => Either::Left(futures::future::ready(Ok(refusal))),
             None => {
@@ -195,6 +226,7 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
         };
         Underway {
             call,
+            version,
             guard: Some(guard),
         }
     }
@@ -227,6 +259,7 @@ pin_project_lite::pin_project! {
     struct Underway {
         #[pin]
         call: Answering,
+        version: http::Version,
         guard: Option<Guard>,
     }
 }
@@ -236,13 +269,13 @@ impl Future for Underway {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Ok(response) = ready!(this.call.poll(cx));
+        let Ok(response) = ready!(streams::note(this.call.poll(cx)));
         let mut guard = this.guard.take();
         if let Some(guard) = &mut guard {
             guard.answered = true;
         }
         Poll::Ready(Ok(response.map(|body| Answer {
-            body,
+            body: Pieces::new(body, *this.version),
             _guard: guard,
         })))
     }
@@ -252,7 +285,7 @@ pin_project_lite::pin_project! {
     /// An answer's body.
     struct Answer {
         #[pin]
-        body: Body,
+        body: Pieces,
         _guard: Option<Guard>,
     }
 }

@@ -6,6 +6,8 @@ mod connection;
 mod head;
 mod io;
 mod life;
+mod places;
+mod streams;
 mod turns;
 
 use std::net::SocketAddr;
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::ListenerMetrics;
-use crate::settings::ListenAddr;
+use crate::settings::{CidrList, ListenAddr};
 use crate::tls::ServerTls;
 
 /// Where a request's connection comes from; in the extensions of each request over a socket.
@@ -38,6 +40,11 @@ pub struct OverTls;
 pub struct ConnectionLimits {
     /// Open connections; further ones wait in the kernel's queue.
     pub max_connections: usize,
+    /// Of those, how many from one address (an IPv6 network of 64 bits), or of one identity where
+    /// clients show certificates; further ones are closed.
+    pub max_connections_per_address: usize,
+    /// Networks of proxies, whose connections are not counted by address.
+    pub proxies: CidrList,
     /// TLS handshakes under way: they are the expensive part of a storm.
     pub max_handshakes: usize,
     /// Of those, how many from one address (an IPv6 network of 64 bits): whoever begins handshakes
@@ -73,6 +80,8 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             max_connections: 16_384,
+            max_connections_per_address: 1024,
+            proxies: CidrList::default(),
             max_handshakes: 512,
             max_handshakes_per_address: 128,
             handshake_deadline: Duration::from_secs(10),
@@ -87,6 +96,21 @@ impl Default for ConnectionLimits {
             max_header_bytes: 16 << 10,
             max_headers: 100,
             max_uri_bytes: 8 << 10,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    /// The same for a listener that other services alone call: few, each with all the calls of its
+    /// own callers on a few connections.
+    #[must_use]
+    pub fn of_services(&self) -> Self {
+        Self {
+            max_connections: 1024,
+            max_connections_per_address: 128,
+            max_concurrent_streams: self.max_concurrent_streams.max(2048),
+            max_resets: self.max_resets.max(100_000),
+            ..self.clone()
         }
     }
 }
@@ -160,9 +184,13 @@ impl Listener {
             let Some(accepted) = unless(&ending.drain, accept(&self.listener)).await else {
                 break;
             };
+            let (stream, remote) = accepted;
+            let Some(place) = shared.place(remote) else {
+                continue;
+            };
             let shared = Arc::clone(&shared);
             connections.spawn(async move {
-                connection::run(shared, accepted.0, accepted.1).await;
+                connection::run(shared, stream, remote, place).await;
                 drop(slot);
             });
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod authority;
+mod callers;
 mod calls;
 mod certificate_files;
 mod edges;
