@@ -1,10 +1,8 @@
 //! Bodies on their way in: each within its bound and its time, all of them within their memory, and
-//! few of each address, so that whoever sends heads and keeps the bodies back is turned away, and
+//! few of each address and each connection, so that whoever sends heads and keeps the bodies back is turned away, and
 //! nobody else.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -13,27 +11,30 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
-use vpnpanel_runtime::rpc::{BodyAllowance, BodyBudget, BodyRefusal, ClientAddress};
+use vpnpanel_runtime::rpc::{BodyAllowance, BodyBudget, BodyRefusal};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
-use vpnpanel_runtime::subscriber;
+use vpnpanel_runtime::{Share, Shares};
 
+use crate::callers::Caller;
 use crate::problem::Problem;
+use crate::transcoder::Limits;
 
 /// Reads bodies.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     budget: BodyBudget,
     patience: Duration,
-    waiting: Waiting,
+    of_each_address: Shares<Option<IpAddr>>,
+    of_each_connection: Shares<SocketAddr>,
 }
 
 impl Bodies {
-    /// Of each address `per_address` at once, each within `patience`.
-    pub(crate) fn new(budget: BodyBudget, patience: Duration, per_address: usize) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            budget,
-            patience,
-            waiting: Waiting::new(per_address),
+            budget: limits.bodies.clone(),
+            patience: limits.body_timeout,
+            of_each_address: Shares::new(limits.max_waiting_bodies),
+            of_each_connection: Shares::new(limits.max_waiting_bodies_per_connection),
         }
     }
 
@@ -41,7 +42,7 @@ impl Bodies {
     pub(crate) async fn read(
         &self,
         headers: &HeaderMap,
-        from: Option<ClientAddress>,
+        caller: Caller,
         body: Body,
     ) -> Result<(Bytes, BodyAllowance), Problem> {
         let max_bytes = self.budget.max_bytes();
@@ -54,10 +55,7 @@ impl Bodies {
         if body.is_end_stream() {
             return Ok((Bytes::new(), self.budget.open()));
         }
-        let _waiting = self
-            .waiting
-            .wait_for(from)
-            .ok_or_else(Problem::overloaded)?;
+        let _waiting = self.waits(caller).ok_or_else(Problem::overloaded)?;
         timeout(self.patience, collect(body, self.budget.open()))
             .await
             .map_err(|_| {
@@ -66,6 +64,24 @@ impl Bodies {
                 Problem::with_http(failure, StatusCode::REQUEST_TIMEOUT)
             })?
     }
+
+    /// Counts one more; `None` when its caller has too many.
+    fn waits(&self, caller: Caller) -> Option<Waits> {
+        let of_connection = match caller.connection {
+            Some(connection) => Some(self.of_each_connection.take(connection)?),
+            None => None,
+        };
+        Some(Waits {
+            _of_address: self.of_each_address.take(caller.subscriber)?,
+            _of_connection: of_connection,
+        })
+    }
+}
+
+/// One body on its way, until dropped.
+struct Waits {
+    _of_address: Share<Option<IpAddr>>,
+    _of_connection: Option<Share<SocketAddr>>,
 }
 
 /// The whole of a body, within its allowance.
@@ -109,60 +125,5 @@ fn refused(refusal: BodyRefusal) -> Problem {
             Problem::with_http(refusal.into(), StatusCode::PAYLOAD_TOO_LARGE)
         }
         BodyRefusal::Busy => Failure::from(refusal).into(),
-    }
-}
-
-/// How many of each address there are; callers without an address count as one.
-#[derive(Debug)]
-struct Waiting {
-    per_address: usize,
-    /// As many as there are requests at most.
-    now: Mutex<HashMap<Option<IpAddr>, usize>>,
-}
-
-/// One body on its way, until dropped.
-#[derive(Debug)]
-struct Waits<'a> {
-    waiting: &'a Waiting,
-    from: Option<IpAddr>,
-}
-
-impl Waiting {
-    fn new(per_address: usize) -> Self {
-        Self {
-            per_address,
-            now: Mutex::default(),
-        }
-    }
-
-    /// Counts one more; `None` when its address has too many.
-    fn wait_for(&self, from: Option<ClientAddress>) -> Option<Waits<'_>> {
-        let from = from.map(|ClientAddress(address)| subscriber(address));
-        let mut now = self.lock();
-        let count = now.entry(from).or_default();
-        if *count >= self.per_address {
-            return None;
-        }
-        *count += 1;
-        Some(Waits {
-            waiting: self,
-            from,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Option<IpAddr>, usize>> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        let mut now = self.waiting.lock();
-        if let Some(count) = now.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                now.remove(&self.from);
-            }
-        }
     }
 }

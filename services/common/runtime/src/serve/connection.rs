@@ -111,12 +111,7 @@ impl Shared {
     }
 }
 
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    remote: SocketAddr,
-    place: Place,
-) {
+pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, place: Place) {
     let _open = shared.metrics.opened();
     // Small frames wait up to 40 ms for an acknowledgement otherwise.
     if let Err(error) = stream.set_nodelay(true) {

@@ -70,7 +70,8 @@ impl<F: Future<Output = ()>> Future for Patient<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let task = this.task;
-        let (poll, ours) = OURS.sync_scope(Cell::new(false), || (task.poll(cx), OURS.with(Cell::get)));
+        let (poll, ours) =
+            OURS.sync_scope(Cell::new(false), || (task.poll(cx), OURS.with(Cell::get)));
         if poll.is_ready() {
             return poll;
         }
