@@ -2,6 +2,7 @@
 //! in order. Owned here because tonic's own server cannot reload TLS, bound handshakes, or turn off
 //! Nagle's algorithm on accepted sockets.
 
+mod browsers;
 mod connection;
 mod head;
 mod io;
@@ -19,6 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub use browsers::BROWSER_HEADERS;
 
 use crate::metrics::ListenerMetrics;
 use crate::settings::{CidrList, ListenAddr};

@@ -84,6 +84,24 @@ async fn an_address_leaves_connections_to_others() {
     supervisor.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_handshake_that_fails_is_counted() {
+    let authority = Authority::new();
+    let tls = ServerTls::public(authority.issue(&collector())).unwrap();
+    let mut service = Service::new("probe");
+    service.admin(ListenAddr::any_loopback());
+    let http = Http::new(Router::new(), ListenAddr::any_loopback());
+    service.http("rest", http.tls(tls));
+    let mut supervisor = supervisor(ConnectionLimits::default());
+    let addresses = supervisor.start(service).await.unwrap();
+    let rest = addresses.of("rest").unwrap();
+    assert!(answered("127.0.0.1", rest).await.is_none());
+    let metrics = fetch(addresses.of("admin").unwrap(), "/metrics").await.1;
+    let line = "connections_ended_total{listener=\"rest\",reason=\"failed_handshake\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    supervisor.stop().await.unwrap();
+}
+
 fn dial(authority: &Authority, caller: &PeerIdentity, address: SocketAddr) -> Channel {
     let tls = ClientTls::new(&authority.bundle(), Some(authority.issue(caller))).unwrap();
     Dialer::new(tls, collector(), TrustDomain::default())
