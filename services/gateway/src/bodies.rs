@@ -1,6 +1,6 @@
 //! Bodies on their way in: each within its bound and its time, all of them within their memory, and
-//! few of each address and each connection, so that whoever sends heads and keeps the bodies back is turned away, and
-//! nobody else.
+//! few of each address and each connection, so that whoever sends heads and keeps the bodies back is
+//! turned away, and nobody else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -29,10 +29,6 @@ use super::{ConnectionInfo, ConnectionLimits, Ending, OverTls, Protocol, head, u
 use crate::metrics::ListenerMetrics;
 use crate::tls::{Peer, ServerTls};
 
-/// Streams that were reset before we looked at them; more end the connection ("rapid reset",
-/// CVE-2023-44487). Those that we did look at are counted by [`Life`].
-const MAX_UNSEEN_RESETS: usize = 20;
-
 /// What the connections of one listener share.
 pub(super) struct Shared {
     router: Router,
@@ -94,7 +90,7 @@ impl Shared {
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_concurrent_streams)
-            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+            .max_pending_accept_reset_streams(limits.max_unseen_resets)
             .max_header_list_size(limits.max_header_bytes)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);

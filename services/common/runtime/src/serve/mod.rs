@@ -67,6 +67,8 @@ pub struct ConnectionLimits {
     /// Calls that one connection may begin and give up within [`RESET_WINDOW`]; whoever
     /// does more is told to go away.
     pub max_resets: u32,
+    /// Of those, how many before we looked at them ("rapid reset", CVE-2023-44487).
+    pub max_unseen_resets: usize,
     /// An HTTP/2 ping is sent this often…
     pub keepalive_interval: Duration,
     /// …and the connection is closed when none comes back for so long.
@@ -94,6 +96,7 @@ impl Default for ConnectionLimits {
             write_deadline: Duration::from_secs(30),
             max_concurrent_streams: 256,
             max_resets: 1000,
+            max_unseen_resets: 20,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             max_header_bytes: 16 << 10,
@@ -105,7 +108,7 @@ impl Default for ConnectionLimits {
 
 impl ConnectionLimits {
     /// The same for a listener that other services alone call: few, each with all the calls of its
-    /// own callers on a few connections.
+    /// own callers on a few connections, and all that these give up.
     #[must_use]
     pub fn of_services(&self) -> Self {
         Self {
@@ -113,6 +116,7 @@ impl ConnectionLimits {
             max_connections_per_address: 128,
             max_concurrent_streams: self.max_concurrent_streams.max(2048),
             max_resets: self.max_resets.max(100_000),
+            max_unseen_resets: 2000,
             ..self.clone()
         }
     }

@@ -21,15 +21,29 @@ use crate::metrics::ListenerMetrics;
 /// Whoever takes less than this within the deadline counts as taking nothing.
 const PIECE: usize = 16 << 10;
 
-tokio::task_local! {
-    /// Whether the stream's task waits for us: for a handler, or for more of an answer.
-    static OURS: Cell<bool>;
+/// What the task of a stream waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// A handler, or more of an answer.
+    Ours,
+    /// Room for what was just given to it.
+    Begins,
+    /// Still room for what it had.
+    GoesOn,
 }
 
-/// Notes who has to do something next. `poll` is that of a handler or of an answer's body.
+tokio::task_local! {
+    static TURN: Cell<Turn>;
+}
+
+/// Notes whose turn it is. `poll` is that of a handler or of an answer's body.
 pub(super) fn note<T>(poll: Poll<T>) -> Poll<T> {
+    let turn = match poll {
+        Poll::Pending => Turn::Ours,
+        Poll::Ready(_) => Turn::Begins,
+    };
     // Not within the task of a stream, it is HTTP/1.
-    let _http1 = OURS.try_with(|ours| ours.set(poll.is_pending()));
+    let _http1 = TURN.try_with(|now| now.set(turn));
     poll
 }
 
@@ -70,13 +84,16 @@ impl<F: Future<Output = ()>> Future for Patient<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let task = this.task;
-        let (poll, ours) =
-            OURS.sync_scope(Cell::new(false), || (task.poll(cx), OURS.with(Cell::get)));
+        let (poll, turn) = TURN.sync_scope(Cell::new(Turn::GoesOn), || {
+            (task.poll(cx), TURN.with(Cell::get))
+        });
         if poll.is_ready() {
             return poll;
         }
-        if ours {
+        if turn != Turn::GoesOn {
             *this.deadline = None;
+        }
+        if turn == Turn::Ours {
             return Poll::Pending;
         }
         let Streams {
@@ -121,19 +138,14 @@ impl Pieces {
             rest: Bytes::new(),
         }
     }
-}
 
-impl HttpBody for Pieces {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
+    fn poll_piece(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.project();
         if this.rest.is_empty() {
-            let frame = ready!(note(this.body.poll_frame(cx)));
+            let frame = ready!(this.body.poll_frame(cx));
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => *this.rest = data,
                 Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
@@ -149,6 +161,18 @@ impl HttpBody for Pieces {
         };
         Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(piece)))))
     }
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        note(self.poll_piece(cx))
+    }
 
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty() && self.body.is_end_stream()
@@ -162,5 +186,41 @@ impl HttpBody for Pieces {
             hint.set_upper(upper.saturating_add(rest));
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::time::sleep_until;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// Whether a stream is cut whose client's time is over, when its task notes this.
+    async fn is_cut(noted: Option<Poll<()>>) -> bool {
+        let mut over = Box::pin(sleep_until(Instant::now()));
+        over.as_mut().await;
+        let stream = Patient {
+            task: std::future::poll_fn(move |_| {
+                let _noted = noted.map(note);
+                Poll::Pending
+            }),
+            streams: Streams {
+                life: Arc::new(Life::new(true)),
+                patience: Duration::from_secs(3600),
+                metrics: Metrics::new("probe").listener("rest"),
+            },
+            since: Instant::now(),
+            deadline: Some(over),
+        };
+        stream.now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn who_takes_a_piece_has_all_the_time_for_the_next() {
+        assert!(is_cut(None).await);
+        assert!(!is_cut(Some(Poll::Ready(()))).await);
+        assert!(!is_cut(Some(Poll::Pending)).await);
     }
 }

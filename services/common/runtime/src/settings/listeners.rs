@@ -51,7 +51,7 @@ pub struct ListenerSettings {
     )]
     pub idle_timeout: HumanDuration,
 
-    /// How long a client may take nothing of what is sent to it.
+    /// How long a client may take nothing of what is sent to it; over HTTP/2, of each answer.
     #[arg(
         long,
         env = "VPNPANEL_WRITE_TIMEOUT",
