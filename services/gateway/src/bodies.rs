@@ -1,7 +1,8 @@
 //! Bodies on their way in: each within its bound and its time, all of them within their memory, and
-//! few of each address, so that whoever sends heads and keeps the bodies back is turned away, and
-//! nobody else.
+//! few of each address and each connection, so that whoever sends heads and keeps the bodies back is
+//! turned away, and nobody else.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -10,27 +11,30 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
-use vpnpanel_runtime::PerSubscriber;
-use vpnpanel_runtime::rpc::{BodyAllowance, BodyBudget, BodyRefusal, ClientAddress};
+use vpnpanel_runtime::rpc::{BodyAllowance, BodyBudget, BodyRefusal};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
+use vpnpanel_runtime::{Share, Shares};
 
+use crate::callers::Caller;
 use crate::problem::Problem;
+use crate::transcoder::Limits;
 
 /// Reads bodies.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     budget: BodyBudget,
     patience: Duration,
-    waiting: PerSubscriber,
+    of_each_address: Shares<Option<IpAddr>>,
+    of_each_connection: Shares<SocketAddr>,
 }
 
 impl Bodies {
-    /// Of each address `per_address` at once, each within `patience`.
-    pub(crate) fn new(budget: BodyBudget, patience: Duration, per_address: usize) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            budget,
-            patience,
-            waiting: PerSubscriber::new(per_address),
+            budget: limits.bodies.clone(),
+            patience: limits.body_timeout,
+            of_each_address: Shares::new(limits.max_waiting_bodies),
+            of_each_connection: Shares::new(limits.max_waiting_bodies_per_connection),
         }
     }
 
@@ -38,7 +42,7 @@ impl Bodies {
     pub(crate) async fn read(
         &self,
         headers: &HeaderMap,
-        from: Option<ClientAddress>,
+        caller: Caller,
         body: Body,
     ) -> Result<(Bytes, BodyAllowance), Problem> {
         let max_bytes = self.budget.max_bytes();
@@ -51,10 +55,7 @@ impl Bodies {
         if body.is_end_stream() {
             return Ok((Bytes::new(), self.budget.open()));
         }
-        let _waiting = self
-            .waiting
-            .count(from.map(|ClientAddress(address)| address))
-            .ok_or_else(Problem::overloaded)?;
+        let _waiting = self.waits(caller).ok_or_else(Problem::overloaded)?;
         timeout(self.patience, collect(body, self.budget.open()))
             .await
             .map_err(|_| {
@@ -63,6 +64,24 @@ impl Bodies {
                 Problem::with_http(failure, StatusCode::REQUEST_TIMEOUT)
             })?
     }
+
+    /// Counts one more; `None` when its caller has too many.
+    fn waits(&self, caller: Caller) -> Option<Waits> {
+        let of_connection = match caller.connection {
+            Some(connection) => Some(self.of_each_connection.take(connection)?),
+            None => None,
+        };
+        Some(Waits {
+            _of_address: self.of_each_address.take(caller.subscriber)?,
+            _of_connection: of_connection,
+        })
+    }
+}
+
+/// One body on its way, until dropped.
+struct Waits {
+    _of_address: Share<Option<IpAddr>>,
+    _of_connection: Option<Share<SocketAddr>>,
 }
 
 /// The whole of a body, within its allowance.

@@ -8,12 +8,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::middleware::Next;
 use axum::response::Response;
-use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-};
-use http::{HeaderName, HeaderValue, Request};
-use vpnpanel_runtime::serve::{ConnectionInfo, OverTls};
+use http::header::STRICT_TRANSPORT_SECURITY;
+use http::{HeaderValue, Request};
+use vpnpanel_runtime::serve::{BROWSER_HEADERS, ConnectionInfo, OverTls};
 use vpnpanel_runtime::settings::CidrList;
 
 /// The content security policy of pages: everything from here, and nothing written into the page
@@ -21,37 +18,6 @@ use vpnpanel_runtime::settings::CidrList;
 pub(crate) const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; font-src 'self'; connect-src 'self'; manifest-src 'self'; \
     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
-
-/// Headers that every answer has, unless it says otherwise itself.
-const HEADERS: [(HeaderName, &str); 9] = [
-    // Answers hold credentials and other people's data.
-    (CACHE_CONTROL, "no-store"),
-    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (X_FRAME_OPTIONS, "DENY"),
-    (REFERRER_POLICY, "no-referrer"),
-    (
-        CONTENT_SECURITY_POLICY,
-        "default-src 'none'; frame-ancestors 'none'",
-    ),
-    (
-        HeaderName::from_static("permissions-policy"),
-        "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), \
-         magnetometer=(), microphone=(), midi=(), payment=(), usb=()",
-    ),
-    (
-        HeaderName::from_static("cross-origin-opener-policy"),
-        "same-origin",
-    ),
-    (
-        HeaderName::from_static("cross-origin-embedder-policy"),
-        "require-corp",
-    ),
-    // Pages of origins that CORS lets in are not concerned: they ask for more than this withholds.
-    (
-        HeaderName::from_static("cross-origin-resource-policy"),
-        "same-origin",
-    ),
-];
 
 /// What is said about answers. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -99,7 +65,7 @@ pub(crate) async fn harden(
         .filter(|_| hardening.over_tls(&request));
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    for (name, value) in HEADERS {
+    for (name, value) in BROWSER_HEADERS {
         headers
             .entry(name)
             .or_insert(HeaderValue::from_static(value));

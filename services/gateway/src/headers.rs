@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use tonic::metadata::MetadataMap;
 use vpnpanel_runtime::rpc::{ClientAddress, ForwardedHeader, TrustedProxies, client_address};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
+use vpnpanel_runtime::traces;
 
 use crate::problem::Problem;
 
@@ -21,12 +22,10 @@ const REQUEST_TIMEOUT: &str = "x-request-timeout";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// Passed on as they are.
-const FORWARDED: [HeaderName; 5] = [
+const FORWARDED: [HeaderName; 3] = [
     header::AUTHORIZATION,
     header::ACCEPT_LANGUAGE,
     HeaderName::from_static("x-request-id"),
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
 ];
 
 /// Response metadata that becomes headers.
@@ -77,6 +76,8 @@ pub(crate) fn to_metadata(
         let said = address.and_then(|ClientAddress(address)| form.value(address));
         metadata.insert(name, said.unwrap_or_else(|| form.unknown()));
     }
+    // Of the span here: services believe what it says about recording, as they do not of clients.
+    traces::inject_current(&mut metadata);
     Ok(MetadataMap::from_headers(metadata))
 }
 
@@ -192,7 +193,6 @@ mod tests {
             [
                 "authorization",
                 "forwarded",
-                "traceparent",
                 "x-forwarded-for",
                 "x-forwarded-user-agent"
             ]

@@ -4,6 +4,7 @@
 
 pub mod app;
 mod bodies;
+mod callers;
 mod channel;
 mod error;
 mod harden;

@@ -90,7 +90,7 @@ pub(crate) async fn observe(
         request_id = id.to_str().unwrap_or_default(),
         otel.kind = "server",
     );
-    traces::adopt_caller(&span, request.headers());
+    traces::adopt_caller(&span, request.headers(), traces::Caller::Stranger);
     let mut response = next.run(request).instrument(span.clone()).await;
     let route = Route(
         response

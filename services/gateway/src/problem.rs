@@ -89,6 +89,8 @@ impl Problem {
 
     pub(crate) fn method_not_allowed(method: &Method, allowed: &[Method]) -> Self {
         let list = allow_list(allowed);
+        // A method may be any word of any length.
+        let method: String = method.as_str().chars().take(100).collect();
         let message = format!("{method} is not served here, only {list}");
         let failure = Failure::new(ErrorCode::Unimplemented, "METHOD_NOT_ALLOWED", message);
         Self {

@@ -31,7 +31,8 @@ pub fn build(
         hardening: Hardening::new(settings.hsts.0, settings.trusted_proxies.clone()),
         metrics: RestMetrics::register(service.metrics()),
     };
-    let mut http = Http::new(app.into_router()?, settings.listen);
+    let mut http =
+        Http::new(app.into_router()?, settings.listen).proxies(settings.trusted_proxies.clone());
     if let Some((files, tls)) = tls(settings)? {
         http = http.tls(tls.clone());
         service.certificate_files("rest", files, tls);

@@ -134,6 +134,17 @@ pub struct GatewaySettings {
     )]
     pub max_streams: u32,
 
+    /// Streams that one address (of IPv6, a network of 64 bits) may have under way at once; more are
+    /// answered with 503.
+    #[arg(
+        id = "gateway_max_streams_per_address",
+        long = "gateway-max-streams-per-address",
+        env = "VPNPANEL_GATEWAY_MAX_STREAMS_PER_ADDRESS",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub max_streams_per_address: u32,
+
     /// Origins whose pages may call the API from a browser, separated by commas; none by default.
     /// Each is named whole, such as https://panel.example.com.
     #[arg(
@@ -184,6 +195,7 @@ impl GatewaySettings {
             max_waiting_bodies: self.max_waiting_bodies as usize,
             max_calls: self.max_calls as usize,
             max_streams: self.max_streams as usize,
+            max_streams_per_address: self.max_streams_per_address as usize,
             trusted_proxies: self.trusted_proxies(),
             ..Limits::default()
         }

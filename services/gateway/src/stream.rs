@@ -12,13 +12,14 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
 
+use crate::callers::StreamPlace;
 use crate::http_body;
 use crate::problem::Problem;
 use crate::transcoder::{Answer, Shared};
@@ -98,7 +99,7 @@ pub(crate) struct Relay {
     pub(crate) heartbeat: Duration,
     /// A client that does not take a frame for this long is cut off.
     pub(crate) patience: Duration,
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) place: StreamPlace,
 }
 
 impl Relay {
@@ -151,7 +152,7 @@ impl Relay {
         if let Some(end) = self.framing.end() {
             self.deliver(&sender, Ok(end)).await;
         }
-        drop(self.permit);
+        drop(self.place);
     }
 
     fn frame(&self, message: &Bytes) -> Result<Bytes, Problem> {

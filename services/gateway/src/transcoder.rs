@@ -15,10 +15,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use vpnpanel_runtime::rpc::{BodyBudget, TrustedProxies, client_address};
+use vpnpanel_runtime::rpc::{BodyBudget, TrustedProxies};
 use vpnpanel_runtime::status::Failure;
 
 use crate::bodies::Bodies;
+use crate::callers::{Caller, StreamPlace, Streams};
 use crate::error::GatewayError;
 use crate::headers;
 use crate::http_body;
@@ -47,10 +48,14 @@ pub struct Limits {
     pub max_timeout: Duration,
     /// Bodies that one address may have on their way at once; more are refused.
     pub max_waiting_bodies: usize,
+    /// The same for one connection, unless it is a proxy's.
+    pub max_waiting_bodies_per_connection: usize,
     /// Unary calls under way at once; more are refused.
     pub max_calls: usize,
     /// Streams under way at once; more are refused.
     pub max_streams: usize,
+    /// Of those, how many of one address.
+    pub max_streams_per_address: usize,
     /// Pause between two signs of life on a silent stream.
     pub heartbeat: Duration,
     /// A client that takes nothing from its stream for this long is cut off.
@@ -68,8 +73,10 @@ impl Default for Limits {
             default_timeout: Duration::from_secs(15),
             max_timeout: Duration::from_secs(60),
             max_waiting_bodies: 128,
+            max_waiting_bodies_per_connection: 32,
             max_calls: 1024,
             max_streams: 1024,
+            max_streams_per_address: 64,
             heartbeat: Duration::from_secs(15),
             stream_patience: Duration::from_secs(30),
             trusted_proxies: TrustedProxies::default(),
@@ -97,8 +104,8 @@ struct Inner {
     table: RouteTable,
     shared: Arc<Shared>,
     limits: Limits,
-    calls: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    calls: Semaphore,
+    streams: Streams,
     bodies: Bodies,
     stop: CancellationToken,
 }
@@ -182,13 +189,9 @@ impl Transcoder {
             layouts,
             problems: ProblemWriter::new()?,
         });
-        let calls = Arc::new(Semaphore::new(limits.max_calls));
-        let streams = Arc::new(Semaphore::new(limits.max_streams));
-        let bodies = Bodies::new(
-            limits.bodies.clone(),
-            limits.body_timeout,
-            limits.max_waiting_bodies,
-        );
+        let calls = Semaphore::new(limits.max_calls);
+        let streams = Streams::new(limits.max_streams, limits.max_streams_per_address);
+        let bodies = Bodies::new(&limits);
         let inner = Inner {
             routes,
             table,
@@ -252,19 +255,9 @@ impl Inner {
     ) -> Result<Response, Problem> {
         let asked = headers::requested_timeout(&parts.headers)?;
         let metadata = headers::to_metadata(parts, &self.limits.trusted_proxies)?;
-        let streaming = route.binding.method.is_server_streaming();
-        let slots = if streaming {
-            &self.streams
-        } else {
-            &self.calls
-        };
         // Held until the answer: until then the body, or the message made of it, is in memory.
-        let from = client_address(parts, &self.limits.trusted_proxies);
-        let (body, _allowance) = self.bodies.read(&parts.headers, from, body).await?;
-        // After the body: whoever sends none keeps no place from those who do.
-        let permit = Arc::clone(slots)
-            .try_acquire_owned()
-            .map_err(|_| Problem::overloaded())?;
+        let caller = Caller::of(parts, &self.limits.trusted_proxies);
+        let (body, _allowance) = self.bodies.read(&parts.headers, caller, body).await?;
         let message = request::encode(
             &route.binding,
             &path,
@@ -274,11 +267,17 @@ impl Inner {
         )?;
         let mut request = tonic::Request::new(message);
         *request.metadata_mut() = metadata;
-        if streaming {
+        // After the body: whoever sends none keeps no place from those who do.
+        if route.binding.method.is_server_streaming() {
+            let place = self.streams.place(caller).ok_or_else(Problem::overloaded)?;
             return self
-                .stream(route, request, asked, permit, &parts.headers)
+                .stream(route, request, asked, place, &parts.headers)
                 .await;
         }
+        let _permit = self
+            .calls
+            .try_acquire()
+            .map_err(|_| Problem::overloaded())?;
         let within = asked
             .unwrap_or(self.limits.default_timeout)
             .min(self.limits.max_timeout);
@@ -339,7 +338,7 @@ impl Inner {
         route: &Route,
         mut request: tonic::Request<Bytes>,
         asked: Option<Duration>,
-        permit: tokio::sync::OwnedSemaphorePermit,
+        place: StreamPlace,
         accept: &HeaderMap,
     ) -> Result<Response, Problem> {
         // A stream lasts as long as its client wants, unless it says how long.
@@ -388,7 +387,7 @@ impl Inner {
             stop: self.stop.clone(),
             heartbeat: self.limits.heartbeat,
             patience: self.limits.stream_patience,
-            permit,
+            place,
         };
         let mut response = Response::new(relay.into_body());
         let headers = response.headers_mut();

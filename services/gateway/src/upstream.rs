@@ -1,5 +1,8 @@
-//! The services behind the gateway: anything that takes a gRPC request over `http` types — a
-//! channel to another process, or the routes of one in this process.
+//! The services behind the gateway: anything that takes a gRPC request over `http` types — channels
+//! to another process, or the routes of one in this process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use tonic::Status;
@@ -14,12 +17,17 @@ use http::uri::PathAndQuery;
 /// One gRPC service, or several behind one address.
 #[derive(Clone)]
 pub struct Upstream {
-    service: BoxCloneSyncService<
-        http::Request<tonic::body::Body>,
-        http::Response<tonic::body::Body>,
-        Status,
-    >,
+    calls: Connected,
+    /// What streams go over, in turn; what the calls do if empty.
+    streams: Arc<[Connected]>,
+    next: Arc<AtomicUsize>,
 }
+
+type Connected = BoxCloneSyncService<
+    http::Request<tonic::body::Body>,
+    http::Response<tonic::body::Body>,
+    Status,
+>;
 
 impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -41,12 +49,38 @@ impl Upstream {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let service = service
-            .map_err(|error: S::Error| Status::from_error(error.into()))
-            .map_response(|response: http::Response<B>| response.map(tonic::body::Body::new));
         Self {
-            service: BoxCloneSyncService::new(service),
+            calls: connected(service),
+            streams: Arc::default(),
+            next: Arc::default(),
         }
+    }
+
+    /// Sends streams over `services`, each in its turn, and calls alone over the first: on one
+    /// connection, streams that nobody reads would keep what calls wait for.
+    #[must_use]
+    pub fn streams_over<S, B>(mut self, services: impl IntoIterator<Item = S>) -> Self
+    where
+        S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.streams = services.into_iter().map(connected).collect();
+        self
+    }
+
+    fn for_a_stream(&self) -> Connected {
+        let turn = self.next.fetch_add(1, Relaxed);
+        let chosen = turn
+            .checked_rem(self.streams.len())
+            .and_then(|at| self.streams.get(at));
+        chosen.unwrap_or(&self.calls).clone()
     }
 
     /// Calls a unary method with an encoded message; answers with one.
@@ -56,7 +90,7 @@ impl Upstream {
         request: tonic::Request<Bytes>,
         max_message: usize,
     ) -> Result<tonic::Response<Bytes>, Status> {
-        let mut grpc = Grpc::new(self.service.clone()).max_decoding_message_size(max_message);
+        let mut grpc = Grpc::new(self.calls.clone()).max_decoding_message_size(max_message);
         grpc.ready().await?;
         grpc.unary(request, path, RawCodec).await
     }
@@ -68,10 +102,28 @@ impl Upstream {
         request: tonic::Request<Bytes>,
         max_message: usize,
     ) -> Result<tonic::Response<Streaming<Bytes>>, Status> {
-        let mut grpc = Grpc::new(self.service.clone()).max_decoding_message_size(max_message);
+        let mut grpc = Grpc::new(self.for_a_stream()).max_decoding_message_size(max_message);
         grpc.ready().await?;
         grpc.server_streaming(request, path, RawCodec).await
     }
+}
+
+fn connected<S, B>(service: S) -> Connected
+where
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let service = service
+        .map_err(|error: S::Error| Status::from_error(error.into()))
+        .map_response(|response: http::Response<B>| response.map(tonic::body::Body::new));
+    BoxCloneSyncService::new(service)
 }
 
 /// Which upstream serves which package.

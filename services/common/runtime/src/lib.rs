@@ -61,6 +61,7 @@ pub mod rpc;
 pub mod serve;
 mod service;
 pub mod settings;
+mod shares;
 pub mod status;
 mod subscriber;
 pub mod supervisor;
@@ -70,7 +71,8 @@ pub mod traces;
 pub use crypto::install_crypto_provider;
 pub use identity::{PeerIdentity, TrustDomain};
 pub use service::{Grpc, Http, Service};
-pub use subscriber::{Counted, PerSubscriber, subscriber};
+pub use shares::{Share, Shares};
+pub use subscriber::subscriber;
 pub use supervisor::Supervisor;
 
 /// The version every service reports in `service_info` and in its traces.

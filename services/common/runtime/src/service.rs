@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::rpc::{self, RpcLimits};
 use crate::serve::{ConnectionLimits, Protocol};
-use crate::settings::ListenAddr;
+use crate::settings::{CidrList, ListenAddr};
 use crate::tls::{CertificateFiles, ServerTls};
 
 /// A gRPC router and how it is served.
@@ -100,6 +100,7 @@ pub struct Http {
     pub(crate) listen: ListenAddr,
     pub(crate) tls: Option<ServerTls>,
     pub(crate) connections: Option<ConnectionLimits>,
+    pub(crate) proxies: CidrList,
 }
 
 impl Http {
@@ -110,6 +111,7 @@ impl Http {
             listen,
             tls: None,
             connections: None,
+            proxies: CidrList::default(),
         }
     }
 
@@ -126,6 +128,13 @@ impl Http {
         self.connections = Some(limits);
         self
     }
+
+    /// Does not count the connections of proxies in `networks` by their address.
+    #[must_use]
+    pub fn proxies(mut self, networks: CidrList) -> Self {
+        self.proxies = networks;
+        self
+    }
 }
 
 pub(crate) struct Server {
@@ -134,7 +143,31 @@ pub(crate) struct Server {
     pub(crate) listen: ListenAddr,
     pub(crate) protocol: Protocol,
     pub(crate) tls: Option<ServerTls>,
-    pub(crate) connections: Option<ConnectionLimits>,
+    pub(crate) bounds: Bounds,
+    pub(crate) proxies: CidrList,
+}
+
+/// What bounds the connections of a listener. Each counts its own.
+pub(crate) enum Bounds {
+    /// What the process's settings say.
+    Settings,
+    /// The same, made for other services.
+    Services,
+    Own(Box<ConnectionLimits>),
+}
+
+impl Bounds {
+    fn or_settings(own: Option<ConnectionLimits>) -> Self {
+        own.map_or(Self::Settings, |own| Self::Own(Box::new(own)))
+    }
+
+    pub(crate) fn limits(self, settings: &ConnectionLimits) -> ConnectionLimits {
+        match self {
+            Self::Settings => settings.clone(),
+            Self::Services => settings.of_services(),
+            Self::Own(own) => *own,
+        }
+    }
 }
 
 type TaskFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -270,14 +303,16 @@ impl Service {
                 listen,
                 protocol: Protocol::Grpc,
                 tls: grpc.tls,
-                connections: grpc.connections,
+                bounds: Bounds::or_settings(grpc.connections),
+                proxies: grpc.rpc.trusted_proxies.networks,
             });
         }
         self
     }
 
     /// Serves the gRPC router `router` on one more address with TLS: mutual for other services,
-    /// beside a plain one for people, for instance. False when there is no such router.
+    /// beside a plain one for people, for instance. Its connections have bounds of their own, made for
+    /// services. False when there is no such router.
     pub fn listen_also(
         &mut self,
         name: &'static str,
@@ -294,7 +329,8 @@ impl Service {
             listen: address,
             protocol: Protocol::Grpc,
             tls: Some(tls),
-            connections: None,
+            bounds: Bounds::Services,
+            proxies: CidrList::default(),
         });
         true
     }
@@ -316,7 +352,8 @@ impl Service {
             listen: http.listen,
             protocol: Protocol::Http,
             tls: http.tls,
-            connections: http.connections,
+            bounds: Bounds::or_settings(http.connections),
+            proxies: http.proxies,
         });
         self
     }

@@ -16,7 +16,8 @@ use tracing::Instrument as _;
 
 use crate::readiness::Readiness;
 use crate::serve::{ConnectionLimits, Ending, Listener, Protocol};
-use crate::service::{Server, Service, Task};
+use crate::service::{Bounds, Server, Service, Task};
+use crate::settings::CidrList;
 use crate::{admin, logs};
 
 /// How often readiness is looked at for those who watch grpc.health.v1.
@@ -141,10 +142,12 @@ impl Supervisor {
                     listen,
                     protocol: Protocol::Http,
                     tls: None,
-                    connections: Some(ConnectionLimits {
+                    bounds: Bounds::Own(Box::new(ConnectionLimits {
                         max_connections: 64,
+                        max_connections_per_address: 32,
                         ..self.connections.clone()
-                    }),
+                    })),
+                    proxies: CidrList::default(),
                 };
                 Some(self.bind(&service, server, &mut addresses).await?)
             }
@@ -270,13 +273,15 @@ impl Supervisor {
             address,
             source,
         };
+        let limits = ConnectionLimits {
+            proxies: server.proxies,
+            ..server.bounds.limits(&self.connections)
+        };
         let bound = Listener::bind(
             server.listen,
             server.protocol,
             server.tls,
-            server
-                .connections
-                .unwrap_or_else(|| self.connections.clone()),
+            limits,
             service.metrics.listener(listener),
         )
         .await

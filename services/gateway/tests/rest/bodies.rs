@@ -1,8 +1,14 @@
 //! Clients that ask for much: bodies that never come, times without end.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use http::Method;
+use bytes::Bytes;
+use futures::future::select;
+use http::{Method, Request};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -74,4 +80,34 @@ async fn an_absurd_timeout_is_refused_not_a_panic() {
         let answer = gateway.send(Method::GET, path, &longest, "").await;
         assert_eq!(answer.status, 200, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_has_few_bodies_on_their_way() {
+    let limits = Limits {
+        max_waiting_bodies_per_connection: 1,
+        ..Limits::default()
+    };
+    let gateway = Gateway::with(limits, &[]).await;
+    let stream = TokioIo::new(TcpStream::connect(gateway.address).await.unwrap());
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let mut kept_back = || {
+        let pieces = futures::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let request = Request::post("http://localhost/v1/echo").body(StreamBody::new(pieces));
+        client.send_request(request.unwrap())
+    };
+    let (first, second) = (kept_back(), kept_back());
+    let (answer, other) = timeout(SOON, select(Box::pin(first), Box::pin(second)))
+        .await
+        .expect("an answer")
+        .factor_first();
+    assert_eq!(answer.unwrap().status(), 503);
+    // Its address may well have more.
+    let (_, said) = begin(&gateway).await;
+    assert!(said.starts_with("HTTP/1.1 100"), "{said}");
+    drop(other);
 }

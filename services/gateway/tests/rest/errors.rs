@@ -158,3 +158,17 @@ async fn a_refusal_repeats_no_path_and_little_of_a_name() {
         assert!(!String::from_utf8_lossy(&answer.body).contains("hush"));
     }
 }
+
+#[tokio::test]
+async fn a_method_of_any_length_is_repeated_in_part() {
+    let gateway = Gateway::start().await;
+    let method = Method::from_bytes("X".repeat(5000).as_bytes()).unwrap();
+    let answer = gateway.send(method, "/v1/echo", &[], "").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.reason().as_str()),
+        (405, "METHOD_NOT_ALLOWED")
+    );
+    let said = answer.json()["message"].as_str().unwrap().to_owned();
+    let part = format!("{} is not served here, only ", "X".repeat(100));
+    assert!(said.starts_with(&part), "{said}");
+}

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use vpnpanel_gateway::Limits;
-use vpnpanel_runtime::rpc::BodyBudget;
+use vpnpanel_runtime::rpc::{BodyBudget, TrustedProxies};
 
 use crate::support::Gateway;
 
@@ -165,4 +165,35 @@ async fn more_calls_than_allowed_are_turned_away_and_streams_are_counted_apart()
     gateway.service.dropped.notified().await;
     // The place is free again as soon as the connection is noticed to be gone.
     assert_eq!(gateway.get("/v1/echo").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_address_leaves_streams_to_others() {
+    let limits = Limits {
+        max_streams_per_address: 1,
+        trusted_proxies: TrustedProxies {
+            networks: "127.0.0.0/8".parse().unwrap(),
+            ..TrustedProxies::default()
+        },
+        ..Limits::default()
+    };
+    let gateway = Gateway::with(limits, &[]).await;
+    let stream = async |from| {
+        let headers = [("x-forwarded-for", from)];
+        let path = "/v1/watch?count=1&then=wait";
+        gateway.open(Method::GET, path, &headers, "").await
+    };
+    let held = stream("2001:db8::1").await;
+    assert_eq!(held.status(), 200);
+    assert_eq!(stream("2001:db8::2").await.status(), 503);
+    assert_eq!(stream("2001:db8:0:1::1").await.status(), 200);
+    drop(held);
+    let again = async {
+        while stream("2001:db8::2").await.status() != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), again)
+        .await
+        .expect("a place again");
 }

@@ -1,12 +1,15 @@
 //! Server streams over HTTP.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
-use http_body_util::BodyExt;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value as Json, json};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use vpnpanel_gateway::Limits;
 
@@ -191,4 +194,36 @@ async fn a_client_that_reads_nothing_is_cut_off() {
         .await
         .expect("cut off");
     drop(answer);
+}
+
+#[tokio::test]
+async fn streams_that_nobody_reads_hold_up_no_call() {
+    let limits = Limits {
+        stream_patience: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let gateway = Gateway::calling_out(limits).await;
+    let stream = TokioIo::new(TcpStream::connect(gateway.address).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake::<_, Empty<Bytes>>(stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut unread = Vec::new();
+    for _ in 0..16 {
+        let request = Request::get("http://localhost/v1/streams/endless");
+        client.ready().await.unwrap();
+        unread.push(client.send_request(request.body(Empty::new()).unwrap()));
+    }
+    // Calls are answered all the while, until no stream has had a piece taken for many of them.
+    let (mut taken, mut quiet) = (0, 0);
+    while quiet < 50 {
+        let answer = timeout(SOON, gateway.get("/v1/echo")).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+        let now = gateway.service.pieces.load(SeqCst);
+        quiet = if now == taken { quiet + 1 } else { 0 };
+        taken = now;
+    }
+    drop(unread);
 }

@@ -11,6 +11,7 @@ use super::Metrics;
 pub(super) struct ConnectionMetrics {
     open: Family<OpenLabels, Gauge>,
     ended: Family<EndedLabels, Counter>,
+    cut: Family<OpenLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,6 +37,11 @@ impl ConnectionMetrics {
             "Connections ended by us, by listener and reason",
             self.ended.clone(),
         );
+        metrics.register(
+            "answers_cut",
+            "Answers over HTTP/2 cut off because their client took nothing of them, by listener",
+            self.cut.clone(),
+        );
     }
 
     pub(super) fn of(&self, listener: &'static str) -> ListenerMetrics {
@@ -43,6 +49,7 @@ impl ConnectionMetrics {
             listener,
             open: self.open.get_or_create_owned(&OpenLabels { listener }),
             ended: self.ended.clone(),
+            cut: self.cut.get_or_create_owned(&OpenLabels { listener }),
         }
     }
 }
@@ -53,6 +60,7 @@ pub(crate) struct ListenerMetrics {
     listener: &'static str,
     open: Gauge,
     ended: Family<EndedLabels, Counter>,
+    cut: Counter,
 }
 
 impl ListenerMetrics {
@@ -67,6 +75,11 @@ impl ListenerMetrics {
         self.ended
             .get_or_create(&EndedLabels { listener, reason })
             .inc();
+    }
+
+    /// Counts an answer that was cut off while its connection goes on.
+    pub(crate) fn cut(&self) {
+        self.cut.inc();
     }
 }
 

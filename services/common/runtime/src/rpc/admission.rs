@@ -1,5 +1,6 @@
 //! Bounds on calls: how many are under way, and how long each may take before it answers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use vpnpanel_api::Access;
 use super::body::{BodyBudget, BoundedBody};
 use super::client_address::is_gateway;
 use super::{ClientAddress, MAX_MESSAGE_BYTES, TrustedProxies, client_address};
-use crate::PerSubscriber;
 use crate::serve::ConnectionInfo;
+use crate::shares::Shares;
 use crate::status::{ErrorCode, Failure};
+use crate::subscriber;
 
 /// The bounds of one router.
 #[derive(Debug, Clone)]
@@ -57,7 +59,7 @@ struct Bounds {
     free: Semaphore,
     deadline: Duration,
     bodies: BodyBudget,
-    waiting: PerSubscriber,
+    waiting: Shares<Option<IpAddr>>,
     trusted_proxies: TrustedProxies,
 }
 
@@ -67,7 +69,7 @@ impl Admission {
             free: Semaphore::new(limits.max_in_flight.min(Semaphore::MAX_PERMITS)),
             deadline: limits.deadline,
             bodies: limits.bodies.clone(),
-            waiting: PerSubscriber::new(limits.max_waiting_bodies),
+            waiting: Shares::new(limits.max_waiting_bodies),
             trusted_proxies: limits.trusted_proxies.clone(),
         }))
     }
@@ -102,7 +104,7 @@ pub(super) async fn admit(
     } else {
         let waiting = if is_waited_for(&parts, &body) {
             let from = parts.extensions.get::<ClientAddress>();
-            let Some(waiting) = bounds.waiting.count(from.map(|from| from.0)) else {
+            let Some(waiting) = bounds.waiting.take(from.map(|from| subscriber(from.0))) else {
                 return overloaded("too many requests of this address wait for their bodies");
             };
             Some(waiting)

@@ -2,6 +2,7 @@
 //! and one for the memory of all. What most requests need is free; what goes beyond it comes out
 //! of a common pot, so that a few senders of large bodies run dry alone.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,8 +14,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use crate::shares::Share;
 use crate::status::{ErrorCode, Failure};
-use crate::subscriber::Counted;
 
 /// The part of each body that takes nothing out of the pot.
 const FREE_BYTES: usize = 64 << 10;
@@ -127,12 +128,16 @@ pin_project_lite::pin_project! {
         #[pin]
         body: Body,
         allowance: BodyAllowance,
-        waiting: Option<Counted>,
+        waiting: Option<Share<Option<IpAddr>>>,
     }
 }
 
 impl BoundedBody {
-    pub(super) fn new(body: Body, budget: &BodyBudget, waiting: Option<Counted>) -> Self {
+    pub(super) fn new(
+        body: Body,
+        budget: &BodyBudget,
+        waiting: Option<Share<Option<IpAddr>>>,
+    ) -> Self {
         Self {
             body,
             allowance: budget.open(),

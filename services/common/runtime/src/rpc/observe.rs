@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::HttpBody;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Extensions, HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use tonic::Code;
 use tower::{Layer, Service};
@@ -15,7 +15,9 @@ use tower_http::trace::MakeSpan;
 use tracing::Span;
 
 use super::request_id::request_id;
+use crate::identity::PeerIdentity;
 use crate::metrics::{HandledLabels, MethodLabels, RpcMetrics};
+use crate::serve::ConnectionInfo;
 use crate::tls::Peer;
 use crate::traces;
 
@@ -52,8 +54,20 @@ impl<B> MakeSpan<B> for RpcSpan {
                 span.record("node_id", tracing::field::display(node));
             }
         }
-        traces::adopt_caller(&span, request.headers());
+        traces::adopt_caller(&span, request.headers(), caller(request.extensions()));
         span
+    }
+}
+
+/// A service of ours calls within the process, without a connection, or shows its certificate.
+fn caller(extensions: &Extensions) -> traces::Caller {
+    let ours = match extensions.get::<Peer>().map(Peer::identity) {
+        Some(identity) => matches!(identity, PeerIdentity::ControlPlane { .. }),
+        None => extensions.get::<ConnectionInfo>().is_none(),
+    };
+    match ours {
+        true => traces::Caller::Service,
+        false => traces::Caller::Stranger,
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::Router;
-use axum::body::Body;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,14 +23,12 @@ use tower::Service as _;
 
 use super::io::Watched;
 use super::life::{Life, Reason, Verdict};
+use super::places::{Place, Places};
+use super::streams::{self, Pieces, Streams};
 use super::turns::Turns;
 use super::{ConnectionInfo, ConnectionLimits, Ending, OverTls, Protocol, head, unless};
 use crate::metrics::ListenerMetrics;
 use crate::tls::{Peer, ServerTls};
-
-/// Streams that were reset before we looked at them; more end the connection ("rapid reset",
-/// CVE-2023-44487). Those that we did look at are counted by [`Life`].
-const MAX_UNSEEN_RESETS: usize = 20;
 
 /// What the connections of one listener share.
 pub(super) struct Shared {
@@ -39,7 +36,7 @@ pub(super) struct Shared {
     protocol: Protocol,
     tls: Option<ServerTls>,
     limits: ConnectionLimits,
-    http: Builder<TokioExecutor>,
+    places: Places,
     handshakes: Turns,
     metrics: ListenerMetrics,
     ending: Ending,
@@ -54,7 +51,37 @@ impl Shared {
         metrics: ListenerMetrics,
         ending: Ending,
     ) -> Self {
-        let mut http = Builder::new(TokioExecutor::new());
+        let places = Places::new(limits.max_connections_per_address, limits.proxies.clone());
+        let handshakes = Turns::new(limits.max_handshakes, limits.max_handshakes_per_address);
+        // A router with its state given builds its routes once instead of at each call.
+        Self {
+            router: router.with_state(()),
+            protocol,
+            tls,
+            limits,
+            places,
+            handshakes,
+            metrics,
+            ending,
+        }
+    }
+
+    /// A place for a new connection; `None` when whoever it comes from has enough of them.
+    pub(super) fn place(&self, remote: SocketAddr) -> Option<Place> {
+        let place = self.places.of(remote.ip());
+        if place.is_none() {
+            self.note(Reason::Crowded, remote);
+        }
+        place
+    }
+
+    fn http(&self, life: &Arc<Life>) -> Builder<Streams> {
+        let limits = &self.limits;
+        let mut http = Builder::new(Streams {
+            life: Arc::clone(life),
+            patience: limits.write_deadline,
+            metrics: self.metrics.clone(),
+        });
         http.http1()
             .timer(TokioTimer::new())
             // Watched here: see `Life`.
@@ -64,24 +91,13 @@ impl Shared {
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_concurrent_streams)
-            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+            .max_pending_accept_reset_streams(limits.max_unseen_resets)
             .max_header_list_size(limits.max_header_bytes)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
-        if protocol == Protocol::Grpc {
-            http = http.http2_only();
-        }
-        let handshakes = Turns::new(limits.max_handshakes, limits.max_handshakes_per_address);
-        // A router with its state given builds its routes once instead of at each call.
-        Self {
-            router: router.with_state(()),
-            protocol,
-            tls,
-            limits,
-            http,
-            handshakes,
-            metrics,
-            ending,
+        match self.protocol {
+            Protocol::Grpc => http.http2_only(),
+            Protocol::Http => http,
         }
     }
 
@@ -92,7 +108,7 @@ impl Shared {
     }
 }
 
-pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr) {
+pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, place: Place) {
     let _open = shared.metrics.opened();
     // Small frames wait up to 40 ms for an acknowledgement otherwise.
     if let Err(error) = stream.set_nodelay(true) {
@@ -108,12 +124,16 @@ pub(super) async fn run(shared: Arc<Shared>, stream: TcpStream, remote: SocketAd
     };
     let handshake = tokio::time::timeout(shared.limits.handshake_deadline, handshake);
     match unless(&shared.ending.drain, handshake).await {
-        Some(Ok(Ok((stream, peer)))) => serve(&shared, stream, remote, peer).await,
-        Some(Ok(Err(error))) => tracing::info!(%remote, %error, "connection refused"),
-        Some(Err(_elapsed)) => {
-            shared.metrics.ended(Reason::SlowHandshake.as_str());
-            tracing::info!(%remote, "connection refused: no handshake in time");
+        Some(Ok(Ok((stream, peer)))) => match shared.places.known(place, peer.as_ref()) {
+            Some(_place) => serve(&shared, stream, remote, peer).await,
+            None => shared.note(Reason::Crowded, remote),
+        },
+        // Whoever knocks without a right key fills no log with it.
+        Some(Ok(Err(error))) => {
+            tracing::debug!(%remote, %error, "connection refused");
+            shared.note(Reason::FailedHandshake, remote);
         }
+        Some(Err(_elapsed)) => shared.note(Reason::SlowHandshake, remote),
         None => {}
     }
 }
@@ -130,7 +150,8 @@ where
         peer,
     };
     let stream = TokioIo::new(Watched::new(stream, Arc::clone(&life)));
-    let connection = shared.http.serve_connection(stream, service);
+    let http = shared.http(&life);
+    let connection = http.serve_connection(stream, service);
     tokio::pin!(connection);
     let (mut told, mut draining) = (false, false);
     let served = loop {
@@ -188,6 +209,7 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
         let guard = Guard::new(&self.life);
         let close = is_chunked(&request);
         let shared = &self.shared;
+        let version = request.version();
         let call = match head::refuse(&request, shared.protocol, &shared.limits) {
             Some(refusal) => Either::Left(futures::future::ready(Ok(refusal))),
             None => {
@@ -204,6 +226,7 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
         };
         Underway {
             call,
+            version,
             guard: Some(guard),
             close,
         }
@@ -237,6 +260,7 @@ pin_project_lite::pin_project! {
     struct Underway {
         #[pin]
         call: Answering,
+        version: Version,
         guard: Option<Guard>,
         close: bool,
     }
@@ -247,7 +271,7 @@ impl Future for Underway {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Ok(mut response) = ready!(this.call.poll(cx));
+        let Ok(mut response) = ready!(streams::note(this.call.poll(cx)));
         if *this.close {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
@@ -257,7 +281,7 @@ impl Future for Underway {
             guard.answered = true;
         }
         Poll::Ready(Ok(response.map(|body| Answer {
-            body,
+            body: Pieces::new(body, *this.version),
             _guard: guard,
         })))
     }
@@ -267,7 +291,7 @@ pin_project_lite::pin_project! {
     /// An answer's body.
     struct Answer {
         #[pin]
-        body: Body,
+        body: Pieces,
         _guard: Option<Guard>,
     }
 }

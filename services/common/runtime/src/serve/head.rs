@@ -1,11 +1,11 @@
 //! What a request's head may be, looked at before anything else sees the request.
 
 use axum::body::Body;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::{ConnectionLimits, Protocol};
+use super::{BROWSER_HEADERS, ConnectionLimits, Protocol};
 use crate::status::{ERROR_DOMAIN, ErrorCode, Failure};
 
 /// The answer to a head beyond the bounds. The sizes of single headers and of all together are
@@ -54,14 +54,33 @@ fn rest(http: StatusCode, reason: &str, message: &str) -> Response<Body> {
     });
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = http;
-    for (name, value) in [
-        (CONTENT_TYPE, "application/json"),
-        (CACHE_CONTROL, "no-store"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ] {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for (name, value) in BROWSER_HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_are_told_the_same_about_a_refusal_as_about_any_answer() {
+        let limits = ConnectionLimits {
+            max_uri_bytes: 3,
+            max_headers: 1,
+            ..ConnectionLimits::default()
+        };
+        let long = Request::get("/long").body(()).unwrap();
+        let many = Request::get("/").header("a", "1").header("b", "2");
+        for (request, code) in [(long, 414), (many.body(()).unwrap(), 431)] {
+            let answer = refuse(&request, Protocol::Http, &limits).unwrap();
+            assert_eq!(answer.status(), code);
+            for (name, value) in BROWSER_HEADERS {
+                assert_eq!(answer.headers()[name], value);
+            }
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub(super) struct Life {
     head_since: AtomicU64,
     /// Since when the other end takes nothing.
     stalled_since: AtomicU64,
+    /// When the socket last had no room.
+    full_at: AtomicU64,
     /// Requests given up in the window that began at `window`.
     resets: AtomicU32,
     window: AtomicU64,
@@ -57,6 +59,8 @@ pub(super) enum Reason {
     TakesNothing,
     Resets,
     SlowHandshake,
+    FailedHandshake,
+    Crowded,
 }
 
 impl Reason {
@@ -67,6 +71,8 @@ impl Reason {
             Self::TakesNothing => "takes_nothing",
             Self::Resets => "resets",
             Self::SlowHandshake => "slow_handshake",
+            Self::FailedHandshake => "failed_handshake",
+            Self::Crowded => "too_many_of_caller",
         }
     }
 }
@@ -82,6 +88,7 @@ impl Life {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
             stalled_since: AtomicU64::new(NEVER),
+            full_at: AtomicU64::new(0),
             resets: AtomicU32::new(0),
             window: AtomicU64::new(0),
         }
@@ -110,10 +117,18 @@ impl Life {
         if taken {
             self.stalled_since.store(NEVER, Relaxed);
         } else {
+            let now = self.now();
+            self.full_at.store(now, Relaxed);
             let _first = self
                 .stalled_since
-                .compare_exchange(NEVER, self.now(), Relaxed, Relaxed);
+                .compare_exchange(NEVER, now, Relaxed, Relaxed);
         }
+    }
+
+    /// Whether the socket has had no room at some time since then.
+    pub(super) fn was_full(&self, since: Instant) -> bool {
+        let since = millis(since.saturating_duration_since(self.began));
+        self.full_at.load(Relaxed) > since || self.stalled_since.load(Relaxed) != NEVER
     }
 
     pub(super) fn request_began(&self) {

@@ -2,10 +2,13 @@
 //! in order. Owned here because tonic's own server cannot reload TLS, bound handshakes, or turn off
 //! Nagle's algorithm on accepted sockets.
 
+mod browsers;
 mod connection;
 mod head;
 mod io;
 mod life;
+mod places;
+mod streams;
 mod turns;
 
 use std::net::SocketAddr;
@@ -18,8 +21,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use browsers::BROWSER_HEADERS;
+
 use crate::metrics::ListenerMetrics;
-use crate::settings::ListenAddr;
+use crate::settings::{CidrList, ListenAddr};
 use crate::tls::ServerTls;
 
 /// Where a request's connection comes from; in the extensions of each request over a socket.
@@ -38,6 +43,11 @@ pub struct OverTls;
 pub struct ConnectionLimits {
     /// Open connections; further ones wait in the kernel's queue.
     pub max_connections: usize,
+    /// Of those, how many from one address (an IPv6 network of 64 bits), or of one identity where
+    /// clients show certificates; further ones are closed.
+    pub max_connections_per_address: usize,
+    /// Networks of proxies, whose connections are not counted by address.
+    pub proxies: CidrList,
     /// TLS handshakes under way: they are the expensive part of a storm.
     pub max_handshakes: usize,
     /// Of those, how many from one address (an IPv6 network of 64 bits): whoever begins handshakes
@@ -57,6 +67,8 @@ pub struct ConnectionLimits {
     /// Calls that one connection may begin and give up within [`RESET_WINDOW`]; whoever
     /// does more is told to go away.
     pub max_resets: u32,
+    /// Of those, how many before we looked at them ("rapid reset", CVE-2023-44487).
+    pub max_unseen_resets: usize,
     /// An HTTP/2 ping is sent this often…
     pub keepalive_interval: Duration,
     /// …and the connection is closed when none comes back for so long.
@@ -73,6 +85,8 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             max_connections: 16_384,
+            max_connections_per_address: 1024,
+            proxies: CidrList::default(),
             max_handshakes: 512,
             max_handshakes_per_address: 128,
             handshake_deadline: Duration::from_secs(10),
@@ -82,11 +96,28 @@ impl Default for ConnectionLimits {
             write_deadline: Duration::from_secs(30),
             max_concurrent_streams: 256,
             max_resets: 1000,
+            max_unseen_resets: 20,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             max_header_bytes: 16 << 10,
             max_headers: 100,
             max_uri_bytes: 8 << 10,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    /// The same for a listener that other services alone call: few, each with all the calls of its
+    /// own callers on a few connections, and all that these give up.
+    #[must_use]
+    pub fn of_services(&self) -> Self {
+        Self {
+            max_connections: 1024,
+            max_connections_per_address: 128,
+            max_concurrent_streams: self.max_concurrent_streams.max(2048),
+            max_resets: self.max_resets.max(100_000),
+            max_unseen_resets: 2000,
+            ..self.clone()
         }
     }
 }
@@ -160,9 +191,13 @@ impl Listener {
             let Some(accepted) = unless(&ending.drain, accept(&self.listener)).await else {
                 break;
             };
+            let (stream, remote) = accepted;
+            let Some(place) = shared.place(remote) else {
+                continue;
+            };
             let shared = Arc::clone(&shared);
             connections.spawn(async move {
-                connection::run(shared, accepted.0, accepted.1).await;
+                connection::run(shared, stream, remote, place).await;
                 drop(slot);
             });
         }

@@ -15,6 +15,13 @@ pub struct ListenerSettings {
           value_parser = value_parser!(u32).range(1..=1_000_000), value_name = "N")]
     pub max_connections: u32,
 
+    /// Of those, how many one address may have (of IPv6, a network of 64 bits), or one identity
+    /// where clients show certificates; further ones are closed. Proxies of
+    /// VPNPANEL_TRUSTED_PROXIES are not counted.
+    #[arg(long, env = "VPNPANEL_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1024,
+          value_parser = value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    pub max_connections_per_address: u32,
+
     /// How long a TLS handshake may take.
     #[arg(
         long,
@@ -44,7 +51,7 @@ pub struct ListenerSettings {
     )]
     pub idle_timeout: HumanDuration,
 
-    /// How long a client may take nothing of what is sent to it.
+    /// How long a client may take nothing of what is sent to it; over HTTP/2, of each answer.
     #[arg(
         long,
         env = "VPNPANEL_WRITE_TIMEOUT",
@@ -94,6 +101,7 @@ impl ListenerSettings {
         let bytes = |size: ByteSize| u32::try_from(size.0).unwrap_or(u32::MAX);
         ConnectionLimits {
             max_connections: self.max_connections as usize,
+            max_connections_per_address: self.max_connections_per_address as usize,
             handshake_deadline: self.handshake_timeout.0,
             header_deadline: self.header_timeout.0,
             idle_timeout: self.idle_timeout.0,

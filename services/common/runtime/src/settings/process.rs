@@ -90,7 +90,8 @@ pub struct TraceSettings {
     #[arg(long, env = "VPNPANEL_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<HttpEndpoint>,
 
-    /// The share of new traces that are recorded; a caller's own decision is respected.
+    /// The share of new traces that are recorded, and of those that callers name; what a service of
+    /// ours has decided is respected where it shows its certificate.
     #[arg(
         long,
         env = "VPNPANEL_TRACE_RATIO",

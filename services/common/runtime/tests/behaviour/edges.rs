@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::routing::{get, post};
 use futures::FutureExt as _;
 use http::Request;
+use http_body_util::BodyExt as _;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,6 +26,8 @@ use crate::authority::Authority;
 use crate::wire::{PATIENCE, get as fetch};
 
 const SHORT: Duration = Duration::from_millis(40);
+/// Bytes of what `/long` answers: more than one frame.
+const LONG: usize = 40_000;
 const METHOD: &str = "/vpnpanel.auth.v1.AuthService/GetMe";
 
 struct Served {
@@ -73,7 +76,8 @@ impl Served {
         let rest = Router::new()
             .route("/", get(|| async { "here" }))
             .route("/hang", get(hang))
-            .route("/large", get(large));
+            .route("/large", get(large))
+            .route("/long", get(|| async { vec![b'x'; LONG] }));
         let work = Arc::<Work>::default();
         let flag = {
             let work = Arc::clone(&work);
@@ -112,9 +116,21 @@ impl Served {
 
     /// Waits until so many connections were ended by us for this reason.
     async fn ended(&self, listener: &str, reason: &str, times: u64) {
-        let line = format!(
+        self.counted(format!(
             "connections_ended_total{{listener=\"{listener}\",reason=\"{reason}\"}} {times}"
-        );
+        ))
+        .await;
+    }
+
+    /// Waits until so many answers were cut off.
+    async fn cut(&self, listener: &str, times: u64) {
+        self.counted(format!(
+            "answers_cut_total{{listener=\"{listener}\"}} {times}"
+        ))
+        .await;
+    }
+
+    async fn counted(&self, line: String) {
         let counted = async {
             while !fetch(self.admin, "/metrics").await.1.contains(&line) {
                 tokio::task::yield_now().await;
@@ -148,6 +164,17 @@ async fn rest_of(stream: &mut TcpStream) -> String {
 async fn http2(address: SocketAddr) -> SendRequest<Body> {
     let stream = TokioIo::new(connect(address).await);
     let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    send
+}
+
+async fn http2_with_window(address: SocketAddr, bytes: u32) -> SendRequest<Body> {
+    let stream = TokioIo::new(connect(address).await);
+    let (send, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(bytes)
+        .handshake(stream)
         .await
         .unwrap();
     tokio::spawn(connection);
@@ -247,6 +274,45 @@ async fn who_takes_nothing_of_an_answer_is_cut_off() {
         .unwrap();
     served.ended("rest", "takes_nothing", 1).await;
     assert!(rest_of(&mut stream).await.len() < 64 << 20);
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_opens_no_window_is_cut() {
+    let served = Served::with(ConnectionLimits {
+        write_deadline: SHORT,
+        ..ConnectionLimits::default()
+    })
+    .await;
+    let mut cut = 0;
+    // With a window of one byte, all of a short answer could lie ready to be sent, and nobody wait.
+    for window in [0, 1] {
+        let mut client = http2_with_window(served.rest, window).await;
+        for path in ["/", "/large"] {
+            let request = Request::get(format!("http://test{path}")).body(Body::empty());
+            let answer = client.send_request(request.unwrap()).await.unwrap();
+            let body = timeout(PATIENCE, answer.into_body().collect()).await;
+            assert!(body.expect("an end").is_err(), "{path} came whole");
+            cut += 1;
+            served.cut("rest", cut).await;
+        }
+        // What it takes nothing of is gone, and nothing else.
+        let missing = client.send_request(to("/none")).await.unwrap();
+        assert_eq!(missing.status(), 404);
+    }
+    served.supervisor.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_opens_its_window_bit_by_bit_gets_all_of_an_answer() {
+    let served = Served::with(ConnectionLimits::default()).await;
+    let mut client = http2_with_window(served.rest, 5).await;
+    let request = Request::get("http://test/long").body(Body::empty());
+    let answer = client.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(answer.headers()["content-length"], LONG.to_string());
+    let body = timeout(PATIENCE, answer.into_body().collect()).await;
+    let body = body.expect("an answer").unwrap().to_bytes();
+    assert!(body.len() == LONG && body.iter().all(|byte| *byte == b'x'));
     served.supervisor.stop().await.unwrap();
 }
 

@@ -4,6 +4,7 @@
 
 mod authority;
 mod bodies;
+mod callers;
 mod calls;
 mod certificate_files;
 mod edges;

@@ -15,9 +15,12 @@ use prost_reflect::DescriptorPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vpnpanel_gateway::app::App;
-use vpnpanel_gateway::{Hardening, Limits, RestMetrics, Transcoder, Upstream, Upstreams};
+use vpnpanel_gateway::{
+    Hardening, Limits, RestMetrics, Transcoder, Upstream, UpstreamSettings, Upstreams,
+};
 use vpnpanel_runtime::metrics::Metrics;
 use vpnpanel_runtime::serve::ConnectionInfo;
+use vpnpanel_runtime::settings::{MapEnvironment, from_environment};
 
 use service::OddService;
 
@@ -64,7 +67,7 @@ impl Gateway {
     pub fn app(origins: &[&str]) -> App {
         let upstream = Upstream::new(OddService::default().routes());
         app(
-            upstream,
+            &Upstreams::new(upstream),
             Limits::default(),
             origins,
             CancellationToken::new(),
@@ -85,8 +88,27 @@ impl Gateway {
         limits: Limits,
         origins: &[&str],
     ) -> Self {
+        Self::before_all(service, &Upstreams::new(upstream), limits, origins).await
+    }
+
+    /// With the service in another process, called as the settings say.
+    pub async fn calling_out(limits: Limits) -> Self {
+        let service = OddService::default();
+        let endpoint = format!("http://{}", service.listen().await);
+        let environment = MapEnvironment::from_iter([("VPNPANEL_CONTROL_API_ENDPOINT", endpoint)]);
+        let settings = from_environment::<UpstreamSettings>(&environment).unwrap();
+        let upstreams = vpnpanel_gateway::upstreams(&settings, None).unwrap();
+        Self::before_all(service, &upstreams, limits, &[]).await
+    }
+
+    async fn before_all(
+        service: OddService,
+        upstreams: &Upstreams,
+        limits: Limits,
+        origins: &[&str],
+    ) -> Self {
         let stop = CancellationToken::new();
-        let app = app(upstream, limits, origins, stop.clone());
+        let app = app(upstreams, limits, origins, stop.clone());
         let router = app.into_router().unwrap().layer(from_fn(note_connection));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -107,10 +129,9 @@ impl Gateway {
     }
 }
 
-fn app(upstream: Upstream, limits: Limits, origins: &[&str], stop: CancellationToken) -> App {
-    let upstreams = Upstreams::new(upstream);
+fn app(upstreams: &Upstreams, limits: Limits, origins: &[&str], stop: CancellationToken) -> App {
     App {
-        transcoder: Transcoder::new(pool(), &upstreams, limits, stop).unwrap(),
+        transcoder: Transcoder::new(pool(), upstreams, limits, stop).unwrap(),
         documents: Vec::new(),
         cors_origins: origins.iter().map(|o| (*o).to_owned()).collect(),
         hardening: Hardening::default(),

@@ -1,6 +1,7 @@
 //! The odd service, as tonic serves any: messages decoded and encoded by their descriptors.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +31,8 @@ pub struct OddService {
     pub calls: Arc<AtomicUsize>,
     /// Signals each call that began.
     pub begun: Arc<Notify>,
+    /// Pieces of endless files that were taken.
+    pub pieces: Arc<AtomicUsize>,
 }
 
 /// Tells when it is dropped unfinished.
@@ -56,6 +59,16 @@ impl OddService {
 
     /// Serves on a port of its own; the channel leads there.
     pub async fn channel(&self) -> Channel {
+        let address = self.listen().await;
+        Endpoint::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    /// Serves on a port of its own.
+    pub async fn listen(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let routes = self.routes();
@@ -64,11 +77,7 @@ impl OddService {
                 .add_routes(routes)
                 .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)),
         );
-        Endpoint::from_shared(format!("http://{address}"))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap()
+        address
     }
 
     async fn dispatch(&self, request: axum::extract::Request) -> http::Response<tonic::body::Body> {
@@ -106,8 +115,21 @@ impl OddService {
         }
     }
 
+    /// A file that goes on for as long as somebody takes pieces of it.
+    fn endless(&self) -> Messages {
+        let pieces = self.pieces.clone();
+        Box::pin(stream::repeat_with(move || {
+            pieces.fetch_add(1, Ordering::SeqCst);
+            Ok(http_body("text/plain", vec![b'x'; PIECE]))
+        }))
+    }
+
     fn stream(&self, path: &str, request: Request<Bytes>) -> Result<Response<Messages>, Status> {
         if path.ends_with("/StreamFile") {
+            let asked = decode("odd.v1.FileRequest", request.get_ref());
+            if field(&asked, "path").as_str() == Some("endless") {
+                return Ok(Response::new(self.endless()));
+            }
             let chunks = ["one ", "two ", "three"].map(|text| Ok(http_body("text/plain", text)));
             return Ok(Response::new(Box::pin(stream::iter(chunks))));
         }
@@ -136,6 +158,8 @@ impl OddService {
         )))
     }
 }
+
+const PIECE: usize = 64 << 10;
 
 fn new(name: &str) -> DynamicMessage {
     DynamicMessage::new(pool().get_message_by_name(name).unwrap())
