@@ -15,7 +15,10 @@ use vpnpanel_domain::{
     UserId,
 };
 use vpnpanel_fuzz_targets::test_key;
-use vpnpanel_link::wire::{chunks, down_to_wire, encode_payload, encode_state, seal, up_to_wire};
+use vpnpanel_link::wire::{
+    Update, down_to_wire, encode_delta, encode_payload, encode_state, pieces, seal, state_digest,
+    up_to_wire,
+};
 use vpnpanel_link::*;
 use vpnpanel_pki::{CertificateAuthority, MasterKey, Sealer, csr};
 use vpnpanel_runtime::tls::{certificates_to_pem, key_to_pem};
@@ -313,6 +316,7 @@ fn frames() {
         "valid-config-ack",
         Up::ConfigAck(ConfigAck {
             state: applied,
+            resync: false,
             errors: vec![ConfigError {
                 kind: "inbound".to_owned(),
                 id: inbound.to_string(),
@@ -369,7 +373,22 @@ fn frames() {
         }),
     );
     down("valid-drain", Down::Drain { spread_ms: 5_000 });
-    for piece in chunks(Revision(7), &encoded) {
-        down("valid-config-update", Down::ConfigUpdate(piece));
+    let whole = Update {
+        revision: Revision(7),
+        kind: UpdateKind::Whole(state_digest(&encoded).unwrap()),
+        data: encoded,
+    };
+    let delta = Update {
+        revision: Revision(8),
+        kind: UpdateKind::Delta(Digest([9; 32])),
+        data: encode_delta(&DesiredDelta {
+            users: Vec::new(),
+            removed: vec![user],
+        }),
+    };
+    for (name, update) in [("valid-config-update", whole), ("valid-delta", delta)] {
+        for piece in pieces(&update) {
+            down(name, Down::ConfigUpdate(piece));
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Messages of the node link. Whatever either end accepts, it writes and reads again to the same:
 //! nothing is lost or changed on the way.
 
+use bytes::Bytes;
 use prost::Message;
 use vpnpanel_api::agent::v1::{ConnectRequest, ConnectResponse};
 use vpnpanel_link::Down;
 use vpnpanel_link::wire::{
     Assembly, decode_payload, decode_state, down_from_wire, down_to_wire, encode_payload,
-    encode_state, up_from_wire, up_to_wire,
+    encode_state, state_digest, take_apart, take_delta_apart, up_from_wire, up_to_wire,
 };
 
 fn up(bytes: &[u8]) -> Option<vpnpanel_link::Up> {
@@ -37,8 +38,8 @@ pub(crate) fn frames_down(data: &[u8]) -> bool {
     if let Down::ConfigUpdate(piece) = message {
         let mut assembly = Assembly::default();
         let whole = assembly.push(piece.clone());
-        if let Ok(Some((state, bytes))) = whole {
-            assert_eq!((state.digest, &bytes), (piece.digest, &piece.data));
+        if let Ok(Some(update)) = whole {
+            assert_eq!((update.kind, &update.data), (piece.kind, &piece.data));
         }
         // The same once more: a start over, or out of order.
         let _ = assembly.push(piece);
@@ -59,8 +60,13 @@ pub(crate) fn usage(data: &[u8]) -> bool {
     true
 }
 
-/// Desired state, whole.
+/// Desired state, whole; and the same bytes as a change of one.
 pub(crate) fn desired_states(data: &[u8]) -> bool {
+    let bytes = Bytes::copy_from_slice(data);
+    let _ = take_delta_apart(&bytes);
+    if let Ok(kept) = take_apart(&bytes) {
+        assert_eq!(state_digest(&bytes), Ok(kept.digest));
+    }
     let Ok(state) = decode_state(data) else {
         return false;
     };

@@ -36,7 +36,8 @@ pub(crate) struct Metrics {
     limited: Counter,
     quarantines: Counter,
     snapshots: Counter,
-    snapshot_bytes: Counter,
+    deltas: Counter,
+    state_bytes: Counter,
     refused_updates: Counter,
     change_positions: Gauge,
 }
@@ -60,7 +61,8 @@ impl Metrics {
             limited: Counter::default(),
             quarantines: Counter::default(),
             snapshots: Counter::default(),
-            snapshot_bytes: Counter::default(),
+            deltas: Counter::default(),
+            state_bytes: Counter::default(),
             refused_updates: Counter::default(),
             change_positions: Gauge::default(),
         };
@@ -124,13 +126,18 @@ impl Metrics {
         );
         registry.register(
             "collector_snapshots",
-            "Desired states sent to nodes",
+            "Desired states sent to nodes whole",
             m.snapshots,
         );
         registry.register(
-            "collector_snapshot_bytes",
-            "Bytes of desired states sent to nodes",
-            m.snapshot_bytes,
+            "collector_deltas",
+            "Changes of desired states sent to nodes",
+            m.deltas,
+        );
+        registry.register(
+            "collector_state_bytes",
+            "Bytes of desired states and changes of them sent to nodes",
+            m.state_bytes,
         );
         registry.register(
             "collector_refused_updates",
@@ -190,9 +197,13 @@ impl Metrics {
         self.quarantines.inc();
     }
 
-    pub(crate) fn snapshot(&self, bytes: usize) {
-        self.snapshots.inc();
-        self.snapshot_bytes.inc_by(bytes as u64);
+    pub(crate) fn state_sent(&self, whole: bool, bytes: usize) {
+        if whole {
+            self.snapshots.inc();
+        } else {
+            self.deltas.inc();
+        }
+        self.state_bytes.inc_by(bytes as u64);
     }
 
     pub(crate) fn refused_update(&self) {

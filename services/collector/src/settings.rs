@@ -181,6 +181,16 @@ pub struct Settings {
     )]
     pub config_timeout: HumanDuration,
 
+    /// How often the whole desired state of each node is compared with what it has. In between, and
+    /// when it comes back, it is told what the change log says has changed.
+    #[arg(
+        id = "collector_compare_interval",
+        long = "collector-compare-interval",
+        env = "VPNPANEL_COLLECTOR_COMPARE_INTERVAL",
+        default_value = "6h"
+    )]
+    pub compare_interval: HumanDuration,
+
     /// Most bytes of usage batches in memory, of all streams together; streams beyond it wait.
     #[arg(
         id = "collector_batch_memory",

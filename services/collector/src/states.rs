@@ -11,7 +11,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use vpnpanel_domain::NodeId;
-use vpnpanel_link::{AppliedState, ConfigError, EngineStatus, Generation, Health};
+use vpnpanel_link::{AppliedState, ConfigError, EngineStatus, Generation, Health, Revision};
 use vpnpanel_store::{Engine, Liveness, Progress, ResourceError, Store, StoreError};
 
 /// Between two writes.
@@ -29,7 +29,7 @@ pub(crate) struct States {
 struct Pending {
     generation: Generation,
     alive: Option<Liveness>,
-    told: Option<AppliedState>,
+    told: Option<Revision>,
     applied: Option<Answered>,
     gone: bool,
 }
@@ -79,8 +79,8 @@ impl States {
     }
 
     /// The node was sent a desired state.
-    pub(crate) fn told(&self, node: NodeId, generation: Generation, state: AppliedState) {
-        self.note(node, generation, |pending| pending.told = Some(state));
+    pub(crate) fn told(&self, node: NodeId, generation: Generation, revision: Revision) {
+        self.note(node, generation, |pending| pending.told = Some(revision));
     }
 
     /// The node answered one; without `errors`, what it answered to the same content stands.

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vpnpanel_domain::{Limit, NodeId};
+use vpnpanel_link::collector::DesiredRead;
 use vpnpanel_link::{
-    DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, InboundSettings,
-    InterfaceAddress, Revision, Secret, WireGuardInbound, wire,
+    DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser,
+    InboundSettings, InterfaceAddress, Revision, Secret, WireGuardInbound, wire,
 };
 use vpnpanel_pki::{Sealer, context};
-use vpnpanel_store::{DesiredFacts, NodeInbound, NodePeer, NodeUser, Store};
+use vpnpanel_store::{DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodeUser, Store};
 
 use crate::error::Error;
 
@@ -23,11 +23,10 @@ pub(crate) struct Snapshots {
     slots: Arc<Semaphore>,
 }
 
-/// A desired state in the form in which it is sent. Holds its slot until it has been.
+/// What was read, in the form in which it is sent. Holds its slot until it has been.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    pub(crate) revision: Revision,
-    pub(crate) data: Bytes,
+    pub(crate) read: DesiredRead,
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
@@ -40,22 +39,66 @@ impl Snapshots {
         }
     }
 
-    /// The desired state of a node, when a slot is free.
+    /// The desired state of a node when a slot is free, or what has changed of it since a revision,
+    /// where that can be told.
     ///
     /// # Errors
     /// When it cannot be read or a key does not open. That is never an empty state.
-    pub(crate) async fn read(&self, node: NodeId) -> Result<Snapshot, Error> {
+    pub(crate) async fn read(
+        &self,
+        node: NodeId,
+        since: Option<Revision>,
+    ) -> Result<Snapshot, Error> {
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
             .map_err(|_| Error::Stopping)?;
+        let changes = match since {
+            Some(since) => self.changes(node, since).await?,
+            None => None,
+        };
+        let read = match changes {
+            Some(changes) => changes,
+            None => self.whole(node).await?,
+        };
+        Ok(Snapshot { read, slot })
+    }
+
+    async fn changes(&self, node: NodeId, since: Revision) -> Result<Option<DesiredRead>, Error> {
+        let changes = self.store.desired_changes(node, since.get()).await?;
+        let DesiredChanges::Users {
+            position,
+            users,
+            removed,
+        } = changes
+        else {
+            return Ok(None);
+        };
+        let data = if users.is_empty() && removed.is_empty() {
+            None
+        } else {
+            let mut delta = DesiredDelta {
+                users: desired_users(users, &self.sealer)?,
+                removed,
+            };
+            delta.sort();
+            Some(wire::encode_delta(&delta))
+        };
+        Ok(Some(DesiredRead::Changes {
+            since,
+            revision: Revision(position.revision()),
+            data,
+        }))
+    }
+
+    async fn whole(&self, node: NodeId) -> Result<DesiredRead, Error> {
         let facts = self.store.desired_state(node).await?;
         let revision = Revision(facts.position.revision());
-        let state = state(node, facts, &self.sealer)?;
-        Ok(Snapshot {
+        let data = wire::encode_state(&state(node, facts, &self.sealer)?);
+        Ok(DesiredRead::Whole {
             revision,
-            data: wire::encode_state(&state),
-            slot,
+            digest: wire::state_digest(&data).map_err(Error::MalformedFrame)?,
+            data,
         })
     }
 }
@@ -68,14 +111,17 @@ fn state(node: NodeId, facts: DesiredFacts, sealer: &Sealer) -> Result<DesiredSt
             .into_iter()
             .map(|inbound| desired_inbound(node, inbound, sealer))
             .collect::<Result<_, _>>()?,
-        users: facts
-            .users
-            .into_iter()
-            .map(|user| desired_user(user, sealer))
-            .collect::<Result<_, _>>()?,
+        users: desired_users(facts.users, sealer)?,
     };
     state.sort();
     Ok(state)
+}
+
+fn desired_users(users: Vec<NodeUser>, sealer: &Sealer) -> Result<Vec<DesiredUser>, Error> {
+    users
+        .into_iter()
+        .map(|user| desired_user(user, sealer))
+        .collect()
 }
 
 fn desired_inbound(

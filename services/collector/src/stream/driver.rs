@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use vpnpanel_api::agent::v1::ConnectRequest;
 use vpnpanel_domain::NodeId;
 use vpnpanel_link::{
-    Down, Grant, Hello, Up,
+    Down, Grant, Hello, Revision, Up,
     collector::{
         open::{Opening, Refusal},
         session::{Close, Effect, Event, Limits, Session},
@@ -134,6 +134,7 @@ impl Driver {
             hello_ms: millis(settings.hello_timeout.0),
             silence_ms: millis(settings.silence()),
             config_ms: millis(settings.config_timeout.0),
+            compare_ms: millis(settings.compare_interval.0),
             waiting: WAITING,
             rows: match parts.store.backend() {
                 Backend::Sqlite => SLICE_ROWS,
@@ -347,35 +348,31 @@ impl Driver {
         );
     }
 
-    /// Feeds a snapshot in and sends it, while it holds its slot.
+    /// Feeds in what was read of the desired state and sends it, while it holds its slot.
     async fn push(&mut self, snapshot: Snapshot) -> Result<(), Error> {
-        let Snapshot {
-            revision,
-            data,
-            slot,
-        } = snapshot;
-        let bytes = data.len();
+        let Snapshot { read, slot } = snapshot;
         let now = self.parts.now_ms();
         let mut sent = None;
-        for effect in self.session.step(Event::State { revision, data }, now) {
+        let mut bytes = 0;
+        for effect in self.session.step(Event::Desired(read), now) {
             if let Effect::Send(Down::ConfigUpdate(piece)) = &effect {
-                sent = Some(vpnpanel_link::AppliedState {
-                    revision: piece.revision,
-                    digest: piece.digest,
-                });
+                sent = Some((piece.revision, piece.kind));
+                bytes += piece.data.len();
             }
             self.carry_out(effect).await?;
         }
         drop(slot);
         self.look_up_allowances();
-        if let Some(state) = sent {
-            self.parts.metrics.snapshot(bytes);
+        if let Some((revision, kind)) = sent {
+            let whole = kind.base().is_none();
+            self.parts.metrics.state_sent(whole, bytes);
             self.parts
                 .states
-                .told(self.node, self.session.generation(), state);
+                .told(self.node, self.session.generation(), revision);
             debug!(
                 event = "link.state_sent",
                 revision = revision.get(),
+                whole,
                 bytes,
                 "state sent"
             );
@@ -395,7 +392,7 @@ impl Driver {
                     Done::Ingested(reply.map_or(Event::IngestFailed, Event::Ingested))
                 }));
             }
-            Effect::LoadState => self.load(),
+            Effect::LoadState { since } => self.load(since),
             Effect::Send(message) => {
                 if let Down::UsageAck(ack) = &message
                     && let Some(reason) = &ack.quarantined
@@ -454,11 +451,11 @@ impl Driver {
         }));
     }
 
-    fn load(&mut self) {
+    fn load(&mut self, since: Option<Revision>) {
         let (snapshots, node) = (self.parts.snapshots.clone(), self.node);
-        self.work.push(Box::pin(
-            async move { Done::Loaded(snapshots.read(node).await) },
-        ));
+        self.work.push(Box::pin(async move {
+            Done::Loaded(snapshots.read(node, since).await)
+        }));
     }
 
     fn look_up_allowances(&mut self) {

@@ -14,8 +14,8 @@ use vpnpanel_api::agent::v1::{
 use vpnpanel_domain::PeerId;
 use vpnpanel_link::{
     AppliedState, Attribution, Batch, BatchRef, BootId, Bucket, ConfigAck, ConfigError, CounterKey,
-    DesiredState, Down, Epoch, EpochSummary, Hello, Incarnation, PROTOCOL, Payload, Range, Row,
-    Seq, SpoolId, Up, UsageAck, Welcome, wire,
+    DesiredState, Digest, Down, Epoch, EpochSummary, Hello, Incarnation, PROTOCOL, Payload, Range,
+    Row, Seq, SpoolId, Up, UpdateKind, UsageAck, Welcome, wire,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -28,6 +28,8 @@ pub(crate) struct Disk {
     pub(crate) epoch: Epoch,
     pub(crate) batches: Vec<Batch>,
     pub(crate) applied: Option<AppliedState>,
+    /// What that is.
+    pub(crate) state: DesiredState,
 }
 
 impl Disk {
@@ -38,6 +40,7 @@ impl Disk {
             epoch: Epoch(random()),
             batches: Vec::new(),
             applied: None,
+            state: DesiredState::default(),
         }
     }
 
@@ -83,6 +86,10 @@ pub(crate) struct Link {
     up: mpsc::Sender<ConnectRequest>,
     down: Streaming<ConnectResponse>,
     assembly: wire::Assembly,
+    /// What it was told last.
+    state: DesiredState,
+    /// Changes alone, where it was told no more.
+    pub(crate) deltas: usize,
 }
 
 impl Link {
@@ -99,12 +106,15 @@ impl Link {
             up,
             down,
             assembly: wire::Assembly::default(),
+            state: DesiredState::default(),
+            deltas: 0,
         })
     }
 
     /// Opens a stream and says Hello.
     pub(crate) async fn greet(channel: Channel, disk: &Disk) -> (Self, Welcome) {
         let mut link = Self::open(channel).await.expect("a stream");
+        link.state = disk.state.clone();
         link.send(Up::Hello(Box::new(disk.hello()))).await;
         match link.next().await.expect("Welcome") {
             Down::Welcome(welcome) => (link, *welcome),
@@ -167,15 +177,49 @@ impl Link {
             let Down::ConfigUpdate(piece) = self.next().await.expect("a desired state") else {
                 continue;
             };
-            if let Some((state, data)) = self.assembly.push(piece).expect("pieces in order") {
-                return (state, wire::decode_state(&data).expect("a state"));
+            if let Some(update) = self.assembly.push(piece).expect("pieces in order") {
+                return self.take(update);
             }
         }
     }
 
+    fn take(&mut self, update: wire::Update) -> (AppliedState, DesiredState) {
+        match update.kind {
+            UpdateKind::Whole(digest) => {
+                assert_eq!(wire::state_digest(&update.data), Ok(digest));
+                self.state = wire::decode_state(&update.data).expect("a state");
+            }
+            UpdateKind::Delta(base) => {
+                assert_eq!(self.digest(), base, "built upon what was told before");
+                let (users, removed) = wire::take_delta_apart(&update.data).expect("a delta");
+                self.state.users.retain(|has| {
+                    !removed.contains(&has.id) && users.iter().all(|new| new.user.id != has.id)
+                });
+                let users = users.into_iter().map(|new| new.user);
+                self.state.users.extend(users);
+                self.state.sort();
+                self.deltas += 1;
+            }
+        }
+        let state = AppliedState {
+            revision: update.revision,
+            digest: self.digest(),
+        };
+        (state, self.state.clone())
+    }
+
+    fn digest(&self) -> Digest {
+        wire::state_digest(&wire::encode_state(&self.state)).expect("a digest")
+    }
+
     /// Says that a state is in force, but for `errors`.
     pub(crate) async fn apply(&self, state: AppliedState, errors: Vec<ConfigError>) {
-        self.send(Up::ConfigAck(ConfigAck { state, errors })).await;
+        self.send(Up::ConfigAck(ConfigAck {
+            state,
+            errors,
+            resync: false,
+        }))
+        .await;
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a node should do: inbounds to open, users that may use them and within what. Whole
-//! snapshots; the digest is over the encoded bytes, which the agent keeps as they came.
+//! What a node should do: inbounds to open, users that may use them and within what; and what has
+//! changed of it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,6 +21,15 @@ pub struct DesiredState {
     pub inbounds: Vec<DesiredInbound>,
     /// In the order of their ids.
     pub users: Vec<DesiredUser>,
+}
+
+/// What of a desired state has changed: users, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DesiredDelta {
+    /// New or changed, each once.
+    pub users: Vec<DesiredUser>,
+    /// No longer there.
+    pub removed: Vec<UserId>,
 }
 
 /// An inbound to open.
@@ -127,10 +136,22 @@ impl DesiredState {
     /// Puts inbounds, users and peers into the order that makes equal states encode equally.
     pub fn sort(&mut self) {
         self.inbounds.sort_by_key(|inbound| inbound.id);
-        self.users.sort_by_key(|user| user.id);
-        for user in &mut self.users {
-            user.peers.sort_by_key(|peer| peer.id);
-        }
+        sort_users(&mut self.users);
+    }
+}
+
+impl DesiredDelta {
+    /// Puts users and peers into the order in which a whole state has them.
+    pub fn sort(&mut self) {
+        sort_users(&mut self.users);
+        self.removed.sort();
+    }
+}
+
+fn sort_users(users: &mut [DesiredUser]) {
+    users.sort_by_key(|user| user.id);
+    for user in users {
+        user.peers.sort_by_key(|peer| peer.id);
     }
 }
 

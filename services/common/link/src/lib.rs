@@ -70,12 +70,13 @@ mod error;
 mod id;
 mod lease;
 mod message;
+mod state_digest;
 mod usage;
 pub mod wire;
 
 pub use desired::{
-    CHUNK_BYTES, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser,
-    InboundSettings, InterfaceAddress, MAX_STATE_BYTES, Secret, WireGuardInbound,
+    CHUNK_BYTES, DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState,
+    DesiredUser, InboundSettings, InterfaceAddress, MAX_STATE_BYTES, Secret, WireGuardInbound,
 };
 pub use entropy::Entropy;
 pub use error::Error;
@@ -83,7 +84,7 @@ pub use id::{BootId, Digest, Epoch, Generation, Incarnation, Revision, Seq, Spoo
 pub use lease::{Grant, LeaseState};
 pub use message::{
     AppliedState, ConfigAck, ConfigChunk, ConfigError, CounterMark, Down, EngineStatus,
-    EpochSummary, Health, Hello, PROTOCOL, Pace, Segments, Up, UsageAck, Welcome,
+    EpochSummary, Health, Hello, PROTOCOL, Pace, Segments, Up, UpdateKind, UsageAck, Welcome,
 };
 pub use usage::{
     Attribution, BUCKET_SECONDS, Batch, BatchRef, Bucket, CounterKey, MAX_BATCH_ROWS,

@@ -79,7 +79,7 @@ pub struct Hello {
 pub struct AppliedState {
     /// Where it was read.
     pub revision: Revision,
-    /// Of its encoded bytes.
+    /// Of its resources.
     pub digest: Digest,
 }
 
@@ -176,18 +176,47 @@ pub struct UsageAck {
     pub grants: Vec<Grant>,
 }
 
-/// A piece of a desired state.
+/// What an update of desired state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateKind {
+    /// A whole state with this digest.
+    Whole(Digest),
+    /// What has changed since the state with this digest.
+    Delta(Digest),
+}
+
+impl UpdateKind {
+    /// What a delta builds on.
+    pub fn base(self) -> Option<Digest> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Delta(base) => Some(base),
+        }
+    }
+
+    /// What a whole state is.
+    pub fn state(self) -> Option<Digest> {
+        match self {
+            Self::Whole(state) => Some(state),
+            Self::Delta(_) => None,
+        }
+    }
+}
+
+/// A piece of an update of desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigChunk {
-    /// Where it was read.
+    /// What the update leads to.
     pub revision: Revision,
+    /// What it is.
+    pub kind: UpdateKind,
     /// From 0.
     pub chunk: u32,
     /// How many there are.
     pub chunks: u32,
     /// Over all pieces.
     pub digest: Digest,
-    /// A part of the encoded state.
+    /// A part of what is encoded.
     pub data: Bytes,
 }
 
@@ -198,6 +227,8 @@ pub struct ConfigAck {
     pub state: AppliedState,
     /// What could not be applied; the rest was.
     pub errors: Vec<ConfigError>,
+    /// The update was a delta over another state than the agent's: it waits for the whole.
+    pub resync: bool,
 }
 
 /// A resource that could not be applied.

@@ -77,6 +77,16 @@ impl LogPosition {
     pub fn revision(self) -> u64 {
         sql::unsigned(self.txn)
     }
+
+    /// Behind every change of a revision.
+    pub(crate) fn behind(db: &impl ConnectionTrait, revision: u64) -> Self {
+        let txn = sql::signed(revision);
+        let postgres = db.get_database_backend() == sea_orm::DatabaseBackend::Postgres;
+        Self {
+            txn,
+            seq: if postgres { i64::MAX } else { txn },
+        }
+    }
 }
 
 /// A committed change.
@@ -90,7 +100,7 @@ pub struct Change {
     pub tenant_id: Option<TenantId>,
     /// Id of what changed.
     pub resource_id: Uuid,
-    /// Concerns the nodes that this user's peers are on.
+    /// Of a user, concerns the nodes that its peers are on; of peers, it is whose they are.
     pub user_id: Option<UserId>,
     /// Concerns the nodes that open this inbound.
     pub inbound_id: Option<InboundId>,
@@ -139,6 +149,13 @@ impl Entry {
         Self {
             user_id: Some(user.uuid()),
             ..Self::new(ChangeKind::User, Some(tenant), user)
+        }
+    }
+
+    pub(crate) fn of_user(self, user: UserId) -> Self {
+        Self {
+            user_id: Some(user.uuid()),
+            ..self
         }
     }
 
@@ -210,22 +227,7 @@ impl Store {
     /// Those of the database.
     pub async fn changes_since(&self, position: LogPosition, limit: u32) -> Result<Changes> {
         let db = self.read();
-        let horizon = sql::one(
-            db,
-            "SELECT log_horizon_txn, log_horizon_seq FROM installation",
-            vec![],
-        )
-        .await?;
-        let truncated = match horizon {
-            Some(row) => {
-                position
-                    < LogPosition {
-                        txn: sql::get(&row, 0)?,
-                        seq: sql::get(&row, 1)?,
-                    }
-            }
-            None => false,
-        };
+        let truncated = !reaches_back(db, position).await?;
         let rows = match self.backend() {
             Backend::Postgres => {
                 sql::all(
@@ -284,7 +286,11 @@ impl Store {
         let mut nodes: BTreeSet<NodeId> = changes.iter().filter_map(|one| one.node_id).collect();
         let inbounds: BTreeSet<InboundId> =
             changes.iter().filter_map(|one| one.inbound_id).collect();
-        let users: BTreeSet<UserId> = changes.iter().filter_map(|one| one.user_id).collect();
+        let users: BTreeSet<UserId> = changes
+            .iter()
+            .filter(|one| one.kind == ChangeKind::User)
+            .filter_map(|one| one.user_id)
+            .collect();
         let tenants: BTreeSet<TenantId> = changes
             .iter()
             .filter(|one| one.kind == ChangeKind::Suspension)
@@ -326,6 +332,19 @@ impl Store {
     }
 }
 
+/// Whether the log still holds every change after a position.
+pub(crate) async fn reaches_back(db: &impl ConnectionTrait, position: LogPosition) -> Result<bool> {
+    let horizon = "SELECT log_horizon_txn, log_horizon_seq FROM installation";
+    let Some(row) = sql::one(db, horizon, vec![]).await? else {
+        return Ok(true);
+    };
+    let horizon = LogPosition {
+        txn: sql::get(&row, 0)?,
+        seq: sql::get(&row, 1)?,
+    };
+    Ok(position >= horizon)
+}
+
 /// The end of the log as the connection's snapshot sees it.
 pub(crate) async fn tail(db: &impl ConnectionTrait) -> Result<LogPosition> {
     let postgres = db.get_database_backend() == sea_orm::DatabaseBackend::Postgres;
@@ -338,10 +357,7 @@ pub(crate) async fn tail(db: &impl ConnectionTrait) -> Result<LogPosition> {
         .await?
         .ok_or_else(|| StoreError::corrupt("the end of the change log", "no row"))?;
     let txn: i64 = sql::get(&row, 0)?;
-    Ok(LogPosition {
-        txn,
-        seq: if postgres { i64::MAX } else { txn },
-    })
+    Ok(LogPosition::behind(db, sql::unsigned(txn)))
 }
 
 const SINCE_POSTGRES: &str = "

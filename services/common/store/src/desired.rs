@@ -1,7 +1,7 @@
 //! What a node should do, read at one moment by a handful of set queries: its inbounds, the peers
 //! on them, and what bounds each user. Keys are sealed still; the caller opens them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -100,27 +100,11 @@ impl Store {
         let db = self.snapshot().await?;
         let position = changes::tail(&db).await?;
         let node = nodes::load(&db, node).await?;
-        let rows = sql::all(
-            &db,
-            "SELECT i.id, b.sealed_private_key, i.settings
-             FROM inbound_nodes b JOIN inbounds i ON i.id = b.inbound_id
-             WHERE b.node_id = $1 ORDER BY i.id",
-            vec![node.id.uuid().into()],
-        )
-        .await?;
-        let mut inbounds = Vec::with_capacity(rows.len());
-        for row in &rows {
-            inbounds.push(NodeInbound {
-                id: InboundId::new(sql::get(row, 0)?),
-                sealed_private_key: sql::get(row, 1)?,
-                wireguard: serde_json::from_value(sql::get(row, 2)?)
-                    .map_err(|error| StoreError::corrupt("inbounds.settings", error))?,
-            });
-        }
+        let inbounds = opened(&db, node.id).await?;
         let users = if node.disabled || inbounds.is_empty() {
             Vec::new()
         } else {
-            users(&db, &inbounds, now).await?
+            users(&db, &inbounds, None, now).await?
         };
         db.commit().await?;
         Ok(DesiredFacts {
@@ -132,9 +116,36 @@ impl Store {
     }
 }
 
-async fn users(
+/// The inbounds that a node opens, by id.
+pub(crate) async fn opened(
+    db: &sea_orm::DatabaseTransaction,
+    node: NodeId,
+) -> Result<Vec<NodeInbound>> {
+    let rows = sql::all(
+        db,
+        "SELECT i.id, b.sealed_private_key, i.settings
+         FROM inbound_nodes b JOIN inbounds i ON i.id = b.inbound_id
+         WHERE b.node_id = $1 ORDER BY i.id",
+        vec![node.uuid().into()],
+    )
+    .await?;
+    let mut inbounds = Vec::with_capacity(rows.len());
+    for row in &rows {
+        inbounds.push(NodeInbound {
+            id: InboundId::new(sql::get(row, 0)?),
+            sealed_private_key: sql::get(row, 1)?,
+            wireguard: serde_json::from_value(sql::get(row, 2)?)
+                .map_err(|error| StoreError::corrupt("inbounds.settings", error))?,
+        });
+    }
+    Ok(inbounds)
+}
+
+/// Users with peers on the inbounds, by id: all, or those of `only`.
+pub(crate) async fn users(
     db: &sea_orm::DatabaseTransaction,
     inbounds: &[NodeInbound],
+    only: Option<&BTreeSet<UserId>>,
     now: i64,
 ) -> Result<Vec<NodeUser>> {
     let pools: BTreeMap<InboundId, &WireGuard> = inbounds
@@ -151,13 +162,17 @@ async fn users(
          JOIN tenants t ON t.id = p.tenant_id
          JOIN periods q ON q.tenant_id = u.tenant_id AND q.id = u.period_id
          JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
-         WHERE p.inbound_id {} AND u.deleted_at IS NULL
+         WHERE p.inbound_id {} AND u.deleted_at IS NULL {}
          ORDER BY u.id, p.id",
-        sql::in_ids(db, 1)
+        sql::in_ids(db, 1),
+        only.map_or_else(String::new, |_| {
+            format!("AND p.user_id {}", sql::in_ids(db, 2))
+        }),
     );
-    let ids = sql::ids(db, pools.keys().copied());
+    let mut values = vec![sql::ids(db, pools.keys().copied())];
+    values.extend(only.map(|only| sql::ids(db, only.iter().copied())));
     let mut users: Vec<NodeUser> = Vec::new();
-    for row in &sql::all(db, text, vec![ids]).await? {
+    for row in &sql::all(db, text, values).await? {
         let id = UserId::new(sql::get(row, 0)?);
         if users.last().is_none_or(|user| user.id != id) {
             let facts = UserFacts {

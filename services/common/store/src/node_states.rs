@@ -27,8 +27,8 @@ pub struct NodeState {
     pub engines: Vec<Engine>,
     /// Why it is quarantined, where it is.
     pub quarantined: Option<String>,
-    /// What it was told last.
-    pub desired: Option<AppliedState>,
+    /// The revision that it was told last.
+    pub desired: Option<Revision>,
     /// When.
     pub desired_at_ms: Option<i64>,
     /// What it has applied.
@@ -97,8 +97,8 @@ pub struct Progress {
     pub node_id: NodeId,
     /// The stream.
     pub generation: Generation,
-    /// What it was told since the last write.
-    pub told: Option<AppliedState>,
+    /// The revision that it was told since the last write.
+    pub told: Option<Revision>,
     /// What it has answered since, and what of it could not be applied; `None` leaves on record
     /// what it answered to the same content before.
     pub applied: Option<(AppliedState, Option<Vec<ResourceError>>)>,
@@ -210,8 +210,8 @@ impl Store {
         let db = self.read();
         let text = format!(
             "SELECT s.node_id, s.connected, s.seen_at, s.agent_version, s.engines,
-                    l.quarantine_reason, s.desired_revision, s.desired_digest, s.desired_at,
-                    s.applied_revision, s.applied_digest, s.applied_at, s.refused_revision,
+                    l.quarantine_reason, s.desired_revision, s.desired_at, s.applied_revision,
+                    s.applied_digest, s.applied_at, s.refused_revision,
                     s.refused_errors, s.unacked_batches, s.unacked_bytes,
                     (SELECT MAX(c.not_after) FROM node_certificates c
                      WHERE c.node_id = s.node_id AND c.state = 'current')
@@ -229,16 +229,17 @@ impl Store {
                 engines: serde_json::from_value(sql::get(row, 4)?)
                     .map_err(|error| StoreError::corrupt("node_states.engines", error))?,
                 quarantined: sql::get(row, 5)?,
-                desired: named(sql::get(row, 6)?, &sql::get::<Vec<u8>>(row, 7)?)?,
-                desired_at_ms: sql::get(row, 8)?,
-                applied: named(sql::get(row, 9)?, &sql::get::<Vec<u8>>(row, 10)?)?,
-                applied_at_ms: sql::get(row, 11)?,
-                refused_revision: sql::unsigned(sql::get(row, 12)?),
-                refused: serde_json::from_value(sql::get(row, 13)?)
+                desired: Some(Revision(sql::unsigned(sql::get(row, 6)?)))
+                    .filter(|revision| revision.get() > 0),
+                desired_at_ms: sql::get(row, 7)?,
+                applied: named(sql::get(row, 8)?, &sql::get::<Vec<u8>>(row, 9)?)?,
+                applied_at_ms: sql::get(row, 10)?,
+                refused_revision: sql::unsigned(sql::get(row, 11)?),
+                refused: serde_json::from_value(sql::get(row, 12)?)
                     .map_err(|error| StoreError::corrupt("node_states.refused_errors", error))?,
-                unacked_batches: sql::unsigned(sql::get(row, 14)?),
-                unacked_bytes: sql::unsigned(sql::get(row, 15)?),
-                certificate_expires_at_ms: sql::get(row, 16)?,
+                unacked_batches: sql::unsigned(sql::get(row, 13)?),
+                unacked_bytes: sql::unsigned(sql::get(row, 14)?),
+                certificate_expires_at_ms: sql::get(row, 15)?,
             };
             states.insert(NodeId::new(sql::get(row, 0)?), state);
         }
@@ -269,24 +270,21 @@ async fn record_told(tx: &Write, nodes: &[&Progress]) -> Result<()> {
             ("node_id", Column::Id),
             ("generation", Column::Big),
             ("revision", Column::Big),
-            ("digest", Column::Bytes),
         ],
     );
     for node in nodes {
-        let Some(state) = &node.told else { continue };
+        let Some(revision) = node.told else { continue };
         rows.push([
             Cell::Id(node.node_id.uuid()),
             Cell::Big(sql::signed(node.generation.get())),
-            Cell::Big(sql::signed(state.revision.get())),
-            Cell::Bytes(state.digest.as_bytes()),
+            Cell::Big(sql::signed(revision.get())),
         ]);
     }
     if rows.is_empty() {
         return Ok(());
     }
     let text = format!(
-        "UPDATE node_states SET desired_revision = s.revision, desired_digest = s.digest,
-            desired_at = $1
+        "UPDATE node_states SET desired_revision = s.revision, desired_at = $1
          FROM {} WHERE node_states.node_id = s.node_id AND {FENCE} s.generation)",
         rows.source(2)
     );
@@ -339,8 +337,6 @@ async fn record_applied(tx: &Write, nodes: &[&Progress]) -> Result<()> {
                 WHEN node_states.applied_digest = s.digest THEN refused_revision ELSE 0 END,
             refused_errors = CASE WHEN s.refused < 0 AND node_states.applied_digest = s.digest
                 THEN refused_errors ELSE s.errors END,
-            desired_digest = CASE WHEN desired_revision < s.revision
-                THEN s.digest ELSE desired_digest END,
             desired_at = CASE WHEN desired_revision < s.revision THEN $1 ELSE desired_at END,
             desired_revision = CASE WHEN desired_revision < s.revision
                 THEN s.revision ELSE desired_revision END
@@ -351,6 +347,20 @@ async fn record_applied(tx: &Write, nodes: &[&Progress]) -> Result<()> {
     values.extend(rows.into_values());
     sql::run(&**tx, text, values).await?;
     Ok(())
+}
+
+/// The desired state that a node last answered.
+pub(crate) async fn applied(tx: &Write, node: NodeId) -> Result<Option<AppliedState>> {
+    let row = sql::one(
+        &**tx,
+        "SELECT applied_revision, applied_digest FROM node_states WHERE node_id = $1",
+        vec![node.uuid().into()],
+    )
+    .await?;
+    match row {
+        Some(row) => named(sql::get(&row, 0)?, &sql::get::<Vec<u8>>(&row, 1)?),
+        None => Ok(None),
+    }
 }
 
 fn named(revision: i64, digest: &[u8]) -> Result<Option<AppliedState>> {

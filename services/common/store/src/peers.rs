@@ -39,7 +39,11 @@ pub(crate) async fn sync(tx: &mut Write, tenant: TenantId, scope: Scope) -> Resu
     let gone = remove_ungranted(tx, tenant, &condition, parameter.clone()).await?;
     let added = add_missing(tx, tenant, &condition, parameter).await?;
     for inbound in gone.union(&added) {
-        tx.changed(Entry::new(ChangeKind::Peers, Some(tenant), resource).on_inbound(*inbound));
+        let entry = Entry::new(ChangeKind::Peers, Some(tenant), resource).on_inbound(*inbound);
+        tx.changed(match scope.user(gone.contains(inbound)) {
+            Some(user) => entry.of_user(user),
+            None => entry,
+        });
     }
     Ok(())
 }
@@ -53,7 +57,8 @@ pub(crate) async fn remove_all(tx: &mut Write, tenant: TenantId, user: UserId) -
     )
     .await?;
     for inbound in released(tx, &rows).await? {
-        tx.changed(Entry::new(ChangeKind::Peers, Some(tenant), user).on_inbound(inbound));
+        let entry = Entry::new(ChangeKind::Peers, Some(tenant), user).on_inbound(inbound);
+        tx.changed(entry.of_user(user));
     }
     Ok(())
 }
@@ -162,6 +167,15 @@ impl Scope {
                     .to_owned(),
                 group.uuid().into(),
             ),
+        }
+    }
+
+    /// The one user whose peers alone came or went. Of several it is any, where none of their peers
+    /// went: whoever changes several says of each that it has changed.
+    fn user(&self, gone: bool) -> Option<UserId> {
+        match self {
+            Self::Users(users) if users.len() == 1 || !gone => users.first().copied(),
+            _ => None,
         }
     }
 

@@ -160,7 +160,7 @@ pub(crate) async fn sync(
     let id = ids::required("node_id", &message.node_id)?;
     let node = context.store.node(tenant_id, id).await?;
     let state = state_of(context, node.id).await?;
-    let desired = state.desired.map_or(0, |told| told.revision.get());
+    let desired = state.desired.map_or(0, |told| told.get());
     let applied = state.applied.map_or(0, |has| has.revision.get());
     let waited = match state.desired_at_ms {
         Some(told) if applied < desired => context.store.now_ms().saturating_sub(told).max(0),

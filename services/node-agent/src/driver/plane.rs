@@ -44,9 +44,9 @@ impl Plane {
     pub(super) fn recall(&mut self, durable: &Durable) {
         if self.inbounds.is_none() && durable.target.is_some() {
             // A state that does not decode is the machine's to complain about.
-            self.inbounds = wire::decode_state(&durable.target_data)
+            self.inbounds = wire::Head::read(durable.target_head.clone())
                 .ok()
-                .map(|s| convert(s.inbounds));
+                .map(|head| convert(head.inbounds));
         }
     }
 

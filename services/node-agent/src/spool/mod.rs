@@ -17,7 +17,8 @@ use vpnpanel_link::{CounterKey, Digest, Seq, SpoolId};
 
 use tables::{
     BATCHES, COUNTERS, EPOCHS, LEASES, META, META_ANCHOR, META_APPLIED, META_INCARNATION,
-    META_SPOOL, META_TARGET, META_TARGET_DATA, counter_key, lease_key, read_counter_key,
+    META_SPOOL, META_TARGET, META_TARGET_HEAD, TARGET_USERS, counter_key, lease_key,
+    read_counter_key,
 };
 
 /// Pages kept in memory; the image in [`Durable`] serves the reads.
@@ -105,10 +106,18 @@ impl Spool {
         durable.incarnation = decode_optional(value(META_INCARNATION)?)?;
         durable.anchor = decode_optional(value(META_ANCHOR)?)?;
         durable.target = decode_optional(value(META_TARGET)?)?;
-        durable.target_data = value(META_TARGET_DATA)?
+        durable.target_head = value(META_TARGET_HEAD)?
             .map(Bytes::from)
             .unwrap_or_default();
         durable.applied = decode_optional(value(META_APPLIED)?)?;
+        let users = read.open_table(TARGET_USERS).map_err(redb::Error::from)?;
+        for entry in users.iter().map_err(redb::Error::from)? {
+            let (id, bytes) = entry.map_err(redb::Error::from)?;
+            let bytes = Bytes::copy_from_slice(bytes.value());
+            durable
+                .target_users
+                .insert(UserId::from_bytes(id.value()), bytes);
+        }
 
         let counters = read.open_table(COUNTERS).map_err(redb::Error::from)?;
         for entry in counters.iter().map_err(redb::Error::from)? {
@@ -182,6 +191,7 @@ impl Spool {
         }
         write.open_table(EPOCHS).map_err(redb::Error::from)?;
         write.open_table(BATCHES).map_err(redb::Error::from)?;
+        write.open_table(TARGET_USERS).map_err(redb::Error::from)?;
         {
             let mut meta = write.open_table(META).map_err(redb::Error::from)?;
             if meta.get(META_SPOOL).map_err(redb::Error::from)?.is_none() {
@@ -200,9 +210,26 @@ fn apply(write: &WriteTransaction, each: &Write) -> Result<(), SpoolError> {
         Write::Incarnation(name) => put_meta(write, META_INCARNATION, &encode(name, "meta")?),
         Write::Anchor(anchor) => put_meta(write, META_ANCHOR, &encode(anchor, "meta")?),
         Write::Applied(state) => put_meta(write, META_APPLIED, &encode(state, "meta")?),
-        Write::Target(state, data) => {
+        Write::Target { state, head, users } => {
             put_meta(write, META_TARGET, &encode(state, "meta")?)?;
-            put_meta(write, META_TARGET_DATA, data)
+            put_meta(write, META_TARGET_HEAD, head)?;
+            write
+                .delete_table(TARGET_USERS)
+                .map_err(redb::Error::from)?;
+            put_users(write, users)
+        }
+        Write::TargetUsers {
+            state,
+            users,
+            removed,
+        } => {
+            put_meta(write, META_TARGET, &encode(state, "meta")?)?;
+            let mut table = write.open_table(TARGET_USERS).map_err(redb::Error::from)?;
+            for user in removed {
+                table.remove(user.into_bytes()).map_err(redb::Error::from)?;
+            }
+            drop(table);
+            put_users(write, users)
         }
         Write::Counter(key, record) => put(
             write,
@@ -270,6 +297,16 @@ fn put(
 fn drop_record(write: &WriteTransaction, table: Keyed, key: &[u8; 32]) -> Result<(), SpoolError> {
     let mut table = write.open_table(table).map_err(redb::Error::from)?;
     table.remove(key).map_err(redb::Error::from)?;
+    Ok(())
+}
+
+fn put_users(write: &WriteTransaction, users: &[(UserId, Bytes)]) -> Result<(), SpoolError> {
+    let mut table = write.open_table(TARGET_USERS).map_err(redb::Error::from)?;
+    for (user, bytes) in users {
+        table
+            .insert(user.into_bytes(), &**bytes)
+            .map_err(redb::Error::from)?;
+    }
     Ok(())
 }
 

@@ -20,11 +20,15 @@ pub(super) const EPOCHS: TableDefinition<'static, u64, &[u8]> = TableDefinition:
 pub(super) const BATCHES: TableDefinition<'static, (u64, u64), &[u8]> =
     TableDefinition::new("batches");
 
+/// User → its part of the desired state, encoded as it came.
+pub(super) const TARGET_USERS: TableDefinition<'static, [u8; 16], &[u8]> =
+    TableDefinition::new("target_users");
+
 pub(super) const META_SPOOL: &str = "spool";
 pub(super) const META_INCARNATION: &str = "incarnation";
 pub(super) const META_ANCHOR: &str = "anchor";
-pub(super) const META_TARGET: &str = "target";
-pub(super) const META_TARGET_DATA: &str = "target_data";
+pub(super) const META_TARGET: &str = "target_state";
+pub(super) const META_TARGET_HEAD: &str = "target_head";
 pub(super) const META_APPLIED: &str = "applied";
 
 pub(super) fn counter_key(key: CounterKey) -> [u8; 32] {

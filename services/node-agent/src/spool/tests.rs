@@ -67,7 +67,19 @@ fn every_write() -> Vec<Write> {
             boottime_ms: 2,
             host_boot: [7; 16],
         }),
-        Write::Target(state, Bytes::from_static(b"state")),
+        Write::Target {
+            state,
+            head: Bytes::from_static(b"head"),
+            users: vec![
+                (user(1), Bytes::from_static(b"one")),
+                (user(2), Bytes::from_static(b"two")),
+            ],
+        },
+        Write::TargetUsers {
+            state,
+            users: vec![(user(3), Bytes::from_static(b"three"))],
+            removed: vec![user(1), user(4)],
+        },
         Write::Applied(state),
     ]
 }
@@ -81,6 +93,8 @@ fn every_kind_of_record_is_there_after_a_new_start() {
     };
     let mut expected = Durable::new(SPOOL);
     expected.apply(&transaction);
+    let users: Vec<_> = expected.target_users.keys().copied().collect();
+    assert_eq!(users, [user(2), user(3)]);
     {
         let spool = Spool::open(&path, SPOOL).unwrap();
         assert_eq!(spool.load().unwrap(), Durable::new(SPOOL));
@@ -138,4 +152,24 @@ fn a_file_that_is_no_spool_is_told() {
     let path = folder.path().join("spool.redb");
     std::fs::write(&path, vec![0xab; 8192]).unwrap();
     assert!(Spool::open(&path, SPOOL).is_err());
+}
+
+#[test]
+fn a_whole_state_takes_the_place_of_every_user_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&folder.path().join("spool.redb"), SPOOL).unwrap();
+    let target = |id: u8| Write::Target {
+        state: AppliedState {
+            revision: Revision(id.into()),
+            digest: Digest([id; 32]),
+        },
+        head: Bytes::new(),
+        users: vec![(user(id), Bytes::from_static(b"one"))],
+    };
+    for id in [1, 2] {
+        let writes = vec![target(id)];
+        spool.commit(&Transaction { writes }).unwrap();
+    }
+    let left = spool.load().unwrap().target_users.into_keys();
+    assert_eq!(left.collect::<Vec<_>>(), [user(2)]);
 }

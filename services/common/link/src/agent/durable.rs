@@ -1,6 +1,7 @@
 //! What lies on the agent's disk, and the transactions that change it. [`Durable`] is the image
 //! that the machine works with; the driver keeps the same records in redb and hands the image
-//! back at the next start. Payloads of batches stay on disk only: they may be large.
+//! back at the next start. Payloads of batches and the desired state stay on disk only: they may be
+//! large.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +33,11 @@ pub struct Durable {
     pub anchor: Option<TimeAnchor>,
     /// The last desired state that came whole: what the node should do, also after a restart.
     pub target: Option<AppliedState>,
-    /// Its encoded bytes; empty when there is none.
-    pub target_data: Bytes,
+    /// Its encoded bytes without the users; empty when there is none. Like the users it is given
+    /// from the disk at the start, and not kept here afterwards.
+    pub target_head: Bytes,
+    /// Its users, each an encoded `DesiredUser`.
+    pub target_users: BTreeMap<UserId, Bytes>,
     /// The desired state that the engines were brought to.
     pub applied: Option<AppliedState>,
 }
@@ -122,8 +126,24 @@ pub enum Write {
     DropLease(UserId, PeriodId),
     /// The anchor of time.
     Anchor(TimeAnchor),
-    /// A desired state that came whole.
-    Target(AppliedState, Bytes),
+    /// A desired state that came whole, in place of the one before.
+    Target {
+        /// Its name.
+        state: AppliedState,
+        /// An encoded `DesiredState` without users.
+        head: Bytes,
+        /// Its users, each an encoded `DesiredUser`.
+        users: Vec<(UserId, Bytes)>,
+    },
+    /// A desired state that came about from the one before by a change of users.
+    TargetUsers {
+        /// Its name.
+        state: AppliedState,
+        /// Users that are new or have changed.
+        users: Vec<(UserId, Bytes)>,
+        /// Users that are gone.
+        removed: Vec<UserId>,
+    },
     /// What the engines were brought to.
     Applied(AppliedState),
 }
@@ -140,20 +160,35 @@ impl Durable {
             leases: BTreeMap::new(),
             anchor: None,
             target: None,
-            target_data: Bytes::new(),
+            target_head: Bytes::new(),
+            target_users: BTreeMap::new(),
             applied: None,
         }
     }
 
-    /// Makes the writes of a transaction to the image.
+    /// Makes the writes of a transaction to the image, as a disk does.
     pub fn apply(&mut self, transaction: &Transaction) {
         for write in &transaction.writes {
-            self.write(write.clone());
+            match write {
+                Write::Target { head, users, .. } => {
+                    self.target_head = head.clone();
+                    self.target_users = users.iter().cloned().collect();
+                }
+                Write::TargetUsers { users, removed, .. } => {
+                    for user in removed {
+                        self.target_users.remove(user);
+                    }
+                    self.target_users.extend(users.iter().cloned());
+                }
+                _ => {}
+            }
+            self.note(write);
         }
     }
 
-    pub(super) fn write(&mut self, write: Write) {
-        match write {
+    /// Notes a write in the machine's image, which does without what is large.
+    pub(super) fn note(&mut self, write: &Write) {
+        match write.clone() {
             Write::Incarnation(name) => self.incarnation = Some(name),
             Write::Counter(key, record) => {
                 self.counters.insert(key, record);
@@ -187,9 +222,8 @@ impl Durable {
                 self.leases.remove(&(user, period));
             }
             Write::Anchor(anchor) => self.anchor = Some(anchor),
-            Write::Target(state, data) => {
+            Write::Target { state, .. } | Write::TargetUsers { state, .. } => {
                 self.target = Some(state);
-                self.target_data = data;
             }
             Write::Applied(state) => self.applied = Some(state),
         }

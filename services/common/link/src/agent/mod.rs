@@ -343,7 +343,7 @@ impl Agent {
     }
 
     fn write(&mut self, write: Write) {
-        self.durable.write(write.clone());
+        self.durable.note(&write);
         self.tx.writes.push(write);
     }
 

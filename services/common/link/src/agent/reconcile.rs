@@ -8,9 +8,11 @@ use bytes::Bytes;
 use vpnpanel_domain::{Multiplier, PeerId, PeriodId, UserId};
 
 use super::{Agent, Alarm, Change, CounterRecord, Effect, Now, Ticket, Write};
+use crate::state_digest::StateSum;
+use crate::wire::{KeptState, KeptUser, Update};
 use crate::{
     AppliedState, ConfigAck, ConfigChunk, ConfigError, CounterKey, CounterMark, DesiredInbound,
-    DesiredPeer, DesiredState, DesiredUser, Incarnation, Totals, Up, wire,
+    DesiredPeer, DesiredUser, Digest, Error, Incarnation, Revision, Totals, Up, UpdateKind, wire,
 };
 
 /// The desired state, indexed.
@@ -21,6 +23,8 @@ pub(super) struct Desired {
     inbounds: Vec<DesiredInbound>,
     pub(super) users: BTreeMap<UserId, DesiredUser>,
     owners: BTreeMap<PeerId, UserId>,
+    /// Each user's part in the digest.
+    digests: BTreeMap<UserId, Digest>,
 }
 
 /// The engine, as far as is known.
@@ -56,23 +60,55 @@ enum Phase {
 }
 
 impl Desired {
-    fn new(state: AppliedState, desired: DesiredState) -> Self {
-        let owners = desired
-            .users
-            .iter()
-            .flat_map(|user| user.peers.iter().map(|peer| (peer.id, user.id)))
-            .collect();
-        Self {
+    fn new(state: AppliedState, kept: KeptState) -> Self {
+        let mut desired = Self {
             state,
-            multiplier: desired.multiplier,
-            inbounds: desired.inbounds,
-            users: desired
-                .users
-                .into_iter()
-                .map(|user| (user.id, user))
-                .collect(),
-            owners,
+            multiplier: kept.head.multiplier,
+            inbounds: kept.head.inbounds,
+            users: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            digests: BTreeMap::new(),
+        };
+        for user in kept.users {
+            desired.insert(user);
         }
+        desired
+    }
+
+    /// Carries a change out, and on to the digest of what comes of it.
+    fn change(&mut self, revision: Revision, users: Vec<KeptUser>, removed: &[UserId]) {
+        let mut sum = StateSum::of(self.state.digest);
+        for user in removed {
+            if let Some(digest) = self.remove(*user) {
+                sum = sum.without(digest);
+            }
+        }
+        for user in users {
+            sum = sum.with(user.digest);
+            if let Some(digest) = self.remove(user.user.id) {
+                sum = sum.without(digest);
+            }
+            self.insert(user);
+        }
+        self.state = AppliedState {
+            revision,
+            digest: sum.digest(),
+        };
+    }
+
+    fn insert(&mut self, KeptUser { user, digest, .. }: KeptUser) {
+        for peer in &user.peers {
+            self.owners.insert(peer.id, user.id);
+        }
+        self.digests.insert(user.id, digest);
+        self.users.insert(user.id, user);
+    }
+
+    fn remove(&mut self, user: UserId) -> Option<Digest> {
+        for peer in self.users.remove(&user)?.peers {
+            self.owners.remove(&peer.id);
+        }
+        self.digests.remove(&user)
     }
 
     pub(super) fn user_of(&self, peer: PeerId) -> Option<&DesiredUser> {
@@ -96,48 +132,83 @@ impl Desired {
 impl Agent {
     /// Takes up the desired state that was on disk.
     pub(super) fn recall_target(&mut self) {
+        let head = std::mem::take(&mut self.durable.target_head);
+        let users = std::mem::take(&mut self.durable.target_users);
         let Some(state) = self.durable.target else {
             return;
         };
-        match wire::decode_state(&self.durable.target_data) {
-            Ok(desired) => self.desired = Some(Desired::new(state, desired)),
-            Err(error) => {
-                let reason = error.to_string();
-                self.out.push(Effect::Alarm(Alarm::BadState { reason }));
-            }
+        match KeptState::recall(state.digest, head, users.into_values()) {
+            Ok(kept) => self.desired = Some(Desired::new(state, kept)),
+            Err(error) => self.bad_state(&error),
         }
     }
 
-    /// Takes a piece of a desired state; the last one makes it the target.
+    /// Takes a piece of an update of the desired state; the last one makes it the target.
     pub(super) fn take_config(&mut self, piece: ConfigChunk, now: Now) {
-        let named = AppliedState {
-            revision: piece.revision,
-            digest: piece.digest,
+        let (revision, kind) = (piece.revision, piece.kind);
+        let taken = match self.stream.assembly.push(piece) {
+            Ok(None) => return,
+            Ok(Some(update)) => self.take_update(update, now),
+            Err(error) => Err(error),
         };
-        let taken = self
-            .stream
-            .assembly
-            .push(piece)
-            .and_then(|whole| match whole {
-                Some((state, data)) => Ok(Some((state, wire::decode_state(&data)?, data))),
-                None => Ok(None),
-            });
-        match taken {
-            Ok(Some((state, desired, data))) => self.retarget(state, desired, data, now),
-            Ok(None) => {}
-            Err(error) => {
-                let reason = error.to_string();
-                self.out.push(Effect::Alarm(Alarm::BadState {
-                    reason: reason.clone(),
-                }));
-                self.acknowledge_state(named, vec![state_error(&reason)]);
+        let Err(error) = taken else { return };
+        self.bad_state(&error);
+        match kind {
+            UpdateKind::Whole(digest) => {
+                let refused = AppliedState { revision, digest };
+                self.acknowledge_state(refused, vec![state_error(&error.to_string())]);
             }
+            UpdateKind::Delta(_) => self.ask_for_whole(revision),
         }
     }
 
-    fn retarget(&mut self, state: AppliedState, desired: DesiredState, data: Bytes, now: Now) {
-        self.write(Write::Target(state, data));
-        self.desired = Some(Desired::new(state, desired));
+    fn bad_state(&mut self, error: &Error) {
+        let reason = error.to_string();
+        self.out.push(Effect::Alarm(Alarm::BadState { reason }));
+    }
+
+    fn take_update(&mut self, update: Update, now: Now) -> Result<(), Error> {
+        let revision = update.revision;
+        match update.kind {
+            UpdateKind::Whole(digest) => {
+                let kept = wire::take_apart(&update.data)?;
+                if kept.digest != digest {
+                    return Err(Error::DigestMismatch("desired state"));
+                }
+                let state = AppliedState { revision, digest };
+                self.write(Write::Target {
+                    state,
+                    head: kept.head.bytes.clone(),
+                    users: kept.users.iter().map(on_disk).collect(),
+                });
+                self.desired = Some(Desired::new(state, kept));
+            }
+            UpdateKind::Delta(base) => {
+                let (users, removed) = wire::take_delta_apart(&update.data)?;
+                let Some(desired) = &mut self.desired else {
+                    self.ask_for_whole(revision);
+                    return Ok(());
+                };
+                if desired.state.digest != base {
+                    self.ask_for_whole(revision);
+                    return Ok(());
+                }
+                let kept = users.iter().map(on_disk).collect();
+                desired.change(revision, users, &removed);
+                let state = desired.state;
+                self.write(Write::TargetUsers {
+                    state,
+                    users: kept,
+                    removed,
+                });
+            }
+        }
+        self.retargeted(now);
+        Ok(())
+    }
+
+    /// There is a new desired state.
+    fn retargeted(&mut self, now: Now) {
         self.engine.dirty = true;
         self.engine.errors.clear();
         self.allowances.departed = true;
@@ -148,9 +219,9 @@ impl Agent {
             .retain(|user, _| desired.is_some_and(|desired| desired.users.contains_key(user)));
         self.set_gates(None, now);
         self.schedule_times(now);
-        if self.engine.incarnation.is_none() {
+        if let (None, Some(desired)) = (self.engine.incarnation, &self.desired) {
             let error = state_error("no engine runs on this node: see its health");
-            self.acknowledge_state(state, vec![error]);
+            self.acknowledge_state(desired.state, vec![error]);
         }
         self.reconcile(now);
     }
@@ -357,12 +428,34 @@ impl Agent {
     }
 
     pub(super) fn acknowledge_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
+        self.answer_config(ConfigAck {
+            state,
+            errors,
+            resync: false,
+        });
+    }
+
+    /// A change cannot be built upon what is here.
+    fn ask_for_whole(&mut self, revision: Revision) {
+        let has = self.desired.as_ref().map(|desired| desired.state.digest);
+        let digest = has.unwrap_or(Digest([0; 32]));
+        self.answer_config(ConfigAck {
+            state: AppliedState { revision, digest },
+            errors: Vec::new(),
+            resync: true,
+        });
+    }
+
+    fn answer_config(&mut self, ack: ConfigAck) {
         if self.stream.window().is_some() {
             self.commit();
-            self.out
-                .push(Effect::Send(Up::ConfigAck(ConfigAck { state, errors })));
+            self.out.push(Effect::Send(Up::ConfigAck(ack)));
         }
     }
+}
+
+fn on_disk(user: &KeptUser) -> (UserId, Bytes) {
+    (user.user.id, user.bytes.clone())
 }
 
 fn state_error(message: &str) -> ConfigError {

@@ -2,12 +2,14 @@
 //! ([`session`]), what a transaction of many streams' usage writes ([`ingest`]), and how much a
 //! node may let through by itself ([`lease`]).
 
+mod config;
 mod facts;
 pub mod ingest;
 pub mod lease;
 pub mod open;
 pub mod session;
 
+pub use config::DesiredRead;
 pub use facts::{Cursor, LeaseFacts, Loaded, Mark, NodeFacts, PeriodFacts};
 pub use lease::Policy;
 pub use open::BOOT_STRIKES;

@@ -5,7 +5,8 @@
 use std::collections::HashMap;
 
 use crate::{
-    CounterKey, CounterMark, Epoch, Grant, Hello, PROTOCOL, Pace, StateEpoch, UsageAck, Welcome,
+    AppliedState, CounterKey, CounterMark, Epoch, Grant, Hello, PROTOCOL, Pace, StateEpoch,
+    UsageAck, Welcome,
 };
 
 use super::{Cursor, NodeFacts};
@@ -34,6 +35,9 @@ pub struct StreamFacts {
     pub unanswered: Vec<Grant>,
     /// Of the database.
     pub state_epoch: StateEpoch,
+    /// The desired state that the node last answered, under the newest revision at which its
+    /// content was found right.
+    pub applied: Option<AppliedState>,
 }
 
 /// What follows from a Hello. The node's row is written before anything is sent.
@@ -48,6 +52,8 @@ pub struct Opening {
     pub welcome: Welcome,
     /// Sent next, unless it says nothing.
     pub ack: UsageAck,
+    /// The desired state that is on record as the node's.
+    pub on_record: Option<AppliedState>,
 }
 
 /// Why a stream is refused.
@@ -126,6 +132,7 @@ pub fn open(
         strand_leases,
         welcome,
         ack,
+        on_record: facts.applied,
     })
 }
 

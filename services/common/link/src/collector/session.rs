@@ -6,13 +6,12 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
+use super::config::{Config, DesiredRead};
 use super::ingest::{Decoded, Reply, Submission};
 use super::open::{Opening, Refusal};
 use crate::{
-    AppliedState, Batch, ConfigAck, ConfigError, Digest, Down, Generation, Health, Hello,
-    LeaseState, Pace, Revision, Segments, Up, UsageAck, wire,
+    AppliedState, Batch, ConfigError, Down, Generation, Health, Hello, LeaseState, Pace, Revision,
+    Segments, Up, UsageAck, wire,
 };
 use vpnpanel_domain::NodeId;
 
@@ -25,6 +24,9 @@ pub struct Limits {
     pub silence_ms: i64,
     /// From the last piece of a desired state to its answer.
     pub config_ms: i64,
+    /// Between two comparisons of the whole desired state: what the change log told is not taken
+    /// on trust for ever.
+    pub compare_ms: i64,
     /// Lease reports and segments that wait for a transaction.
     pub waiting: usize,
     /// Rows of usage that one transaction takes from the stream; a batch is always taken whole.
@@ -45,14 +47,9 @@ pub enum Event {
     IngestFailed,
     /// The change log has reached this revision.
     Revision(Revision),
-    /// Answer to [`Effect::LoadState`]: the encoded desired state and where it was read. A read
-    /// that failed is [`Event::LoadFailed`], never an empty state.
-    State {
-        /// Where it was read.
-        revision: Revision,
-        /// `wire::encode_state` of it.
-        data: Bytes,
-    },
+    /// Answer to [`Effect::LoadState`]. A read that failed is [`Event::LoadFailed`], never an empty
+    /// state.
+    Desired(DesiredRead),
     /// The desired state could not be read.
     LoadFailed,
     /// Grants from elsewhere: a limit was raised, a lease was opened or asked back.
@@ -77,9 +74,11 @@ pub enum Effect {
     /// Put this into a transaction with others'; answer with `Ingested` or `IngestFailed`. One
     /// at a time for each session.
     Ingest(Submission),
-    /// Read the node's desired state at the newest revision; answer with `State` or
-    /// `LoadFailed`.
-    LoadState,
+    /// Read the node's desired state at the newest revision; answer with `Desired` or `LoadFailed`.
+    LoadState {
+        /// What has changed since then is enough, where it can be told; all of it otherwise.
+        since: Option<Revision>,
+    },
     /// Send.
     Send(Down),
     /// Record the result of a desired state.
@@ -143,23 +142,6 @@ enum Phase {
     Closed,
 }
 
-/// Where desired state stands: one update at a time.
-#[derive(Debug, Clone, Default)]
-struct Config {
-    /// What the agent has in force or has refused, as it says: the same is not sent again.
-    answered: Option<AppliedState>,
-    /// Up to where the change log has been read.
-    read: Revision,
-    /// What was read there.
-    wanted: Option<Digest>,
-    /// The state may differ from what was read last.
-    stale: bool,
-    loading: bool,
-    /// A read failed: it is tried again with the next tick.
-    failed: bool,
-    sent: Option<(AppliedState, i64)>,
-}
-
 impl Session {
     /// A stream that was just opened by a node, whose certificate is verified.
     pub fn new(node: NodeId, pace: Pace, limits: Limits, now_ms: i64) -> Self {
@@ -200,18 +182,13 @@ impl Session {
                 self.heard_at_ms = now_ms;
                 self.take_frame(frame, &mut effects);
             }
-            Event::Opened(Ok(opening)) => self.opened(*opening, &mut effects),
+            Event::Opened(Ok(opening)) => self.opened(*opening, now_ms, &mut effects),
             Event::Opened(Err(refusal)) => self.close(Close::Refused(refusal), &mut effects),
             Event::Ingested(reply) => self.ingested(reply, &mut effects),
             Event::IngestFailed => self.close(Close::IngestFailed, &mut effects),
-            Event::Revision(revision) => {
-                self.config.stale |= revision > self.config.read;
-            }
-            Event::State { revision, data } => self.push(revision, &data, now_ms, &mut effects),
-            Event::LoadFailed => {
-                self.config.loading = false;
-                self.config.failed = true;
-            }
+            Event::Revision(revision) => self.config.moved(revision),
+            Event::Desired(read) => self.config.take(read, now_ms, &mut effects),
+            Event::LoadFailed => self.config.load_failed(),
             Event::Grants(grants) if self.phase == Phase::Live && !self.quarantined => {
                 effects.push(send_ack(UsageAck {
                     grants,
@@ -225,7 +202,7 @@ impl Session {
         }
         if self.phase == Phase::Live {
             self.submit(&mut effects);
-            self.refresh(&mut effects);
+            effects.extend(self.config.refresh());
         }
         effects
     }
@@ -234,7 +211,7 @@ impl Session {
         match (self.phase, frame) {
             (Phase::AwaitingHello, Up::Hello(hello)) => {
                 self.phase = Phase::Opening;
-                self.config.answered = hello.applied;
+                self.config.greeted(hello.applied);
                 self.leases.clone_from(&hello.leases);
                 effects.push(Effect::Open(hello));
             }
@@ -264,11 +241,11 @@ impl Session {
                 }
             }
             (_, Up::Health(health)) => effects.push(Effect::Alive(health)),
-            (_, Up::ConfigAck(ack)) => self.config_answered(ack, effects),
+            (_, Up::ConfigAck(ack)) => self.config.answered(ack, effects),
         }
     }
 
-    fn opened(&mut self, opening: Opening, effects: &mut Vec<Effect>) {
+    fn opened(&mut self, opening: Opening, now_ms: i64, effects: &mut Vec<Effect>) {
         self.phase = Phase::Live;
         self.generation = opening.welcome.generation;
         self.quarantined = opening.welcome.quarantined.is_some();
@@ -279,8 +256,9 @@ impl Session {
         if opening.ack != UsageAck::default() {
             effects.push(send_ack(opening.ack));
         }
-        // Whatever the change log says, a new stream is compared with the desired state once.
-        self.config.stale = true;
+        let compare_ms = self.limits.compare_ms;
+        self.config
+            .opened(self.node, opening.on_record, compare_ms, now_ms);
     }
 
     /// Hands what waits to a transaction, unless one is under way. What a quarantined node
@@ -328,61 +306,7 @@ impl Session {
         }
     }
 
-    /// Asks for the desired state when the change log has moved and nothing is under way.
-    fn refresh(&mut self, effects: &mut Vec<Effect>) {
-        let config = &mut self.config;
-        if config.stale && !config.loading && !config.failed && config.sent.is_none() {
-            config.stale = false;
-            config.loading = true;
-            effects.push(Effect::LoadState);
-        }
-    }
-
-    fn push(&mut self, revision: Revision, data: &Bytes, now_ms: i64, effects: &mut Vec<Effect>) {
-        let config = &mut self.config;
-        config.loading = false;
-        config.read = config.read.max(revision);
-        let state = AppliedState {
-            revision,
-            digest: Digest::of(data),
-        };
-        config.wanted = Some(state.digest);
-        if config
-            .answered
-            .is_some_and(|answered| answered.digest == state.digest)
-        {
-            // Changes since then did not concern this node: what it refused, it still does.
-            effects.push(Effect::Applied {
-                state,
-                errors: None,
-            });
-            return;
-        }
-        config.sent = Some((state, now_ms));
-        effects.extend(
-            wire::chunks(revision, data).map(|piece| Effect::Send(Down::ConfigUpdate(piece))),
-        );
-    }
-
-    fn config_answered(&mut self, ack: ConfigAck, effects: &mut Vec<Effect>) {
-        if self.config.sent.is_some_and(|(sent, _)| sent == ack.state) {
-            self.config.sent = None;
-        }
-        self.config.answered = Some(ack.state);
-        // An agent that was killed on its way to an older state goes on to it after its Hello.
-        let astray = self
-            .config
-            .wanted
-            .is_some_and(|wanted| wanted != ack.state.digest);
-        self.config.stale |= astray && self.config.sent.is_none();
-        effects.push(Effect::Applied {
-            state: ack.state,
-            errors: Some(ack.errors),
-        });
-    }
-
     fn check_deadlines(&mut self, now_ms: i64, effects: &mut Vec<Effect>) {
-        self.config.stale |= std::mem::take(&mut self.config.failed);
         let silent_for = now_ms.saturating_sub(self.heard_at_ms);
         if self.phase == Phase::AwaitingHello && silent_for >= self.limits.hello_ms {
             return self.close(Close::HelloTimeout, effects);
@@ -390,8 +314,12 @@ impl Session {
         if silent_for >= self.limits.silence_ms {
             return self.close(Close::Silent, effects);
         }
-        let config_since = self.config.sent.map(|(_, at)| now_ms.saturating_sub(at));
-        if config_since.is_some_and(|waited| waited >= self.limits.config_ms) {
+        let Limits {
+            config_ms,
+            compare_ms,
+            ..
+        } = self.limits;
+        if self.config.tick(config_ms, compare_ms, now_ms) {
             self.close(Close::ConfigTimeout, effects);
         }
     }
@@ -412,6 +340,7 @@ impl Default for Limits {
             hello_ms: 10_000,
             silence_ms: 30_000,
             config_ms: 120_000,
+            compare_ms: 6 * 3_600_000,
             waiting: 64,
             rows: 16_384,
         }
@@ -420,37 +349,4 @@ impl Default for Limits {
 
 fn send_ack(ack: UsageAck) -> Effect {
     Effect::Send(Down::UsageAck(ack))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_refused_stays_refused_when_other_things_change() {
-        let node = NodeId::from_parts(1, [1; 10]);
-        let mut session = Session::new(node, Pace::default(), Limits::default(), 0);
-        let data = Bytes::from_static(b"a state");
-        let error = ConfigError {
-            kind: "inbound".to_owned(),
-            id: "one".to_owned(),
-            message: "port 51820 is in use".to_owned(),
-        };
-        let named = |revision| AppliedState {
-            revision: Revision(revision),
-            digest: Digest::of(&data),
-        };
-        session.push(Revision(1), &data, 0, &mut Vec::new());
-        let ack = ConfigAck {
-            state: named(1),
-            errors: vec![error],
-        };
-        session.config_answered(ack, &mut Vec::new());
-        let mut effects = Vec::new();
-        session.push(Revision(2), &data, 0, &mut effects);
-        let [Effect::Applied { state, errors }] = effects.as_slice() else {
-            panic!("{effects:?}");
-        };
-        assert_eq!((*state, errors), (named(2), &None), "what was said before");
-    }
 }

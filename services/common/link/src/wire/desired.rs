@@ -1,17 +1,15 @@
-//! Desired state on the wire: encoded whole, hashed, then cut into pieces that fit a frame. The
-//! receiver puts the pieces together again within a bound, and believes only the digest.
+//! Desired state and its changes in their encoded form.
 
 use std::net::IpAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
-use vpnpanel_domain::{Multiplier, PeriodId};
+use vpnpanel_domain::{Multiplier, PeriodId, UserId};
 
 use super::{decode, pb};
 use crate::{
-    AppliedState, CHUNK_BYTES, ConfigChunk, DesiredInbound, DesiredPeer, DesiredPeriod,
-    DesiredState, DesiredUser, Digest, Error, InboundSettings, InterfaceAddress, MAX_STATE_BYTES,
-    Revision, Secret, WireGuardInbound,
+    DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Error,
+    InboundSettings, InterfaceAddress, Secret, WireGuardInbound,
 };
 
 /// Encodes a state; equal states give equal bytes once they are sorted.
@@ -46,79 +44,15 @@ pub fn decode_state(bytes: &[u8]) -> Result<DesiredState, Error> {
     })
 }
 
-/// Cuts an encoded state into pieces, at least one.
-pub fn chunks(revision: Revision, data: &Bytes) -> impl Iterator<Item = ConfigChunk> {
-    let digest = Digest::of(data);
-    let data = data.clone();
-    // Bounded by `MAX_STATE_BYTES` / `CHUNK_BYTES`.
-    let count = data.len().div_ceil(CHUNK_BYTES).max(1) as u32;
-    (0..count).map(move |chunk| {
-        let start = chunk as usize * CHUNK_BYTES;
-        let end = (start + CHUNK_BYTES).min(data.len());
-        ConfigChunk {
-            revision,
-            chunk,
-            chunks: count,
-            digest,
-            data: data.slice(start..end),
-        }
-    })
-}
-
-/// Puts pieces together.
-#[derive(Debug, Clone, Default)]
-pub struct Assembly {
-    of: Option<AppliedState>,
-    next: u32,
-    data: BytesMut,
-}
-
-impl Assembly {
-    /// Takes a piece; gives the state's name and bytes with the last one. Pieces of another
-    /// revision start over.
-    ///
-    /// # Errors
-    /// When a piece is missing, the whole is too large, or the digest does not match; what was
-    /// collected is thrown away.
-    pub fn push(&mut self, piece: ConfigChunk) -> Result<Option<(AppliedState, Bytes)>, Error> {
-        let state = AppliedState {
-            revision: piece.revision,
-            digest: piece.digest,
-        };
-        if piece.chunk == 0 {
-            *self = Self {
-                of: Some(state),
-                ..Self::default()
-            };
-        }
-        if self.of != Some(state) || self.next != piece.chunk || piece.chunk >= piece.chunks {
-            *self = Self::default();
-            return Err(Error::Invalid {
-                what: "config update",
-                reason: "piece out of order",
-            });
-        }
-        let size = self.data.len().saturating_add(piece.data.len());
-        if size > MAX_STATE_BYTES {
-            *self = Self::default();
-            return Err(Error::TooMany {
-                what: "desired state",
-                found: size,
-                most: MAX_STATE_BYTES,
-            });
-        }
-        self.data.extend_from_slice(&piece.data);
-        self.next += 1;
-        if self.next < piece.chunks {
-            return Ok(None);
-        }
-        let data = std::mem::take(self).data.freeze();
-        if Digest::of(&data) == state.digest {
-            Ok(Some((state, data)))
-        } else {
-            Err(Error::DigestMismatch("desired state"))
-        }
+/// Encodes what has changed.
+pub fn encode_delta(delta: &DesiredDelta) -> Bytes {
+    let id = |id: &UserId| id.into_bytes().to_vec();
+    pb::DesiredDelta {
+        users: delta.users.iter().map(user_to_wire).collect(),
+        removed: delta.removed.iter().map(id).collect(),
     }
+    .encode_to_vec()
+    .into()
 }
 
 fn inbound_to_wire(inbound: &DesiredInbound) -> pb::DesiredInbound {
@@ -142,7 +76,7 @@ fn inbound_to_wire(inbound: &DesiredInbound) -> pb::DesiredInbound {
     }
 }
 
-fn inbound_from_wire(inbound: pb::DesiredInbound) -> Result<DesiredInbound, Error> {
+pub(super) fn inbound_from_wire(inbound: pb::DesiredInbound) -> Result<DesiredInbound, Error> {
     let settings = match inbound.settings.ok_or(Error::Missing("inbound.settings"))? {
         pb::desired_inbound::Settings::Wireguard(wireguard) => {
             InboundSettings::WireGuard(WireGuardInbound {
@@ -180,7 +114,7 @@ fn user_to_wire(user: &DesiredUser) -> pb::DesiredUser {
     }
 }
 
-fn user_from_wire(user: pb::DesiredUser) -> Result<DesiredUser, Error> {
+pub(super) fn user_from_wire(user: pb::DesiredUser) -> Result<DesiredUser, Error> {
     let next_period = if user.next_period_id.is_empty() {
         None
     } else {

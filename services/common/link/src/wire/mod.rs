@@ -2,10 +2,14 @@
 //! sorts of junk: every conversion from the wire can fail, and says which field was wrong.
 
 mod desired;
+mod pieces;
+mod resources;
 mod stream;
 mod usage;
 
-pub use desired::{Assembly, chunks, decode_state, encode_state};
+pub use desired::{decode_state, encode_delta, encode_state};
+pub use pieces::{Assembly, Update, pieces};
+pub use resources::{Head, KeptState, KeptUser, state_digest, take_apart, take_delta_apart};
 pub use stream::{down_from_wire, down_to_wire, up_from_wire, up_to_wire};
 pub use usage::{decode_payload, encode_payload, seal};
 

@@ -11,7 +11,8 @@ use super::{at_most, pb};
 use crate::{
     AppliedState, Attribution, BootId, ConfigAck, ConfigChunk, ConfigError, CounterMark, Digest,
     Down, EngineStatus, Epoch, EpochSummary, Error, Generation, Grant, Health, Hello, Incarnation,
-    LeaseState, Pace, Revision, Seq, SpoolId, StateEpoch, Totals, Up, UsageAck, Welcome,
+    LeaseState, Pace, Revision, Seq, SpoolId, StateEpoch, Totals, Up, UpdateKind, UsageAck,
+    Welcome,
 };
 
 /// Most counters, leases or marks in a message.
@@ -34,6 +35,7 @@ pub fn up_to_wire(message: Up) -> pb::ConnectRequest {
                 .take(MAX_ERRORS)
                 .map(error_to_wire)
                 .collect(),
+            resync: ack.resync,
         }),
         Up::Batch(batch) => Message::UsageBatch(batch_to_wire(batch)),
         Up::LeaseReport(leases) => Message::LeaseReport(pb::LeaseReport {
@@ -72,6 +74,7 @@ pub fn up_from_wire(frame: pb::ConnectRequest) -> Result<Option<Up>, Error> {
                     digest: Digest::try_from(ack.digest.as_slice())?,
                 },
                 errors: ack.errors.into_iter().map(error_from_wire).collect(),
+                resync: ack.resync,
             })
         }
         Message::UsageBatch(batch) => Up::Batch(batch_from_wire(batch)?),
@@ -98,6 +101,8 @@ pub fn down_to_wire(message: Down) -> pb::ConnectResponse {
             chunks: piece.chunks,
             digest: piece.digest.0.to_vec(),
             data: piece.data,
+            base_digest: digest_to_wire(piece.kind.base()),
+            state_digest: digest_to_wire(piece.kind.state()),
         }),
         Down::UsageAck(ack) => Message::UsageAck(ack_to_wire(ack)),
         Down::Drain { spread_ms } => Message::Drain(pb::Drain {
@@ -122,6 +127,11 @@ pub fn down_from_wire(frame: pb::ConnectResponse) -> Result<Option<Down>, Error>
         Message::Welcome(welcome) => Down::Welcome(Box::new(welcome_from_wire(welcome)?)),
         Message::ConfigUpdate(piece) => Down::ConfigUpdate(ConfigChunk {
             revision: Revision(piece.revision),
+            kind: if piece.base_digest.is_empty() {
+                UpdateKind::Whole(Digest::try_from(piece.state_digest.as_slice())?)
+            } else {
+                UpdateKind::Delta(Digest::try_from(piece.base_digest.as_slice())?)
+            },
             chunk: piece.chunk,
             chunks: piece.chunks,
             digest: Digest::try_from(piece.digest.as_slice())?,
@@ -249,6 +259,11 @@ fn engine_from_wire(engine: pb::EngineStatus) -> Result<EngineStatus, Error> {
         peers: engine.peers,
         incarnation,
     })
+}
+
+/// Empty where there is none.
+fn digest_to_wire(digest: Option<Digest>) -> Vec<u8> {
+    digest.map_or_else(Vec::new, |digest| digest.0.to_vec())
 }
 
 fn lease_to_wire(lease: LeaseState) -> pb::LeaseState {

@@ -9,7 +9,8 @@ use vpnpanel_domain::{
 use vpnpanel_link::collector::ingest::{Effects, Needs, Orphan};
 use vpnpanel_link::collector::{LeaseFacts, Loaded, NodeFacts, PeriodFacts, Policy, lease};
 use vpnpanel_link::{
-    CounterKey, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Grant, Range,
+    AppliedState, CounterKey, DesiredDelta, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser,
+    Grant, Range, Revision,
 };
 
 use crate::random::Random;
@@ -24,8 +25,18 @@ pub(crate) struct Database {
     pub(crate) raw: BTreeMap<PeriodId, (u64, u64)>,
     pub(crate) orphans: Vec<Orphan>,
     pub(crate) revision: u64,
+    /// What changed at each revision, in order.
+    pub(crate) log: Vec<(u64, Changed)>,
+    /// What nodes last answered, as far as it was written.
+    pub(crate) applied: BTreeMap<NodeId, AppliedState>,
     /// The highest limit that each period ever had; `None` once it had none.
     pub(crate) ceilings: BTreeMap<PeriodId, Option<u64>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Changed {
+    User(UserId),
+    Node(NodeId),
 }
 
 pub(crate) struct User {
@@ -71,7 +82,7 @@ impl Database {
                 nodes,
             },
         );
-        self.revision += 1;
+        self.change(Changed::User(id));
         id
     }
 
@@ -110,7 +121,7 @@ impl Database {
         if let Some(row) = self.users.get_mut(&user) {
             row.period = new;
         }
-        self.revision += 1;
+        self.change(Changed::User(user));
     }
 
     pub(crate) fn delete_user(&mut self, user: UserId) {
@@ -118,7 +129,7 @@ impl Database {
             if let Some(facts) = self.rows.periods.get_mut(&row.period) {
                 facts.open = false;
             }
-            self.revision += 1;
+            self.change(Changed::User(user));
         }
     }
 
@@ -140,7 +151,7 @@ impl Database {
         if let Some(ceiling) = self.ceilings.get_mut(&period) {
             *ceiling = ceiling.map(|high| high.max(limit)).filter(|_| limit > 0);
         }
-        self.revision += 1;
+        self.change(Changed::User(user));
         self.rebalance(period, policy, now_ms)
     }
 
@@ -234,6 +245,43 @@ impl Database {
             .collect();
         grants.sort_by_key(|grant| grant.lease);
         grants
+    }
+
+    pub(crate) fn change(&mut self, what: Changed) {
+        self.revision += 1;
+        self.log.push((self.revision, what));
+    }
+
+    /// What has changed for a node, where users alone have.
+    pub(crate) fn desired_since(
+        &self,
+        node: NodeId,
+        since: Revision,
+        until: Revision,
+    ) -> Option<DesiredDelta> {
+        let mut delta = DesiredDelta::default();
+        let first = self.log.partition_point(|(at, _)| *at <= since.get());
+        let mut users = BTreeSet::new();
+        for (_, changed) in self.log[first..]
+            .iter()
+            .take_while(|(at, _)| *at <= until.get())
+        {
+            match changed {
+                Changed::User(user) => users.insert(*user),
+                Changed::Node(of) if *of == node => return None,
+                Changed::Node(_) => false,
+            };
+        }
+        for id in users {
+            match self.users.get(&id) {
+                Some(user) if user.nodes.contains(&node) => {
+                    delta.users.push(self.desired_user(id, user));
+                }
+                _ => delta.removed.push(id),
+            }
+        }
+        delta.sort();
+        Some(delta)
     }
 
     pub(crate) fn desired(&self, node: NodeId) -> DesiredState {
@@ -380,8 +428,8 @@ impl Database {
             }
         }
         self.orphans.extend(effects.orphans.iter().copied());
-        if !effects.limited.is_empty() {
-            self.revision += 1;
+        for crossing in &effects.limited {
+            self.change(Changed::User(crossing.user));
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ use vpnpanel_link::agent::{
     Agent, Alarm, Change, Durable, Effect, EpochNumber, Event, Now, Reading, Settings, Ticket,
     Transaction, Write,
 };
-use vpnpanel_link::{Batch, CounterKey, Incarnation, Payload, Seq, SpoolId, Totals, Up, wire};
+use vpnpanel_link::{
+    Batch, CounterKey, DesiredUser, Incarnation, Payload, Seq, SpoolId, Totals, Up, wire,
+};
 
 use crate::engine::Engine;
 use crate::mutation::Mutation;
@@ -82,6 +84,15 @@ impl Disk {
             durable,
             payloads: BTreeMap::new(),
         }
+    }
+
+    /// Users of the desired state on it.
+    pub(crate) fn target(&self) -> Result<Vec<DesiredUser>, String> {
+        let users = self.durable.target_users.values();
+        let users = users.map(|bytes| wire::KeptUser::read(bytes.clone()));
+        users
+            .map(|kept| Ok(kept.map_err(|e| e.to_string())?.user))
+            .collect()
     }
 
     fn commit(&mut self, transaction: &Transaction) {
@@ -397,8 +408,8 @@ impl Host {
         if change.remove.is_empty() {
             return Ok(());
         }
-        let desired = wire::decode_state(&disk.durable.target_data).map_err(|e| e.to_string())?;
-        let wanted = desired.users.iter().flat_map(|user| &user.peers);
+        let desired = disk.target()?;
+        let wanted = desired.iter().flat_map(|user| &user.peers);
         match wanted
             .map(|peer| peer.id)
             .find(|peer| change.remove.contains(peer))

@@ -30,10 +30,12 @@ pub(crate) enum Mutation {
     FenceSkipped,
     /// What a silent node holds is given to others after a while.
     LeaseFreedByTime,
+    /// Now and then the change log is read past a change that commits later.
+    LogOvertaken,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -47,5 +49,6 @@ impl Mutation {
         Self::MultiplierAtCommit,
         Self::FenceSkipped,
         Self::LeaseFreedByTime,
+        Self::LogOvertaken,
     ];
 }

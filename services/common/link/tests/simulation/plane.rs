@@ -9,9 +9,10 @@ use vpnpanel_link::agent::Durable;
 use vpnpanel_link::collector::ingest::{self, Submission};
 use vpnpanel_link::collector::open::{self, StreamFacts};
 use vpnpanel_link::collector::session::{Effect, Event, Limits, Session};
-use vpnpanel_link::collector::{Policy, lease};
+use vpnpanel_link::collector::{DesiredRead, Policy, lease};
 use vpnpanel_link::{
-    CounterMark, Down, Grant, Hello, Pace, Revision, StateEpoch, Totals, Up, wire,
+    AppliedState, CounterMark, DesiredDelta, Digest, Down, Generation, Grant, Hello, Pace,
+    Revision, StateEpoch, Totals, Up, wire,
 };
 
 use crate::database::Database;
@@ -28,6 +29,8 @@ pub(crate) struct Plane {
     next_stream: u64,
     submissions: Vec<(u64, Submission)>,
     work: Vec<(u64, Effect)>,
+    /// What nodes answered, on its way into the database.
+    answers: Vec<(NodeId, Generation, AppliedState)>,
     rung: u64,
 }
 
@@ -59,6 +62,7 @@ impl Plane {
             next_stream: 1,
             submissions: Vec::new(),
             work: Vec::new(),
+            answers: Vec::new(),
             rung: 0,
         }
     }
@@ -73,6 +77,7 @@ impl Plane {
         // some streams hand in all that waits, some little at a time
         let limits = Limits {
             rows: [1, 5, Limits::default().rows][id as usize % 3],
+            compare_ms: [20_000, 120_000, 6 * 3_600_000][id as usize % 3],
             ..Limits::default()
         };
         self.streams.insert(
@@ -92,6 +97,7 @@ impl Plane {
     pub(crate) fn crash(&mut self) {
         self.submissions.clear();
         self.work.clear();
+        self.answers.clear();
         for stream in self.streams.values_mut() {
             stream.session = None;
             stream.up.clear();
@@ -106,6 +112,7 @@ impl Plane {
         let Some(session) = &mut stream.session else {
             return;
         };
+        let node = stream.node;
         trace!("{now_ms} stream {id} <- {event:?}");
         for effect in session.step(event, now_ms) {
             trace!("{now_ms} stream {id} -> {effect:?}");
@@ -117,7 +124,11 @@ impl Plane {
                     return;
                 }
                 Effect::Ingest(submission) => self.submissions.push((id, submission)),
-                Effect::Applied { .. } | Effect::Alive(_) => {}
+                Effect::Applied { state, .. } => {
+                    let generation = session.generation();
+                    self.answers.push((node, generation, state));
+                }
+                Effect::Alive(_) => {}
                 other => self.work.push((id, other)),
             }
         }
@@ -128,12 +139,15 @@ impl Plane {
         for (id, effect) in std::mem::take(&mut self.work) {
             match effect {
                 Effect::Open(hello) => self.open(id, &hello, now_ms, random),
-                Effect::LoadState => self.load_state(id, now_ms, random),
+                Effect::LoadState { since } => self.load_state(id, since, now_ms, random),
                 _ => {}
             }
         }
         if !self.submissions.is_empty() && !random.chance(300) {
             self.transact(now_ms, random)?;
+        }
+        if random.chance(500) {
+            self.record_answers();
         }
         if self.mutation == Some(Mutation::LeaseFreedByTime) {
             self.free_by_time(now_ms);
@@ -199,6 +213,7 @@ impl Plane {
             awaited,
             unanswered: self.database.unanswered(node),
             state_epoch: StateEpoch(1),
+            applied: self.database.applied.get(&node).copied(),
         };
         let pace = Pace {
             window: 4,
@@ -231,7 +246,16 @@ impl Plane {
         self.feed(id, Event::Opened(opened), now_ms);
     }
 
-    fn load_state(&mut self, id: u64, now_ms: i64, random: &mut Random) {
+    fn record_answers(&mut self) {
+        for (node, generation, state) in std::mem::take(&mut self.answers) {
+            let newest = self.database.rows.nodes.get(&node);
+            if newest.is_some_and(|facts| facts.generation == generation) {
+                self.database.applied.insert(node, state);
+            }
+        }
+    }
+
+    fn load_state(&mut self, id: u64, since: Option<Revision>, now_ms: i64, random: &mut Random) {
         let Some(node) = self.streams.get(&id).map(|stream| stream.node) else {
             return;
         };
@@ -241,11 +265,42 @@ impl Plane {
         let grants = self
             .database
             .open_leases(node, &self.policy, now_ms, random);
-        let data = wire::encode_state(&self.database.desired(node));
-        let revision = Revision(self.database.revision);
-        self.feed(id, Event::State { revision, data }, now_ms);
+        let read = self.read_desired(node, since, random);
+        self.feed(id, Event::Desired(read), now_ms);
         if !grants.is_empty() {
             self.feed(id, Event::Grants(grants), now_ms);
+        }
+    }
+
+    fn read_desired(
+        &self,
+        node: NodeId,
+        since: Option<Revision>,
+        random: &mut Random,
+    ) -> DesiredRead {
+        let revision = Revision(self.database.revision);
+        // A transaction that began earlier and commits later lies behind what was read.
+        let overtaken = self.mutation == Some(Mutation::LogOvertaken) && random.chance(100);
+        let until = Revision(revision.get() - u64::from(overtaken));
+        let delta = since.and_then(|since| {
+            let delta = self.database.desired_since(node, since, until)?;
+            Some((since, delta))
+        });
+        match delta {
+            Some((since, delta)) => DesiredRead::Changes {
+                since,
+                revision,
+                data: (delta != DesiredDelta::default()).then(|| wire::encode_delta(&delta)),
+            },
+            None => {
+                let data = wire::encode_state(&self.database.desired(node));
+                let digest = wire::state_digest(&data).unwrap_or(Digest([0; 32]));
+                DesiredRead::Whole {
+                    revision,
+                    digest,
+                    data,
+                }
+            }
         }
     }
 

@@ -223,8 +223,14 @@ impl Truth {
                     peer: *peer,
                 };
                 let billed = database.mark(*node, key);
-                let unbilled = counted.sum().saturating_sub(billed.sum());
                 let books = disk.and_then(|disk| disk.counters.get(&key));
+                let mut counted_for = billed;
+                for segment in books.iter().flat_map(|record| &record.segments) {
+                    let to = segment.attribution;
+                    *passed.entry(to.period).or_default() +=
+                        to.multiplier.bill(beyond(segment.to, counted_for));
+                    counted_for = furthest(segment.to, counted_for);
+                }
                 let to = books.map(|record| record.baseline().1).or_else(|| {
                     database
                         .rows
@@ -232,8 +238,9 @@ impl Truth {
                         .get(&(*node, key))
                         .map(|mark| mark.attribution)
                 });
-                if let (true, Some(to)) = (unbilled > 0, to) {
-                    *passed.entry(to.period).or_default() += to.multiplier.bill(unbilled);
+                if let Some(to) = to {
+                    *passed.entry(to.period).or_default() +=
+                        to.multiplier.bill(beyond(*counted, counted_for));
                 }
             }
         }
@@ -269,6 +276,18 @@ impl Truth {
                 .map(|dead| dead.counted)
                 .unwrap_or_default(),
         }
+    }
+}
+
+/// What lies between two readings, in both directions.
+fn beyond(reading: Totals, mark: Totals) -> u64 {
+    reading.up.saturating_sub(mark.up) + reading.down.saturating_sub(mark.down)
+}
+
+fn furthest(one: Totals, other: Totals) -> Totals {
+    Totals {
+        up: one.up.max(other.up),
+        down: one.down.max(other.down),
     }
 }
 

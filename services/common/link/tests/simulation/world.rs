@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, UserId};
 use vpnpanel_link::agent::Event;
 use vpnpanel_link::collector::session;
-use vpnpanel_link::{Digest, Down, Totals, wire};
+use vpnpanel_link::{Down, Totals, wire};
 
+use crate::database::Changed;
 use crate::host::{Answer, Errand, Host, Rules};
 use crate::mutation::Mutation;
 use crate::plane::Plane;
@@ -396,11 +397,9 @@ impl World {
             let index = self.random.below(self.hosts.len() as u64) as usize;
             let ppm = 250_000 + self.random.below(1_750_000) as u32;
             let multiplier = Multiplier::from_ppm(ppm).unwrap_or_default();
-            self.plane
-                .database
-                .multipliers
-                .insert(self.hosts[index].node, multiplier);
-            self.plane.database.revision += 1;
+            let node = self.hosts[index].node;
+            self.plane.database.multipliers.insert(node, multiplier);
+            self.plane.database.change(Changed::Node(node));
         }
     }
 
@@ -420,7 +419,7 @@ impl World {
             }
             (false, None) => {}
         }
-        self.plane.database.revision += 1;
+        self.plane.database.change(Changed::User(id));
     }
 
     fn traffic(&mut self) -> Result<(), String> {
@@ -527,14 +526,12 @@ impl World {
             return Some(what);
         }
         for host in &self.hosts {
-            let desired = Digest::of(&wire::encode_state(&self.plane.database.desired(host.node)));
+            let desired = wire::encode_state(&self.plane.database.desired(host.node));
+            let desired = wire::state_digest(&desired).map_err(|e| e.to_string());
             let applied = host.disk.as_ref().and_then(|disk| disk.durable.applied);
-            if applied.map(|state| state.digest) != Some(desired) {
+            if applied.map(|state| Ok(state.digest)) != Some(desired) {
                 let desired = self.plane.database.desired(host.node);
-                let found = host
-                    .disk
-                    .as_ref()
-                    .map(|disk| wire::decode_state(&disk.durable.target_data).unwrap_or_default());
+                let found = host.disk.as_ref().map(|disk| disk.target());
                 return Some(format!(
                     "{} has {found:?} instead of {desired:?}",
                     host.node

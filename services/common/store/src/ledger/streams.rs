@@ -16,7 +16,7 @@ use super::{load, write};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::transaction::Write;
-use crate::{nodes, sql};
+use crate::{node_states, nodes, sql};
 
 /// Grants and marks that one Welcome repeats at most; the rest follows with the usage.
 const MOST: i64 = 16_384;
@@ -56,6 +56,7 @@ impl Store {
             awaited: awaited(&tx, node).await?,
             unanswered: unanswered(&*tx, node).await?,
             state_epoch: state_epoch(&tx).await?,
+            applied: node_states::applied(&tx, node).await?,
         };
         let opening = open::open(facts, hello, pace, tx.now).map_err(StoreError::Refused)?;
         save(&tx, node, &opening, hello, collector).await?;
@@ -124,9 +125,9 @@ async fn make_rows(tx: &Write, node: NodeId) -> Result<()> {
     sql::run(
         &**tx,
         "INSERT INTO node_states (node_id, connected, collector, agent_version, engines,
-            desired_revision, desired_digest, applied_revision, applied_digest,
+            desired_revision, applied_revision, applied_digest,
             refused_revision, refused_errors, unacked_batches, unacked_bytes)
-         VALUES ($1, $2, '', '', $3, 0, $4, 0, $4, 0, $3, 0, 0)
+         VALUES ($1, $2, '', '', $3, 0, 0, $4, 0, $3, 0, 0)
          ON CONFLICT (node_id) DO NOTHING",
         vec![
             node.uuid().into(),

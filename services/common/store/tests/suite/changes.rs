@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection};
-use vpnpanel_domain::Limit;
+use vpnpanel_domain::{Limit, UserId};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    Change, ChangeKind, GroupPatch, InboundPatch, LogPosition, NodePatch, NodeSelector, Store,
-    on_each_database,
+    Change, ChangeKind, DesiredChanges, GroupPatch, InboundPatch, LogPosition, NodePatch,
+    NodeSelector, Store, on_each_database,
 };
 
 use crate::fixture::{Keys, World, new_node};
@@ -17,6 +17,7 @@ on_each_database!(
     every_change_is_read_once_and_in_order,
     changes_find_their_nodes_also_when_they_take_away,
     a_desired_state_holds_every_change_up_to_its_revision,
+    changes_of_users_are_told_by_themselves_and_all_else_whole,
     the_doorbell_rings_in_other_processes,
 );
 
@@ -53,7 +54,11 @@ async fn every_change_is_read_once_and_in_order(test: TestStore) {
         it.user_id == Some(last)
     })
     .await;
-    let users: Vec<_> = changes.iter().filter_map(|it| it.user_id).collect();
+    let users: Vec<_> = changes
+        .iter()
+        .filter(|it| it.kind == ChangeKind::User)
+        .filter_map(|it| it.user_id)
+        .collect();
     assert_eq!(users, ids);
     assert!(
         changes
@@ -172,6 +177,61 @@ async fn a_desired_state_holds_every_change_up_to_its_revision(test: TestStore) 
             .unwrap()
             .is_empty()
     );
+}
+
+/// What has changed since a moment, once every change that was made is behind what is read.
+async fn changed_since(world: &World, since: LogPosition) -> DesiredChanges {
+    let made = world.store.log_tail().await.unwrap().revision();
+    // Behind this one lies whatever was made before it.
+    let marker = world.user(&format!("marker-{made}"), Limit::None).await;
+    read_until(&world.store, since, |it| it.user_id == Some(marker.id)).await;
+    let since = since.revision();
+    world
+        .store
+        .desired_changes(world.node, since)
+        .await
+        .unwrap()
+}
+
+fn ids(changes: DesiredChanges) -> (Vec<UserId>, Vec<UserId>) {
+    match changes {
+        DesiredChanges::Users { users, removed, .. } => {
+            (users.into_iter().map(|user| user.id).collect(), removed)
+        }
+        DesiredChanges::Whole => panic!("users alone have changed"),
+    }
+}
+
+async fn changes_of_users_are_told_by_themselves_and_all_else_whole(test: TestStore) {
+    let world = World::new(test).await;
+    let [same, other, gone] = [
+        world.user("same", Limit::None).await.id,
+        world.user("other", Limit::None).await.id,
+        world.user("gone", Limit::None).await.id,
+    ];
+    changed_since(&world, LogPosition::default()).await;
+    let before = world.store.log_tail().await.unwrap();
+    let (store, tenant) = (&world.store, world.tenant);
+    store.set_user_disabled(tenant, other, true).await.unwrap();
+    store.delete_user(tenant, gone, None).await.unwrap();
+    let (changed, removed) = ids(changed_since(&world, before).await);
+    assert!(changed.contains(&other) && !changed.contains(&same));
+    assert_eq!(removed, [gone]);
+    let elsewhere = new_node(store, None, "elsewhere").await;
+    let nothing = store.desired_changes(elsewhere, before.revision());
+    assert_eq!(nothing.await.unwrap(), DesiredChanges::Whole, "it is new");
+
+    let before = store.log_tail().await.unwrap();
+    let leave = GroupPatch {
+        inbound_ids: Some([].into()),
+        ..GroupPatch::default()
+    };
+    let left = store.update_group(tenant, world.group, leave, None).await;
+    left.unwrap();
+    let changes = changed_since(&world, before).await;
+    assert_eq!(changes, DesiredChanges::Whole, "of a group many change");
+    let ahead = store.desired_changes(world.node, u64::MAX >> 1).await;
+    assert_eq!(ahead.unwrap(), DesiredChanges::Whole, "of another database");
 }
 
 async fn the_doorbell_rings_in_other_processes(test: TestStore) {
