@@ -105,6 +105,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         tls,
         development,
     } = parts;
+    let node_certificate_life = settings.node_certificate_lifetime()?;
     // Before the first administrator is made, whose password is told once the start went well.
     let own = match CertificateFiles::of(settings.tls_certificate, settings.tls_key)? {
         Some(files) => Some((ServerTls::server_only(files.read()?)?, files)),
@@ -128,6 +129,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         policy: access.policy.clone(),
         access: access.clone(),
         api_token_max_life: settings.api_token_max_lifetime.0,
+        node_certificate_life,
         enrollment_url: settings
             .enrollment_url
             .to_string()

@@ -11,7 +11,9 @@ use vpnpanel_domain::{
     GroupId, InboundId, Limit, Multiplier, NodeId, ResetStrategy, TenantId, UserId, Zone,
 };
 use vpnpanel_link::Attribution;
-use vpnpanel_pki::{CertificateAuthority, MasterKey, Sealer, StoredAuthority, context};
+use vpnpanel_pki::{
+    CertificateAuthority, MasterKey, NODE_VALIDITY, Sealer, StoredAuthority, context,
+};
 use vpnpanel_runtime::{
     PeerIdentity, Supervisor, TrustDomain,
     settings::{self, ListenAddr, MapEnvironment},
@@ -307,7 +309,12 @@ pub(crate) fn leaf(
 ) -> (Credentials, Vec<u8>) {
     let key = KeyPair::generate().unwrap();
     let issued = authority
-        .issue(identity, &key.subject_public_key_info(), now_ms)
+        .issue(
+            identity,
+            &key.subject_public_key_info(),
+            NODE_VALIDITY,
+            now_ms,
+        )
         .unwrap();
     let credentials = Credentials {
         chain: issued.chain,

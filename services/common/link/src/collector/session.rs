@@ -12,7 +12,7 @@ use super::ingest::{Decoded, Reply, Submission};
 use super::open::{Opening, Refusal};
 use crate::{
     AppliedState, Batch, ConfigAck, ConfigError, Digest, Down, Generation, Health, Hello,
-    LeaseState, Pace, Revision, Segments, Up, UsageAck, wire,
+    IssuedCertificate, LeaseState, Pace, RenewalRefusal, Revision, Segments, Up, UsageAck, wire,
 };
 use vpnpanel_domain::NodeId;
 
@@ -57,6 +57,8 @@ pub enum Event {
     LoadFailed,
     /// Grants from elsewhere: a limit was raised, a lease was opened or asked back.
     Grants(Vec<crate::Grant>),
+    /// Answer to [`Effect::Renew`].
+    Renewed(Result<Box<IssuedCertificate>, RenewalRefusal>),
     /// A newer stream of the node was opened.
     Superseded,
     /// The process is about to stop.
@@ -92,6 +94,9 @@ pub enum Effect {
     },
     /// Record that the node is alive and how it is; write in batches.
     Alive(Health),
+    /// Have a certificate signed for this request (PKCS #10), for whom the certificate of the
+    /// stream names; answer with `Renewed`. One at a time for each session.
+    Renew(Bytes),
     /// End the stream.
     Close(Close),
 }
@@ -132,6 +137,7 @@ pub struct Session {
     segments: VecDeque<Segments>,
     leases: Vec<LeaseState>,
     ingesting: usize,
+    renewing: bool,
     config: Config,
 }
 
@@ -175,6 +181,7 @@ impl Session {
             segments: VecDeque::new(),
             leases: Vec::new(),
             ingesting: 0,
+            renewing: false,
             config: Config::default(),
         }
     }
@@ -219,6 +226,10 @@ impl Session {
                 }));
             }
             Event::Grants(_) => {}
+            Event::Renewed(answer) => {
+                self.renewing = false;
+                effects.push(Effect::Send(Down::RenewalAnswer(answer)));
+            }
             Event::Superseded => self.close(Close::Superseded, &mut effects),
             Event::Drain { spread_ms } => effects.push(Effect::Send(Down::Drain { spread_ms })),
             Event::Tick => self.check_deadlines(now_ms, &mut effects),
@@ -265,6 +276,12 @@ impl Session {
             }
             (_, Up::Health(health)) => effects.push(Effect::Alive(health)),
             (_, Up::ConfigAck(ack)) => self.config_answered(ack, effects),
+            (_, Up::RenewalRequest(csr)) => {
+                // An agent that asks again meanwhile hears the answer to the first.
+                if !std::mem::replace(&mut self.renewing, true) {
+                    effects.push(Effect::Renew(csr));
+                }
+            }
         }
     }
 

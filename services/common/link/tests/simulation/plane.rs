@@ -117,7 +117,7 @@ impl Plane {
                     return;
                 }
                 Effect::Ingest(submission) => self.submissions.push((id, submission)),
-                Effect::Applied { .. } | Effect::Alive(_) => {}
+                Effect::Applied { .. } | Effect::Alive(_) | Effect::Renew(_) => {}
                 other => self.work.push((id, other)),
             }
         }
