@@ -64,7 +64,7 @@ pub(crate) struct Fleet {
     pub(crate) link: SocketAddr,
     pub(crate) enrolment: SocketAddr,
     sealer: Arc<Sealer>,
-    authority_id: Uuid,
+    pub(crate) authority_id: Uuid,
     supervisor: Supervisor,
 }
 
@@ -216,6 +216,7 @@ impl Fleet {
                 node_id: node,
                 authority_id: self.authority_id,
                 spki_sha256: vec![0; 32],
+                certificate_der: credentials.chain[0].to_vec(),
                 not_before_ms: now,
                 not_after_ms: now + 86_400_000,
             })
