@@ -189,11 +189,7 @@ async fn answer(link: &mut Link) -> Answer {
 
 fn credentials(issued: &IssuedCertificate, key: &KeyPair) -> Credentials {
     Credentials {
-        chain: issued
-            .chain
-            .iter()
-            .map(|der| der.to_vec().into())
-            .collect(),
+        chain: issued.chain.iter().map(|der| der.to_vec().into()).collect(),
         key: rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
     }
 }
@@ -362,7 +358,14 @@ async fn a_host_whose_certificate_has_ended_hears_what_control_api_says() {
     assert_eq!(refused, (Code::Unauthenticated, "PROOF_REFUSED".to_owned()));
     assert_eq!(ask(b"").await.unwrap_err().code(), Code::InvalidArgument);
     let asked = signer.lapsed();
-    assert_eq!(asked.len(), 2, "a malformed request does not reach control-api");
-    assert_eq!((&*asked[0].certificate_der, &*asked[0].csr_der), (&[7][..], &[9][..]));
+    assert_eq!(
+        asked.len(),
+        2,
+        "a malformed request does not reach control-api"
+    );
+    assert_eq!(
+        (&*asked[0].certificate_der, &*asked[0].csr_der),
+        (&[7][..], &[9][..])
+    );
     signer.stop(fleet).await;
 }

@@ -11,9 +11,7 @@ use vpnpanel_api::{
 };
 use vpnpanel_pki::csr;
 use vpnpanel_runtime::{PeerIdentity, tls::renewal_statement};
-use vpnpanel_store::{
-    NewNodeCertificate, NodeIdentity, Renewal, RenewalRefusal, ShownCertificate,
-};
+use vpnpanel_store::{NewNodeCertificate, NodeIdentity, Renewal, RenewalRefusal, ShownCertificate};
 
 use crate::{
     Error,
@@ -127,11 +125,7 @@ async fn renew(
         not_before_ms: now_ms,
         not_after_ms: issued.not_after_ms,
     };
-    let expires_at_ms = match context
-        .acting(caller)
-        .renew_certificate(shown, new)
-        .await?
-    {
+    let expires_at_ms = match context.acting(caller).renew_certificate(shown, new).await? {
         Renewal::Noted => {
             tracing::info!(event = "node_renewed", node_id = %node.node_id, serial = issued.serial);
             issued.not_after_ms

@@ -212,11 +212,7 @@ async fn a_certificate_that_has_ended_is_renewed_by_its_key_for_two_weeks() {
     late.pass(21 * DAY_MS);
     let refused = late.prove_now(&new_key()).await.unwrap_err();
     assert!(refused.message().contains("enrol this host again"));
-    assert_refused::<()>(
-        Err(refused),
-        Code::FailedPrecondition,
-        "ENROLMENT_REQUIRED",
-    );
+    assert_refused::<()>(Err(refused), Code::FailedPrecondition, "ENROLMENT_REQUIRED");
 }
 
 #[tokio::test]

@@ -243,7 +243,8 @@ impl Drop for Renewal {
 impl Users {
     fn take(&self, identity: &Identity) -> Result<(), EnrollmentError> {
         let credentials = || identity.credentials.clone();
-        self.control.replace(credentials(), &identity.trust_bundle)?;
+        self.control
+            .replace(credentials(), &identity.trust_bundle)?;
         self.link
             .replace(&identity.trust_bundle, Some(credentials()))?;
         self.metrics

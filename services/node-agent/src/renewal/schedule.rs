@@ -53,7 +53,9 @@ impl Schedule {
 
     /// How to ask now, if at all.
     pub(super) fn way(&self, now_ms: i64, connected: bool) -> Option<Way> {
-        if now_ms < self.next_ms {
+        // A clock that was set back does not make the wait longer than any wait is.
+        let left_ms = self.next_ms.saturating_sub(now_ms);
+        if left_ms > 0 && left_ms <= self.longest_wait_ms.saturating_mul(2) {
             return None;
         }
         if now_ms >= self.ends_ms {

@@ -267,6 +267,15 @@ async fn a_lost_answer_is_asked_for_again_with_the_same_key_and_ever_more_patien
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_keeps_nobody_waiting() {
+    let mut node = Node::new(START_MS);
+    node.pass(365 * DAY_MS);
+    assert_eq!(node.renewal.look(false).await, Step::Wait);
+    node.time.set_wall(START_MS + 4 * DAY_MS);
+    assert!(node.asks().await.is_some());
+}
+
+#[tokio::test]
 async fn a_refusal_leaves_everything_as_it_is() {
     let mut node = Node::new(START_MS);
     let first = node.certificate();

@@ -68,7 +68,9 @@ fn a_node_renews_its_certificate_by_itself_and_tunnels_go_on() {
     assert!(agent.output().iter().any(asked));
     let billed = panel.used_bytes(&alice.id).unwrap();
     eventually("usage is billed", PATIENCE, || {
-        panel.used_bytes(&alice.id).is_some_and(|used| used > billed)
+        panel
+            .used_bytes(&alice.id)
+            .is_some_and(|used| used > billed)
     });
 
     // Revoked: the live stream is cut, and the agent is let in no more.
@@ -88,7 +90,9 @@ fn a_node_renews_its_certificate_by_itself_and_tunnels_go_on() {
     assert!(ends(&panel).unwrap() > fourth);
     let billed = panel.used_bytes(&alice.id).unwrap();
     eventually("usage is billed again", PATIENCE, || {
-        panel.used_bytes(&alice.id).is_some_and(|used| used > billed)
+        panel
+            .used_bytes(&alice.id)
+            .is_some_and(|used| used > billed)
     });
     assert_eq!(traffic.connections(), 1, "the tunnel went on");
     traffic.stop();

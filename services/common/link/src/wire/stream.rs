@@ -12,8 +12,8 @@ use super::{at_most, pb};
 use crate::{
     AppliedState, Attribution, BootId, ConfigAck, ConfigChunk, ConfigError, CounterMark, Digest,
     Down, EngineStatus, Epoch, EpochSummary, Error, Generation, Grant, Health, Hello, Incarnation,
-    IssuedCertificate, LeaseState, Pace, RenewalRefusal, Revision, Seq, SpoolId, StateEpoch, Totals,
-    Up, UsageAck, Welcome,
+    IssuedCertificate, LeaseState, Pace, RenewalRefusal, Revision, Seq, SpoolId, StateEpoch,
+    Totals, Up, UsageAck, Welcome,
 };
 
 /// Most counters, leases or marks in a message.

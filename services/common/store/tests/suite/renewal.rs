@@ -27,7 +27,9 @@ const GRACE_MS: i64 = 2 * WEEK_MS;
 /// A node with the certificate "first", whose last issue is long enough ago.
 async fn enrolled(test: TestStore) -> World {
     let world = World::new(test).await;
-    let authority = world.store.ensure_authority(crate::identity::new_authority(1));
+    let authority = world
+        .store
+        .ensure_authority(crate::identity::new_authority(1));
     let authority_id = authority.await.unwrap().id;
     let now = world.store.now_ms();
     let new = NewNodeCertificate {
@@ -63,7 +65,9 @@ async fn try_renew(
     key: &[u8],
     serial: &[u8],
 ) -> Result<Renewal, StoreError> {
-    let authority = world.store.ensure_authority(crate::identity::new_authority(1));
+    let authority = world
+        .store
+        .ensure_authority(crate::identity::new_authority(1));
     let authority_id = authority.await.unwrap().id;
     let now = world.store.now_ms();
     let new = NewNodeCertificate {
@@ -202,7 +206,11 @@ async fn what_is_not_good_is_not_renewed(test: TestStore) {
     let noted = renew(&world, shown(b"first"), b"key", b"second").await;
     assert_eq!(noted, Renewal::Noted, "to the last minutes");
 
-    world.store.delete_node(None, world.node, None).await.unwrap();
+    world
+        .store
+        .delete_node(None, world.node, None)
+        .await
+        .unwrap();
     let gone = renew(&world, shown(b"first"), b"key", b"third").await;
     assert_eq!(gone, Renewal::Refused(RenewalRefusal::Unknown));
 }
