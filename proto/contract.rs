@@ -42,6 +42,9 @@ pub enum Access {
     },
     /// Whoever presents a join token inside the request; the handler checks it.
     JoinToken,
+    /// A node that proves inside the request that it holds the key of its certificate; the handler
+    /// checks it.
+    CertificateProof,
     /// A node, by its verified client certificate.
     NodeCertificate,
     /// One of these services of the control plane, by its verified client certificate.

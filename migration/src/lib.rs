@@ -12,6 +12,7 @@ mod m20261126_000006_people;
 mod m20261126_000008_credentials;
 mod m20261126_000009_audit;
 mod m20261127_000012_walls;
+mod m20261128_000013_renewal;
 mod m20261128_000014_told_revisions;
 
 pub use sea_orm_migration::sea_orm::DbErr;
@@ -43,6 +44,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261126_000008_credentials::Migration),
             Box::new(m20261126_000009_audit::Migration),
             Box::new(m20261127_000012_walls::Migration),
+            Box::new(m20261128_000013_renewal::Migration),
             Box::new(m20261128_000014_told_revisions::Migration),
         ]
     }
@@ -96,6 +98,7 @@ pub fn fingerprint() -> String {
         m20261126_000008_credentials::UP,
         m20261126_000009_audit::UP,
         m20261127_000012_walls::UP,
+        m20261128_000013_renewal::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -15,6 +15,7 @@ pub(crate) enum Access {
     Authenticated,
     Permission { name: String, tenant_field: String },
     JoinToken,
+    CertificateProof,
     NodeCertificate,
     ControlPlane { services: Vec<String> },
 }
@@ -93,6 +94,8 @@ pub(crate) fn access(method: &MethodDescriptor) -> Result<Access> {
         Access::Authenticated
     } else if has(&rule, "join_token") {
         Access::JoinToken
+    } else if has(&rule, "certificate_proof") {
+        Access::CertificateProof
     } else if has(&rule, "node_certificate") {
         Access::NodeCertificate
     } else if let Some(permission) = message_in(&rule, "permission") {

@@ -26,6 +26,7 @@ pub(crate) fn generate(pool: &DescriptorPool) -> Result<String> {
                 Access::Public => "Access::Public".to_owned(),
                 Access::Authenticated => "Access::Authenticated".to_owned(),
                 Access::JoinToken => "Access::JoinToken".to_owned(),
+                Access::CertificateProof => "Access::CertificateProof".to_owned(),
                 Access::NodeCertificate => "Access::NodeCertificate".to_owned(),
                 Access::Permission { name, tenant_field } => format!(
                     "Access::Permission {{ name: {name:?}, tenant_field: {} }}",

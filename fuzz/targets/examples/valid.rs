@@ -20,7 +20,7 @@ use vpnpanel_link::wire::{
     up_to_wire,
 };
 use vpnpanel_link::*;
-use vpnpanel_pki::{CertificateAuthority, MasterKey, Sealer, csr};
+use vpnpanel_pki::{CertificateAuthority, MasterKey, NODE_VALIDITY, Sealer, csr};
 use vpnpanel_runtime::tls::{certificates_to_pem, key_to_pem};
 use vpnpanel_runtime::{PeerIdentity, TrustDomain};
 
@@ -118,7 +118,9 @@ fn certificates() {
     let authority = CertificateAuthority::open(&stored, domain, &sealer).unwrap();
     let public = csr::public_key(&der).unwrap();
     let certificate = |name: &str, identity: &PeerIdentity| {
-        let issued = authority.issue(identity, &public, NOW_MS).unwrap();
+        let issued = authority
+            .issue(identity, &public, NODE_VALIDITY, NOW_MS)
+            .unwrap();
         write(&format!("certificates/{name}"), &issued.chain[0]);
         issued.chain[0].to_vec()
     };

@@ -8,6 +8,7 @@ mod enrolment;
 mod error;
 mod ingest;
 mod metrics;
+mod renewal;
 mod revocation;
 mod settings;
 mod states;
@@ -92,15 +93,14 @@ where
         }
     });
     let settings = Arc::new(settings);
-    let parts = parts(&mut service, &store, sealer, &settings).await?;
+    let signer = SignerServiceClient::new(signer);
+    let renewals = renewal::Renewals::new(signer.clone());
+    let parts = parts(&mut service, &store, sealer, renewals, &settings).await?;
     let link = NodeLinkServiceServer::new(Guarded::new(NodeLink::new(parts), guard.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let link = reflected(Routes::new(link), reflection.clone())?;
     service.grpc("link", link.listen(settings.listen).tls(link_tls));
-    let enrolment = Enrollment::new(
-        SignerServiceClient::new(signer),
-        settings.link_endpoint.clone(),
-    );
+    let enrolment = Enrollment::new(signer, settings.link_endpoint.clone());
     let enrolment = EnrollmentServiceServer::new(Guarded::new(enrolment, guard));
     let enrolment = reflected(Routes::new(enrolment), reflection)?;
     service.grpc(
@@ -126,6 +126,7 @@ async fn parts(
     service: &mut Service,
     store: &Store,
     sealer: Arc<Sealer>,
+    renewals: renewal::Renewals,
     settings: &Arc<Settings>,
 ) -> Result<stream::Parts, Error> {
     let metrics = metrics::Metrics::register(service.metrics());
@@ -186,6 +187,7 @@ async fn parts(
     });
     Ok(stream::Parts {
         store: store.clone(),
+        renewals,
         allowances,
         snapshots: desired::Snapshots::new(store.clone(), sealer, settings.max_snapshots),
         slots: Arc::new(Semaphore::new(settings.max_streams as usize)),

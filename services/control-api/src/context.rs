@@ -29,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) access: Access,
     /// Longest life of an API token.
     pub(crate) api_token_max_life: Duration,
+    /// Life of a node's certificate.
+    pub(crate) node_certificate_life: Duration,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

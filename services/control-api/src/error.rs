@@ -3,7 +3,7 @@
 use tonic::Status;
 use vpnpanel_auth::AuthError;
 use vpnpanel_runtime::status::{ErrorCode, Failure};
-use vpnpanel_store::StoreError;
+use vpnpanel_store::{RenewalRefusal, StoreError};
 
 /// Why a call, or the start of the service, failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,20 @@ pub enum Error {
     /// The join token is unknown, expired, or was used with another key.
     #[error("the join token is not valid")]
     JoinTokenRefused,
+    /// A node's certificate is not renewed.
+    #[error("{0}")]
+    RenewalRefused(RenewalRefusal),
+    /// The key of the certificate did not sign the request.
+    #[error("the proof is not by the certificate's key, or for another request")]
+    ProofRefused,
+    /// A proof of another time.
+    #[error(
+        "the proof was made more than 5 minutes before or after now: set the clock of this host"
+    )]
+    ProofStale,
+    /// A setting that no certificate can have.
+    #[error("VPNPANEL_NODE_CERTIFICATE_LIFETIME: from 10s to 90d")]
+    CertificateLifetime,
     /// A refresh token is unknown, or of a session that is over.
     #[error("the session has ended: sign in again")]
     RefreshTokenRefused,
@@ -93,6 +107,9 @@ impl From<Error> for Status {
             .into_status(),
             Error::Stale => stale(error.to_string()).into_status(),
             Error::JoinTokenRefused => unauthenticated("JOIN_TOKEN_REFUSED", &error).into_status(),
+            Error::RenewalRefused(refusal) => renewal_failure(refusal).into_status(),
+            Error::ProofRefused => unauthenticated("PROOF_REFUSED", &error).into_status(),
+            Error::ProofStale => unauthenticated("PROOF_STALE", &error).into_status(),
             Error::RefreshTokenRefused => {
                 unauthenticated("REFRESH_TOKEN_REFUSED", &error).into_status()
             }
@@ -114,6 +131,7 @@ impl From<Error> for Status {
             | Error::Random(_)
             | Error::Reflection(_)
             | Error::Tls(_)
+            | Error::CertificateLifetime
             | Error::BootstrapPassword(_) => {
                 // Ours to repair: told to the log, where the error ends, and not to the caller.
                 tracing::error!(event = "call_failed", error = %error);
@@ -125,6 +143,20 @@ impl From<Error> for Status {
 
 fn unauthenticated(reason: &'static str, error: &Error) -> Failure {
     Failure::new(ErrorCode::Unauthenticated, reason, error.to_string())
+}
+
+fn renewal_failure(refusal: RenewalRefusal) -> Failure {
+    let message = refusal.to_string();
+    let fail = |code, reason| Failure::new(code, reason, message.clone());
+    match refusal {
+        RenewalRefusal::Unknown => fail(ErrorCode::Unauthenticated, "CERTIFICATE_REFUSED"),
+        RenewalRefusal::TooOld => fail(ErrorCode::FailedPrecondition, "ENROLMENT_REQUIRED"),
+        RenewalRefusal::Disabled => fail(ErrorCode::FailedPrecondition, "NODE_DISABLED"),
+        RenewalRefusal::Replayed => fail(ErrorCode::Unauthenticated, "PROOF_REPLAYED"),
+        RenewalRefusal::SameKey => Failure::invalid_field("csr_der", message),
+        RenewalRefusal::TooSoon => fail(ErrorCode::ResourceExhausted, "RENEWAL_TOO_SOON")
+            .retry_after(std::time::Duration::from_secs(10)),
+    }
 }
 
 fn stale(message: String) -> Failure {

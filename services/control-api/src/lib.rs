@@ -105,6 +105,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         tls,
         development,
     } = parts;
+    let node_certificate_life = settings.node_certificate_lifetime()?;
     let own = match CertificateFiles::of(settings.tls_certificate, settings.tls_key)? {
         Some(files) => Some((ServerTls::server_only(files.read()?)?, files)),
         None => None,
@@ -124,6 +125,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         policy: access.policy.clone(),
         access: access.clone(),
         api_token_max_life: settings.api_token_max_lifetime.0,
+        node_certificate_life,
         enrollment_url: settings
             .enrollment_url
             .to_string()

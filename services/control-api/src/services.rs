@@ -204,6 +204,8 @@ service! { node::v1::node_service_server::NodeService {
         = handlers::node::delete;
     create_join_token(node::v1::CreateJoinTokenRequest) -> node::v1::CreateJoinTokenResponse
         = handlers::enrollment::create_join_token;
+    revoke_node_certificate(node::v1::RevokeNodeCertificateRequest)
+        -> node::v1::RevokeNodeCertificateResponse = handlers::renewal::revoke;
     get_node_sync(node::v1::GetNodeSyncRequest) -> node::v1::GetNodeSyncResponse
         = handlers::node::sync;
 }}
@@ -246,4 +248,8 @@ service! { system::v1::system_service_server::SystemService {
 service! { pki::v1::signer_service_server::SignerService {
     sign_joining_node(pki::v1::SignJoiningNodeRequest) -> pki::v1::SignJoiningNodeResponse
         = handlers::enrollment::sign_joining_node;
+    sign_renewing_node(pki::v1::SignRenewingNodeRequest) -> pki::v1::SignRenewingNodeResponse
+        = handlers::renewal::sign_renewing_node;
+    sign_lapsed_node(pki::v1::SignLapsedNodeRequest) -> pki::v1::SignLapsedNodeResponse
+        = handlers::renewal::sign_lapsed_node;
 }}

@@ -1,10 +1,15 @@
 //! Settings of the management API, from the environment.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use vpnpanel_auth::{PasswordSettings, TokenSettings};
 use vpnpanel_runtime::rpc::TrustedProxies;
 use vpnpanel_runtime::settings::{ByteSize, HttpEndpoint, HumanDuration, ListenAddr, Secret};
+
+use crate::Error;
+
+const SHORTEST_CERTIFICATE: Duration = Duration::from_secs(10);
+const LONGEST_CERTIFICATE: Duration = Duration::from_secs(90 * 86_400);
 
 /// Settings of control-api.
 #[derive(Debug, Clone, clap::Args)]
@@ -81,9 +86,29 @@ pub struct ControlApiSettings {
     )]
     pub api_token_max_lifetime: HumanDuration,
 
+    /// Life of a node's certificate, from 10s to 90d; agents renew theirs at half of it.
+    #[arg(
+        long,
+        env = "VPNPANEL_NODE_CERTIFICATE_LIFETIME",
+        default_value = "7d",
+        value_name = "DURATION"
+    )]
+    pub node_certificate_lifetime: HumanDuration,
+
     /// Cost of password hashes.
     #[command(flatten)]
     pub passwords: PasswordArgs,
+}
+
+impl ControlApiSettings {
+    /// Life of a node's certificate.
+    pub(crate) fn node_certificate_lifetime(&self) -> Result<Duration, Error> {
+        let life = self.node_certificate_lifetime.0;
+        match (SHORTEST_CERTIFICATE..=LONGEST_CERTIFICATE).contains(&life) {
+            true => Ok(life),
+            false => Err(Error::CertificateLifetime),
+        }
+    }
 }
 
 /// What the first start makes.

@@ -9,6 +9,7 @@ pub mod enrollment;
 mod error;
 pub mod host;
 pub mod nft;
+pub mod renewal;
 mod service;
 mod settings;
 pub mod spool;

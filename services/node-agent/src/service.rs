@@ -14,7 +14,8 @@ use vpnpanel_runtime::{Grpc, PeerIdentity, Service};
 
 use crate::driver::{AgentMetrics, Driver, Link, Plane, StatusFacts, SystemEntropy};
 use crate::engine::{WireGuardEngine, WireGuardOptions};
-use crate::enrollment::{EnrollmentError, Identity, enroll};
+use crate::enrollment::{EnrollmentError, Identity, enroll, is_asked_again};
+use crate::renewal::{Renewal, Users};
 use crate::spool::{Spool, SpoolError};
 use crate::{Settings, control, host};
 
@@ -46,17 +47,20 @@ pub enum StartError {
 
 impl vpnpanel_runtime::process::Fault for StartError {}
 
-/// The identity of this host: kept, or got with the join token. A control plane that cannot be
-/// reached yet is tried again.
+/// The identity of this host: kept, or got with the join token. A host that is a node already spends
+/// a new token too, so that it can enrol again, and stays what it is where that fails. A control plane
+/// that cannot be reached yet is tried again.
 ///
 /// # Errors
 /// No identity and no token, a token that is refused, a folder that cannot be written.
 pub async fn identity(settings: &Settings) -> Result<Identity, StartError> {
     let mut delay = Duration::from_secs(1);
     loop {
-        if let Some(identity) = Identity::load(&settings.data_dir, &settings.trust_domain)? {
-            return Ok(identity);
-        }
+        let kept = Identity::load(&settings.data_dir, &settings.trust_domain)?;
+        let kept = match kept {
+            Some(kept) if !is_asked_again(&kept, &settings.enrollment) => return Ok(kept),
+            kept => kept,
+        };
         match enroll(
             &settings.data_dir,
             &settings.enrollment,
@@ -67,6 +71,13 @@ pub async fn identity(settings: &Settings) -> Result<Identity, StartError> {
             Ok(identity) => {
                 tracing::info!(event = "enrolled", node_id = %identity.node, "this host is a node");
                 return Ok(identity);
+            }
+            Err(error) if kept.is_some() => {
+                tracing::warn!(event = "enrolment_refused", %error,
+                    "the host stays the node that it is");
+                if let Some(kept) = kept {
+                    return Ok(kept);
+                }
             }
             Err(error) if error.is_temporary() => {
                 tracing::warn!(event = "enrolment_delayed", %error, retry_in = ?delay);
@@ -101,27 +112,40 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
     });
     let clock = Clock::system();
     let (status, answers) = watch::channel(GetStatusResponse::default());
+    let users = Users {
+        link: ClientTls::new(&identity.trust_bundle, Some(identity.credentials.clone()))?,
+        control: ServerTls::mutual(
+            identity.credentials.clone(),
+            &identity.trust_bundle,
+            settings.trust_domain.clone(),
+        )?,
+        metrics: service.metrics().clone(),
+    };
+    let tls = users.control.clone();
     let driver = Driver {
         settings: machine_settings(),
         spool,
         plane: Plane::new(Arc::new(engine)),
-        link: link(&settings, &identity)?,
+        link: link(&settings, &identity, users.link.clone())?,
         facts: StatusFacts {
             node: identity.node,
             started_unix: clock.unix_millis() / 1000,
             not_after_unix: identity.not_after_unix,
         },
+        renewal: Renewal::new(
+            identity,
+            settings.data_dir.clone(),
+            settings.trust_domain.clone(),
+            settings.enrollment.url.clone(),
+            users,
+            clock.clone(),
+        ),
         clock,
         status,
         metrics: AgentMetrics::register(service.metrics()),
     };
     service.task("link", move |stop| driver.run(stop));
 
-    let tls = ServerTls::mutual(
-        identity.credentials,
-        &identity.trust_bundle,
-        settings.trust_domain.clone(),
-    )?;
     let routes = Routes::new(control::server(answers));
     service.grpc(
         "control",
@@ -134,7 +158,7 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
 }
 
 /// Dials the collector's identity, wherever it is.
-fn link(settings: &Settings, identity: &Identity) -> Result<Link, StartError> {
+fn link(settings: &Settings, identity: &Identity, tls: ClientTls) -> Result<Link, StartError> {
     let given = settings
         .link_address
         .as_ref()
@@ -149,7 +173,6 @@ fn link(settings: &Settings, identity: &Identity) -> Result<Link, StartError> {
         .map_err(named)?;
     let collector = PeerIdentity::control_plane("collector")
         .map_err(|_| StartError::LinkAddress(given.clone()))?;
-    let tls = ClientTls::new(&identity.trust_bundle, Some(identity.credentials.clone()))?;
     let dialer = Dialer::new(tls, collector, settings.trust_domain.clone())?;
     Ok(Link { dialer, address })
 }

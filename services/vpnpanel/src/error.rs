@@ -56,7 +56,10 @@ impl Fault for Error {
             }
             Self::ControlApi(error) => matches!(
                 error,
-                ControlApi::Tls(_) | ControlApi::Cache(_) | ControlApi::BootstrapPassword(_)
+                ControlApi::Tls(_)
+                    | ControlApi::Cache(_)
+                    | ControlApi::BootstrapPassword(_)
+                    | ControlApi::CertificateLifetime
             ),
             Self::Gateway(error) => {
                 matches!(error, Gateway::Certificate(_) | Gateway::Origin { .. })

@@ -4,6 +4,7 @@
 
 use std::{error::Error as _, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -35,6 +36,7 @@ use crate::{
     error::Error,
     ingest::Ingest,
     metrics::Metrics,
+    renewal::Renewals,
     settings::Settings,
     states::States,
 };
@@ -56,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     pub(crate) hub: Arc<Hub>,
     pub(crate) ingest: Ingest,
+    pub(crate) renewals: Renewals,
     pub(crate) snapshots: Snapshots,
     pub(crate) allowances: Arc<Allowances>,
     pub(crate) states: States,
@@ -91,6 +94,7 @@ enum Done {
     Ingested(Event),
     Loaded(Result<Snapshot, Error>),
     Leased(Result<Vec<Grant>, StoreError>),
+    Renewed(Event),
 }
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -294,7 +298,7 @@ impl Driver {
                 }
                 Ok(Some(Event::Opened(opened)))
             }
-            Done::Ingested(event) => Ok(Some(event)),
+            Done::Ingested(event) | Done::Renewed(event) => Ok(Some(event)),
             Done::Leased(grants) => {
                 self.leasing = false;
                 if std::mem::take(&mut self.lease_again) {
@@ -426,6 +430,7 @@ impl Driver {
                     .states
                     .alive(self.node, generation, &self.agent_version, health, now);
             }
+            Effect::Renew(csr) => self.renew(csr),
             Effect::Close(why) => return Err(Error::Closed(why)),
         }
         Ok(())
@@ -448,6 +453,13 @@ impl Driver {
                     Err(error) => Err(error.into()),
                 },
             )
+        }));
+    }
+
+    fn renew(&mut self, csr: Bytes) {
+        let (renewals, peer) = (self.parts.renewals.clone(), self.peer.clone());
+        self.work.push(Box::pin(async move {
+            Done::Renewed(Event::Renewed(renewals.answer(peer.serial(), csr).await))
         }));
     }
 

@@ -15,6 +15,7 @@ use vpnpanel_api::agent::v1::{
 };
 use vpnpanel_domain::NodeId;
 use vpnpanel_runtime::{PeerIdentity, tls::Peer};
+use vpnpanel_store::CertificateState;
 
 use super::{
     driver::{Driver, Parts},
@@ -49,7 +50,31 @@ impl NodeLink {
         if known.disabled {
             return Err(Error::CertificateRefused("the node is disabled"));
         }
+        if known.state == CertificateState::Next {
+            self.first_use(node, peer).await?;
+        }
         Ok(node)
+    }
+}
+
+impl NodeLink {
+    /// The node holds its next certificate: from here on the one before is good for nothing.
+    async fn first_use(&self, node: NodeId, peer: &Peer) -> Result<(), Error> {
+        let store = &self.parts.store;
+        if store.use_next_certificate(node, peer.serial()).await? {
+            info!(
+                event = "link.certificate_in_use",
+                node_id = %node,
+                serial = hex::encode(peer.serial()),
+                "a node's renewed certificate is in use, the one before is retired"
+            );
+            return Ok(());
+        }
+        // Another stream was faster, or it was replaced meanwhile.
+        match store.identity_of(peer.serial()).await? {
+            Some(known) if known.state.is_good() => Ok(()),
+            _ => Err(Error::CertificateRefused("it was replaced or revoked")),
+        }
     }
 }
 

@@ -92,7 +92,10 @@ async fn a_live_stream_is_cut_when_its_certificate_is_revoked() {
     let node = fleet.node().await;
     let (mut link, _) =
         Link::greet(fleet.channel(Some(node.credentials.clone())), &Disk::new()).await;
-    fleet.store.revoke_node_certificates(node.id).await.unwrap();
+    let revoked = fleet
+        .store
+        .revoke_node_certificates(Some(fleet.tenant), node.id);
+    revoked.await.unwrap();
     assert_eq!(reason(&link.end().await), refused());
     assert_eq!(outcome(&fleet, Some(node.credentials)).await, refused());
     fleet.stop().await;

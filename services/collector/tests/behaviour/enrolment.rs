@@ -7,7 +7,8 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 use vpnpanel_api::{
     agent::v1::{EnrollRequest, enrollment_service_client::EnrollmentServiceClient},
     pki::v1::{
-        SignJoiningNodeRequest, SignJoiningNodeResponse,
+        SignJoiningNodeRequest, SignJoiningNodeResponse, SignLapsedNodeRequest,
+        SignLapsedNodeResponse, SignRenewingNodeRequest, SignRenewingNodeResponse,
         signer_service_server::{SignerService, SignerServiceServer},
     },
 };
@@ -46,9 +47,23 @@ impl SignerService for Signer {
             expire_time: None,
         }))
     }
+
+    async fn sign_renewing_node(
+        &self,
+        _: Request<SignRenewingNodeRequest>,
+    ) -> Result<Response<SignRenewingNodeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn sign_lapsed_node(
+        &self,
+        _: Request<SignLapsedNodeRequest>,
+    ) -> Result<Response<SignLapsedNodeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
 }
 
-async fn serve(signer: Signer) -> Channel {
+pub(crate) async fn serve(signer: impl SignerService) -> Channel {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener);

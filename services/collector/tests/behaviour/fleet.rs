@@ -11,7 +11,9 @@ use vpnpanel_domain::{
     GroupId, InboundId, Limit, Multiplier, NodeId, ResetStrategy, TenantId, UserId, Zone,
 };
 use vpnpanel_link::Attribution;
-use vpnpanel_pki::{CertificateAuthority, MasterKey, Sealer, StoredAuthority, context};
+use vpnpanel_pki::{
+    CertificateAuthority, MasterKey, NODE_VALIDITY, Sealer, StoredAuthority, context,
+};
 use vpnpanel_runtime::{
     PeerIdentity, Supervisor, TrustDomain,
     settings::{self, ListenAddr, MapEnvironment},
@@ -62,7 +64,7 @@ pub(crate) struct Fleet {
     pub(crate) link: SocketAddr,
     pub(crate) enrolment: SocketAddr,
     sealer: Arc<Sealer>,
-    authority_id: Uuid,
+    pub(crate) authority_id: Uuid,
     supervisor: Supervisor,
 }
 
@@ -214,6 +216,7 @@ impl Fleet {
                 node_id: node,
                 authority_id: self.authority_id,
                 spki_sha256: vec![0; 32],
+                certificate_der: credentials.chain[0].to_vec(),
                 not_before_ms: now,
                 not_after_ms: now + 86_400_000,
             })
@@ -307,7 +310,12 @@ pub(crate) fn leaf(
 ) -> (Credentials, Vec<u8>) {
     let key = KeyPair::generate().unwrap();
     let issued = authority
-        .issue(identity, &key.subject_public_key_info(), now_ms)
+        .issue(
+            identity,
+            &key.subject_public_key_info(),
+            NODE_VALIDITY,
+            now_ms,
+        )
         .unwrap();
     let credentials = Credentials {
         chain: issued.chain,

@@ -15,5 +15,6 @@ mod fleet;
 mod forks;
 mod frames;
 mod leases;
+mod renewal;
 mod shutdown;
 mod usage;

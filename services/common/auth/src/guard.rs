@@ -75,8 +75,8 @@ pub fn principal(extensions: &Extensions) -> Result<&Arc<Principal>, AuthError> 
 
 fn decide(call: &Call<'_>) -> Result<(), AuthError> {
     match call.method.access {
-        // A join token is inside the message: its handler checks it.
-        Access::Public | Access::JoinToken => Ok(()),
+        // Join tokens and proofs are inside the message: handlers check them.
+        Access::Public | Access::JoinToken | Access::CertificateProof => Ok(()),
         Access::Authenticated => admitted(call).map(|_| ()),
         Access::Permission { name, tenant_field } => permitted(call, name, tenant_field),
         Access::NodeCertificate => match peer(call.extensions) {
@@ -225,10 +225,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_credentials_only_public_methods_and_join_tokens_pass() {
+    async fn without_credentials_only_public_methods_join_tokens_and_proofs_pass() {
         for method in METHODS {
             let expected = match method.access {
-                Access::Public | Access::JoinToken => Code::Ok,
+                Access::Public | Access::JoinToken | Access::CertificateProof => Code::Ok,
                 Access::Authenticated | Access::Permission { .. } => Code::Unauthenticated,
                 _ => Code::PermissionDenied,
             };

@@ -84,7 +84,8 @@ pub use id::{BootId, Digest, Epoch, Generation, Incarnation, Revision, Seq, Spoo
 pub use lease::{Grant, LeaseState};
 pub use message::{
     AppliedState, ConfigAck, ConfigChunk, ConfigError, CounterMark, Down, EngineStatus,
-    EpochSummary, Health, Hello, PROTOCOL, Pace, Segments, Up, UpdateKind, UsageAck, Welcome,
+    EpochSummary, Health, Hello, IssuedCertificate, PROTOCOL, Pace, RenewalRefusal, Segments, Up,
+    UpdateKind, UsageAck, Welcome,
 };
 pub use usage::{
     Attribution, BUCKET_SECONDS, Batch, BatchRef, Bucket, CounterKey, MAX_BATCH_ROWS,

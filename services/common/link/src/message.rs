@@ -28,6 +28,8 @@ pub enum Up {
     Segments(Segments),
     /// The agent ends the stream on purpose.
     Goodbye(String),
+    /// The agent's certificate is due: a PKCS #10 request, DER, for a new key.
+    RenewalRequest(Bytes),
 }
 
 /// From the collector to the agent.
@@ -44,6 +46,30 @@ pub enum Down {
         /// Milliseconds.
         spread_ms: u64,
     },
+    /// Answer to [`Up::RenewalRequest`]; the driver's, no machine of an agent heeds it.
+    RenewalAnswer(Result<Box<IssuedCertificate>, RenewalRefusal>),
+}
+
+/// A certificate for an agent's new key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuedCertificate {
+    /// The certificate, then intermediates, each DER.
+    pub chain: Vec<Bytes>,
+    /// Every authority to trust, each DER.
+    pub trust_bundle: Vec<Bytes>,
+    /// Sequence number of the trust bundle.
+    pub trust_bundle_sequence: u64,
+    /// When the certificate ends, milliseconds of the Unix epoch.
+    pub expires_at_ms: i64,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenewalRefusal {
+    /// For machines: UPPER_SNAKE_CASE.
+    pub reason: String,
+    /// For people.
+    pub message: String,
 }
 
 /// First message of a stream.

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
@@ -11,17 +12,20 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
-use vpnpanel_runtime::tls::Credentials;
+use vpnpanel_runtime::tls::{Credentials, Peer};
 use vpnpanel_runtime::{PeerIdentity, TrustDomain};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::{Error, Sealer};
 
-/// Life of a node's or a service's certificate.
-pub const LEAF_VALIDITY: Duration = Duration::from_secs(30 * DAY);
+/// Life of a service's certificate.
+pub const SERVICE_VALIDITY: Duration = Duration::from_secs(30 * DAY);
+/// Life of a node's certificate, unless an operator says otherwise.
+pub const NODE_VALIDITY: Duration = Duration::from_secs(7 * DAY);
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(3650 * DAY);
-/// How far in the past a validity begins, for hosts whose clocks are behind.
+/// How far in the past a validity begins, for hosts whose clocks are behind: at most a tenth of it,
+/// so that a short one is not half over when it is issued.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 const DAY: u64 = 86_400;
 const SERIAL_LEN: usize = 16;
@@ -45,6 +49,25 @@ pub struct IssuedCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// First instant at which it no longer holds, milliseconds of the Unix epoch.
     pub not_after_ms: i64,
+}
+
+/// A certificate of this installation that somebody presents outside of TLS. That they hold its
+/// key is yet to be shown.
+#[derive(Debug, Clone)]
+pub struct OwnCertificate {
+    /// Whom it names.
+    pub peer: Peer,
+    /// Its public key, an uncompressed point on P-256.
+    public_key: Vec<u8>,
+}
+
+impl OwnCertificate {
+    /// Whether the certificate's key signed `statement` (ECDSA on P-256 with SHA-256, ASN.1).
+    pub fn has_signed(&self, statement: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.public_key)
+            .verify(statement, signature)
+            .is_ok()
+    }
 }
 
 /// A service's certificate with the key that was made for it.
@@ -152,10 +175,32 @@ impl CertificateAuthority {
         &self,
         identity: &PeerIdentity,
         public_key: &[u8],
+        validity: Duration,
         now_ms: i64,
     ) -> Result<IssuedCertificate, Error> {
         let key = SubjectPublicKeyInfo::from_der(public_key)?;
-        self.sign(identity, &key, &[], now_ms)
+        self.sign(identity, &key, &[], validity, now_ms)
+    }
+
+    /// Reads a certificate that this authority signed, whether or not it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] when it did not, or the certificate names nobody of the trust domain.
+    pub fn recognise(&self, certificate: &[u8]) -> Result<OwnCertificate, Error> {
+        let (rest, leaf) = X509Certificate::from_der(certificate).map_err(|_| Error::Foreign)?;
+        let (_, own) = X509Certificate::from_der(&self.certificate)
+            .map_err(|_| Error::Certificate("it is not X.509"))?;
+        if !rest.is_empty() || leaf.is_ca() || leaf.issuer() != own.subject() {
+            return Err(Error::Foreign);
+        }
+        leaf.verify_signature(Some(own.public_key()))
+            .map_err(|_| Error::Foreign)?;
+        let peer = Peer::from_certificate(&CertificateDer::from(certificate), &self.trust_domain)
+            .map_err(|_| Error::Foreign)?;
+        Ok(OwnCertificate {
+            peer,
+            public_key: leaf.public_key().subject_public_key.data.to_vec(),
+        })
     }
 
     /// Makes a key pair and a certificate for a service of the control plane. `addresses` are
@@ -172,7 +217,7 @@ impl CertificateAuthority {
         let identity = PeerIdentity::control_plane(service)
             .map_err(|_| Error::Certificate("a service's name is a DNS label"))?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let issued = self.sign(&identity, &key, addresses, now_ms)?;
+        let issued = self.sign(&identity, &key, addresses, SERVICE_VALIDITY, now_ms)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(ServiceCertificate {
             credentials: Credentials {
@@ -188,6 +233,7 @@ impl CertificateAuthority {
         identity: &PeerIdentity,
         key: &impl PublicKeyData,
         addresses: &[IpAddr],
+        validity: Duration,
         now_ms: i64,
     ) -> Result<IssuedCertificate, Error> {
         let mut params = CertificateParams::default();
@@ -208,7 +254,7 @@ impl CertificateAuthority {
         let number = serial()?;
         let text = hex::encode(number.as_ref());
         params.serial_number = Some(number);
-        let not_after_ms = set_validity(&mut params, now_ms, LEAF_VALIDITY)?;
+        let not_after_ms = set_validity(&mut params, now_ms, validity)?;
         let leaf = params.signed_by(key, &self.issuer)?;
         Ok(IssuedCertificate {
             serial: text,
@@ -257,7 +303,7 @@ fn set_validity(
         return Err(Error::Time);
     }
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + now.saturating_sub(BACKDATE);
+    params.not_before = epoch + now.saturating_sub(BACKDATE.min(validity / 10));
     params.not_after = epoch + ends;
     i64::try_from(ends.as_millis()).map_err(|_| Error::Time)
 }
@@ -303,7 +349,12 @@ mod tests {
             node: Uuid::now_v7(),
         };
         let issued = authority
-            .issue(&identity, &key.subject_public_key_info(), NOW_MS)
+            .issue(
+                &identity,
+                &key.subject_public_key_info(),
+                NODE_VALIDITY,
+                NOW_MS,
+            )
             .unwrap();
         let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
         let (_, root) = X509Certificate::from_der(&issued.chain[1]).unwrap();
@@ -338,6 +389,48 @@ mod tests {
             tenant: None,
             node: Uuid::now_v7(),
         };
-        assert!(authority().issue(&identity, b"junk", NOW_MS).is_err());
+        let issued = authority().issue(&identity, b"junk", NODE_VALIDITY, NOW_MS);
+        assert!(issued.is_err());
+    }
+
+    #[test]
+    fn an_own_certificate_is_recognised_after_its_end_and_a_foreign_one_never() {
+        let (authority, other) = (authority(), authority());
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let identity = PeerIdentity::Node {
+            tenant: None,
+            node: Uuid::now_v7(),
+        };
+        let public_key = key.subject_public_key_info();
+        let long_ago = NOW_MS - 365 * 86_400_000;
+        let issued = authority
+            .issue(&identity, &public_key, NODE_VALIDITY, long_ago)
+            .unwrap();
+        let own = authority.recognise(&issued.chain[0]).unwrap();
+        assert_eq!(*own.peer.identity(), identity);
+        let signature = rcgen::SigningKey::sign(&key, b"statement").unwrap();
+        assert!(own.has_signed(b"statement", &signature));
+        assert!(!own.has_signed(b"another", &signature));
+        assert!(!own.has_signed(b"statement", b"junk"));
+        for foreign in [&issued.chain[0][..], &authority.certificate, b"junk"] {
+            assert!(matches!(other.recognise(foreign), Err(Error::Foreign)));
+        }
+        assert!(authority.recognise(&authority.certificate).is_err());
+        let mut altered = issued.chain[0].to_vec();
+        let last = altered.len() - 1;
+        altered[last] ^= 1;
+        assert!(authority.recognise(&altered).is_err());
+    }
+
+    #[test]
+    fn a_short_life_is_not_half_over_when_it_begins() {
+        let mut params = CertificateParams::default();
+        let ends = set_validity(&mut params, NOW_MS, Duration::from_secs(60)).unwrap();
+        assert_eq!(ends, NOW_MS + 60_000);
+        assert_eq!(
+            params.not_before.unix_timestamp(),
+            NOW_MS / 1000 - 6,
+            "a tenth, not five minutes"
+        );
     }
 }

@@ -33,6 +33,9 @@ pub enum Error {
     /// A join token is not of our form.
     #[error("the join token is not of the form vpj_…")]
     JoinTokenFormat,
+    /// A certificate is not one of this installation.
+    #[error("the certificate was not issued here")]
+    Foreign,
     /// A stored certificate cannot be read.
     #[error("a stored certificate cannot be read: {0}")]
     Certificate(&'static str),

@@ -17,7 +17,8 @@ mod master_key;
 mod sealer;
 
 pub use authority::{
-    CertificateAuthority, IssuedCertificate, LEAF_VALIDITY, ServiceCertificate, StoredAuthority,
+    CertificateAuthority, IssuedCertificate, NODE_VALIDITY, OwnCertificate, SERVICE_VALIDITY,
+    ServiceCertificate, StoredAuthority,
 };
 pub use error::Error;
 pub use join_token::JoinToken;

@@ -77,6 +77,8 @@ pub struct NewNodeCertificate {
     pub authority_id: Uuid,
     /// SHA-256 of its public key (SPKI).
     pub spki_sha256: Vec<u8>,
+    /// The certificate itself.
+    pub certificate_der: Vec<u8>,
     /// When it begins.
     pub not_before_ms: i64,
     /// When it ends.
@@ -177,15 +179,22 @@ impl Store {
             .collect()
     }
 
-    /// Revokes every certificate of a node.
+    /// Revokes every certificate of a node, and the join tokens that could give its host another
+    /// one: it has to enrol again.
     ///
     /// # Errors
-    /// Those of the database.
-    pub async fn revoke_node_certificates(&self, node: NodeId) -> Result<u64> {
-        let tx = self.begin().await?;
-        let revoked = revoke_all(&tx, node).await?;
-        tx.commit().await?;
-        Ok(revoked)
+    /// [`StoreError::NotFound`] for the node.
+    pub async fn revoke_node_certificates(
+        &self,
+        tenant: Option<TenantId>,
+        node: NodeId,
+    ) -> Result<()> {
+        let mut tx = self.begin_in(tenant).await?;
+        crate::nodes::lock(&tx, tenant, node).await?;
+        tx.audit(Event::on("node", tenant, node));
+        revoke_all(&tx, node).await?;
+        crate::join_tokens::supersede(&tx, node).await?;
+        tx.commit().await
     }
 }
 
@@ -208,16 +217,27 @@ pub(crate) async fn enrol(tx: &mut Write, new: NewNodeCertificate) -> Result<()>
     )
     .await?;
     crate::ledger::forget_agents(tx, new.node_id).await?;
+    insert(tx, new, CertificateState::Current).await
+}
+
+/// Notes a certificate, of whose state the node has no other.
+pub(crate) async fn insert(
+    tx: &Write,
+    new: NewNodeCertificate,
+    state: CertificateState,
+) -> Result<()> {
     let row = Model {
         serial: new.serial,
         node_id: new.node_id.uuid(),
         authority_id: new.authority_id,
         spki_sha256: new.spki_sha256,
-        state: CertificateState::Current.as_str().to_owned(),
+        state: state.as_str().to_owned(),
         not_before: new.not_before_ms,
         not_after: new.not_after_ms,
         created_at: tx.now,
         revoked_at: None,
+        certificate_der: Some(new.certificate_der),
+        proof_at: None,
     };
     Entity::insert(ActiveModel::from(row))
         .exec_without_returning(&**tx)
@@ -236,7 +256,7 @@ pub(crate) async fn revoke_all(tx: &Write, node: NodeId) -> Result<u64> {
     .await?)
 }
 
-fn state(name: &str) -> Result<CertificateState> {
+pub(crate) fn state(name: &str) -> Result<CertificateState> {
     CertificateState::ALL
         .into_iter()
         .find(|one| one.as_str() == name)

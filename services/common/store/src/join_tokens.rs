@@ -8,6 +8,7 @@ use crate::audit::Event;
 use crate::connect::Store;
 use crate::error::Result;
 use crate::sql;
+use crate::transaction::Write;
 
 /// A token that was presented and is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +46,7 @@ impl Store {
         let mut tx = self.begin_in(tenant).await?;
         crate::nodes::lock(&tx, tenant, new.node_id).await?;
         tx.audit(Event::on("node", tenant, new.node_id));
-        sql::run(
-            &*tx,
-            "UPDATE join_tokens SET superseded_at = $2
-             WHERE node_id = $1 AND superseded_at IS NULL",
-            vec![new.node_id.uuid().into(), tx.now.into()],
-        )
-        .await?;
+        supersede(&tx, new.node_id).await?;
         sql::run(
             &*tx,
             "INSERT INTO join_tokens (hash, node_id, created_at, expires_at)
@@ -107,4 +102,16 @@ impl Store {
         tx.commit().await?;
         Ok(Some(token))
     }
+}
+
+/// Ends what tokens of a node are good for.
+pub(crate) async fn supersede(tx: &Write, node: NodeId) -> Result<()> {
+    sql::run(
+        &**tx,
+        "UPDATE join_tokens SET superseded_at = $2
+         WHERE node_id = $1 AND superseded_at IS NULL",
+        vec![node.uuid().into(), tx.now.into()],
+    )
+    .await?;
+    Ok(())
 }

@@ -76,7 +76,16 @@ pub(crate) async fn sign_joining_node(
     };
     let now_ms = context.store.now_ms();
     let authority = &context.authority;
-    let issued = authority.signer.issue(&identity, &public_key, now_ms)?;
+    let issued = authority.signer.issue(
+        &identity,
+        &public_key,
+        context.node_certificate_life,
+        now_ms,
+    )?;
+    let leaf = issued
+        .chain
+        .first()
+        .ok_or(Error::Corrupt("an issued chain is empty"))?;
     let serial = hex::decode(&issued.serial)
         .map_err(|_| Error::Corrupt("a serial number is not hexadecimal"))?;
     context
@@ -86,6 +95,7 @@ pub(crate) async fn sign_joining_node(
             node_id: spent.node_id,
             authority_id: authority.id,
             spki_sha256,
+            certificate_der: leaf.to_vec(),
             not_before_ms: now_ms,
             not_after_ms: issued.not_after_ms,
         })

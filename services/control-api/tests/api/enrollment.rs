@@ -13,16 +13,16 @@ use vpnpanel_runtime::{PeerIdentity, TrustDomain, tls::Peer};
 
 use crate::support::{Caller, Panel, assert_refused, fields};
 
-fn csr(key: &KeyPair) -> Vec<u8> {
+pub(crate) fn csr(key: &KeyPair) -> Vec<u8> {
     let params = CertificateParams::default();
     params.serialize_request(key).unwrap().der().to_vec()
 }
 
-fn new_key() -> KeyPair {
+pub(crate) fn new_key() -> KeyPair {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
 }
 
-async fn join_token(caller: &Caller, node: &Node) -> CreateJoinTokenResponse {
+pub(crate) async fn join_token(caller: &Caller, node: &Node) -> CreateJoinTokenResponse {
     let request = CreateJoinTokenRequest {
         tenant_id: node.tenant_id.clone(),
         node_id: node.id.clone(),
@@ -31,7 +31,7 @@ async fn join_token(caller: &Caller, node: &Node) -> CreateJoinTokenResponse {
     made.unwrap().into_inner()
 }
 
-async fn sign(
+pub(crate) async fn sign(
     panel: &Panel,
     token: &str,
     csr_der: Vec<u8>,
@@ -48,7 +48,7 @@ async fn sign(
     Ok(signed.into_inner())
 }
 
-async fn get(caller: &Caller, node: &Node) -> Node {
+pub(crate) async fn get(caller: &Caller, node: &Node) -> Node {
     let request = GetNodeRequest {
         tenant_id: node.tenant_id.clone(),
         node_id: node.id.clone(),

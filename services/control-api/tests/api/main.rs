@@ -14,6 +14,7 @@ mod lists;
 mod networks;
 mod people;
 mod recovery;
+mod renewal;
 mod replicas;
 mod second_factor;
 mod sessions;

@@ -18,9 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vpnpanel_api::agent::v1::GetStatusResponse;
 use vpnpanel_link::agent::{Agent, Effect, Event, Now, Settings, Ticket};
-use vpnpanel_link::{Entropy, Up};
+use vpnpanel_link::{Down, Entropy, Up};
 use vpnpanel_runtime::clock::Clock;
 
+use crate::renewal::{Renewal, Step};
 use crate::spool::{Spool, SpoolError};
 
 pub use metrics::AgentMetrics;
@@ -48,6 +49,8 @@ pub struct Driver {
     pub plane: Plane,
     /// Where the control plane is.
     pub link: Link,
+    /// Keeps the certificate of the link fresh.
+    pub renewal: Renewal,
     /// Time.
     pub clock: Clock,
     /// What the agent answers when it is asked how it is.
@@ -129,11 +132,23 @@ impl Driver {
                     streams.finish().await;
                     return Outcome::Stopped;
                 }
-                Some(event) = incoming.recv() => pending.extend(streams.take(event)),
+                Some(event) = incoming.recv() => match streams.take(event) {
+                    Some(Event::Message(Down::RenewalAnswer(answer))) => {
+                        if self.renewal.take(answer).await {
+                            pending.extend(self.reconnect(&mut streams));
+                        }
+                    }
+                    event => pending.extend(event),
+                },
                 _ = status.tick() => {
                     let statuses = self.plane.statuses().await;
                     self.status.send_replace(self.facts.answer(&machine, &statuses));
                     pending.push_back(Event::EngineStatus(statuses));
+                    match self.renewal.look(machine.is_connected()).await {
+                        Step::Wait => {}
+                        Step::Ask(csr) => streams.send(Up::RenewalRequest(csr)),
+                        Step::Reconnect => pending.extend(self.reconnect(&mut streams)),
+                    }
                 }
                 () = tokio::time::sleep_until(self.instant(machine.deadline())) => {
                     pending.push_back(Event::Tick);
@@ -158,6 +173,14 @@ impl Driver {
         pending.extend(changed);
         self.metrics.read(matches!(event, Event::Sample { .. }));
         Some(event)
+    }
+
+    /// Shows the new certificate at once, while the control plane still takes the one before: what is
+    /// wrong with it shows now and not when there is nothing else. A stream loses nothing by its
+    /// end.
+    fn reconnect(&mut self, streams: &mut stream::Streams) -> Option<Event> {
+        self.facts.not_after_unix = self.renewal.not_after_unix();
+        streams.close("the certificate was renewed")
     }
 
     async fn perform(

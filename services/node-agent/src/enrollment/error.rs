@@ -25,8 +25,22 @@ pub enum EnrollmentError {
     #[error("enrolment failed: {0}")]
     Unreachable(String),
     /// The answer cannot be trusted.
-    #[error("the enrolment's answer is refused: {0}")]
+    #[error("the control plane's answer is refused: {0}")]
     Reply(&'static str),
+    /// The token is for another node than the one that this host is.
+    #[error(
+        "this host is node {is}, and the join token was for node {asked}: use a token of its own \
+         node, or give the agent another data folder"
+    )]
+    AnotherNode {
+        /// What the host is.
+        is: vpnpanel_domain::NodeId,
+        /// What it would have become.
+        asked: vpnpanel_domain::NodeId,
+    },
+    /// The process is about to end.
+    #[error("interrupted")]
+    Interrupted,
     /// Certificates that do not fit.
     #[error(transparent)]
     Tls(#[from] vpnpanel_runtime::tls::TlsError),

@@ -16,7 +16,7 @@ use vpnpanel_runtime::TrustDomain;
 use vpnpanel_runtime::tls::{Credentials, Peer, TrustBundle};
 use zeroize::Zeroizing;
 
-use super::EnrollmentError;
+use super::{EnrollmentError, Issued};
 
 const FILE: &str = "identity.json";
 const PENDING_KEY: &str = "enrolling.key";
@@ -34,6 +34,12 @@ pub struct Identity {
     pub trust_bundle: TrustBundle,
     /// Sequence number of the trust bundle.
     pub trust_bundle_sequence: u64,
+    /// Where the host enrolled; unknown to identities of early versions.
+    pub enrollment_url: Option<String>,
+    /// SHA-256 of the join token that was spent for it, hexadecimal.
+    pub join_token_sha256: Option<String>,
+    /// When the certificate begins, Unix seconds.
+    pub not_before_unix: i64,
     /// When the certificate ends, Unix seconds.
     pub not_after_unix: i64,
 }
@@ -46,6 +52,10 @@ struct Kept {
     certificate_chain: Vec<String>,
     trust_bundle: Vec<String>,
     trust_bundle_sequence: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    enrollment_url: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    join_token_sha256: Option<String>,
 }
 
 impl Identity {
@@ -88,9 +98,43 @@ impl Identity {
             link_endpoint: kept.link_endpoint,
             trust_bundle: TrustBundle::new(certificates(&kept.trust_bundle)?)?,
             trust_bundle_sequence: kept.trust_bundle_sequence,
+            enrollment_url: kept.enrollment_url,
+            join_token_sha256: kept.join_token_sha256,
+            not_before_unix: peer.not_before_unix(),
             not_after_unix: peer.not_after_unix(),
             credentials: Credentials { chain, key },
         }))
+    }
+
+    /// This node's identity with another certificate, for a new key.
+    ///
+    /// # Errors
+    /// A certificate that is for another key or another node, or a trust bundle of before.
+    pub fn renewed(
+        &self,
+        issued: Issued,
+        key: &KeyPair,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, EnrollmentError> {
+        if issued.trust_bundle_sequence < self.trust_bundle_sequence {
+            return Err(EnrollmentError::Reply("its trust bundle is an old one"));
+        }
+        let trust_bundle_sequence = issued.trust_bundle_sequence;
+        let accepted = issued.accept(key, trust_domain)?;
+        if accepted.node != self.node {
+            return Err(EnrollmentError::Reply("its certificate is another node's"));
+        }
+        Ok(Self {
+            node: self.node,
+            link_endpoint: self.link_endpoint.clone(),
+            trust_bundle_sequence,
+            enrollment_url: self.enrollment_url.clone(),
+            join_token_sha256: self.join_token_sha256.clone(),
+            not_before_unix: accepted.not_before_unix,
+            not_after_unix: accepted.not_after_unix,
+            credentials: accepted.credentials,
+            trust_bundle: accepted.trust_bundle,
+        })
     }
 
     /// Writes it, durable before this returns.
@@ -111,6 +155,8 @@ impl Identity {
                 .map(encode)
                 .collect(),
             trust_bundle_sequence: self.trust_bundle_sequence,
+            enrollment_url: self.enrollment_url.clone(),
+            join_token_sha256: self.join_token_sha256.clone(),
         };
         let path = data_dir.join(FILE);
         let text = serde_json::to_string_pretty(&kept).map_err(|_| EnrollmentError::Damaged {

@@ -4,23 +4,24 @@
 
 mod error;
 mod identity;
+mod issued;
 
 use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use rcgen::{CertificateParams, KeyPair, PublicKeyData};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
 use vpnpanel_api::agent::v1::enrollment_service_client::EnrollmentServiceClient;
 use vpnpanel_api::agent::v1::{EnrollRequest, EnrollResponse};
-use vpnpanel_domain::NodeId;
 use vpnpanel_runtime::settings::{HttpEndpoint, Secret};
-use vpnpanel_runtime::tls::{ClientTls, Credentials, Dialer, Peer, TrustBundle, spki_sha256};
+use vpnpanel_runtime::tls::{ClientTls, Dialer, spki_sha256};
 use vpnpanel_runtime::{PeerIdentity, TrustDomain, tls};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 pub use error::EnrollmentError;
 pub use identity::Identity;
+pub use issued::Issued;
 
 /// Dial, handshake and answer together; the collector asks the signer meanwhile.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -71,28 +72,51 @@ pub async fn enroll(
         join_token: token.expose().to_owned(),
         csr_der: csr.der().to_vec(),
     };
-    let channel = dial(url, ca_pin, trust_domain)?;
+    let pinned = ClientTls::from_config(tls::pinned_client(ca_pin)?);
+    let channel = dial(url, pinned, trust_domain)?;
     let reply = EnrollmentServiceClient::new(channel)
         .enroll(tonic::Request::new(request))
         .await
         .map_err(EnrollmentError::refused)?
         .into_inner();
-    let identity = accept(reply, &key, ca_pin, trust_domain)?;
+    let mut identity = accept(reply, &key, ca_pin, trust_domain)?;
+    identity.enrollment_url = Some(url.to_string());
+    identity.join_token_sha256 = Some(hash(token));
+    if let Some(before) = Identity::load(data_dir, trust_domain).ok().flatten()
+        && before.node != identity.node
+    {
+        identity::drop_pending_key(data_dir)?;
+        return Err(EnrollmentError::AnotherNode {
+            is: before.node,
+            asked: identity.node,
+        });
+    }
     identity.save(data_dir)?;
     identity::drop_pending_key(data_dir)?;
     Ok(identity)
 }
 
-fn dial(
+/// Whether the settings give a token that was not spent for this identity: whoever runs a new install
+/// command on a host that is a node already wants it to enrol again.
+pub fn is_asked_again(identity: &Identity, settings: &EnrollmentSettings) -> bool {
+    let given = settings.token.as_ref().map(hash);
+    given.is_some() && given != identity.join_token_sha256
+}
+
+fn hash(token: &Secret) -> String {
+    hex::encode(Sha256::digest(token.expose()))
+}
+
+/// A channel to the enrolment listener of the control plane.
+pub(crate) fn dial(
     url: &HttpEndpoint,
-    ca_pin: [u8; 32],
+    client: ClientTls,
     trust_domain: &TrustDomain,
 ) -> Result<tonic::transport::Channel, EnrollmentError> {
     let authority = url.uri().authority().ok_or(EnrollmentError::NoHost)?;
     let port = authority.port_u16().unwrap_or(443);
     let expected = PeerIdentity::control_plane("collector")
         .map_err(|_| EnrollmentError::Reply("no identity to expect"))?;
-    let client = ClientTls::from_config(tls::pinned_client(ca_pin)?);
     let channel = Dialer::new(client, expected, trust_domain.clone())?
         .channel(&format!("{}:{port}", authority.host()), |e| {
             e.timeout(DEADLINE)
@@ -108,32 +132,16 @@ fn accept(
     ca_pin: [u8; 32],
     trust_domain: &TrustDomain,
 ) -> Result<Identity, EnrollmentError> {
-    let chain: Vec<CertificateDer<'static>> = reply
-        .certificate_chain_der
-        .into_iter()
-        .map(CertificateDer::from)
-        .collect();
-    let bundle: Vec<CertificateDer<'static>> = reply
-        .trust_bundle_der
-        .into_iter()
-        .map(CertificateDer::from)
-        .collect();
-    let leaf = chain
-        .first()
-        .ok_or(EnrollmentError::Reply("it holds no certificate"))?;
-    let (_, parsed) = X509Certificate::from_der(leaf)
-        .map_err(|_| EnrollmentError::Reply("its certificate is malformed"))?;
-    if parsed.public_key().raw != key.subject_public_key_info() {
-        return Err(EnrollmentError::Reply("its certificate is for another key"));
-    }
-    let peer = Peer::from_certificate(leaf, trust_domain)
-        .map_err(|_| EnrollmentError::Reply("its certificate names nobody of this trust domain"))?;
-    let node = peer
-        .identity()
-        .node()
-        .map(NodeId::from)
-        .ok_or(EnrollmentError::Reply("its certificate is not a node's"))?;
-    if !bundle
+    let certificates = |all: Vec<Vec<u8>>| all.into_iter().map(CertificateDer::from).collect();
+    let issued = Issued {
+        chain: certificates(reply.certificate_chain_der),
+        trust_bundle: certificates(reply.trust_bundle_der),
+        trust_bundle_sequence: reply.trust_bundle_sequence,
+    };
+    let accepted = issued.accept(key, trust_domain)?;
+    if !accepted
+        .trust_bundle
+        .certificates()
         .iter()
         .any(|ca| spki_sha256(ca).is_ok_and(|found| found == ca_pin))
     {
@@ -141,14 +149,16 @@ fn accept(
             "its trust bundle lacks the pinned authority",
         ));
     }
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     Ok(Identity {
-        node,
+        node: accepted.node,
         link_endpoint: reply.link_endpoint,
-        credentials: Credentials { chain, key },
-        trust_bundle: TrustBundle::new(bundle)?,
+        credentials: accepted.credentials,
+        trust_bundle: accepted.trust_bundle,
         trust_bundle_sequence: reply.trust_bundle_sequence,
-        not_after_unix: peer.not_after_unix(),
+        enrollment_url: None,
+        join_token_sha256: None,
+        not_before_unix: accepted.not_before_unix,
+        not_after_unix: accepted.not_after_unix,
     })
 }
 

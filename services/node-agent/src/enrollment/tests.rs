@@ -140,3 +140,25 @@ async fn without_a_token_the_host_is_told_what_to_set() {
         .unwrap_err();
     assert!(error.to_string().contains("VPNPANEL_JOIN_TOKEN"));
 }
+
+#[test]
+fn a_token_that_was_spent_is_not_asked_with_again_and_a_new_one_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, key, domain) = (Authority::new(), key(), TrustDomain::default());
+    let reply = authority.reply(&node(), &key);
+    let mut identity = accept(reply, &key, authority.pin(), &domain).unwrap();
+    identity.join_token_sha256 = Some(hash(&Secret::new("spent")));
+    identity.enrollment_url = Some("https://panel.example:50053".to_owned());
+    identity.save(folder.path()).unwrap();
+    let read = Identity::load(folder.path(), &domain).unwrap().unwrap();
+    assert_eq!(read.enrollment_url, identity.enrollment_url);
+    let asked = |token: Option<&str>| {
+        let settings = EnrollmentSettings {
+            url: None,
+            token: token.map(Secret::new),
+            ca_pin: None,
+        };
+        is_asked_again(&read, &settings)
+    };
+    assert!(!asked(None) && !asked(Some("spent")) && asked(Some("new")));
+}

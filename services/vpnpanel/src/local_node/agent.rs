@@ -33,9 +33,14 @@ pub(super) struct Agent {
     pub(super) environment: Vec<(&'static str, String)>,
 }
 
+/// The agent renews its certificate, and writes its identity anew, every few days. One that did not
+/// for this long was not running; before the control plane refuses to renew it, it enrols again.
+const IDENTITY_STALE: Duration = Duration::from_secs(20 * 86_400);
+
 /// Whether the agent of `folder` is a node already.
 pub(super) fn is_enrolled(folder: &Path) -> bool {
-    folder.join("identity.json").exists()
+    let written = fs::metadata(folder.join("identity.json")).and_then(|file| file.modified());
+    written.is_ok_and(|at| !at.elapsed().is_ok_and(|age| age > IDENTITY_STALE))
 }
 
 impl Agent {
@@ -291,6 +296,17 @@ mod tests {
         kept.await.unwrap().unwrap();
         assert!(!status.success());
         assert_eq!(lives(folder.path()), 1);
+    }
+
+    #[test]
+    fn an_identity_that_was_not_renewed_for_long_is_got_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_enrolled(folder.path()));
+        let file = fs::File::create(folder.path().join("identity.json")).unwrap();
+        assert!(is_enrolled(folder.path()));
+        let long_ago = std::time::SystemTime::now() - IDENTITY_STALE * 2;
+        file.set_modified(long_ago).unwrap();
+        assert!(!is_enrolled(folder.path()));
     }
 
     #[test]

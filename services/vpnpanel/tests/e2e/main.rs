@@ -23,4 +23,5 @@ mod fleet;
 mod outage;
 mod quota;
 mod readme;
+mod renewal;
 mod support;

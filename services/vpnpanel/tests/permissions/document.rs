@@ -52,6 +52,7 @@ fn who(method: &Method) -> (String, &'static str) {
             tenant_field.map_or("platform", |field| place(method, field)),
         ),
         Access::JoinToken => ("join token".to_owned(), ""),
+        Access::CertificateProof => ("proof of a certificate's key".to_owned(), ""),
         Access::NodeCertificate => ("certificate of a node".to_owned(), ""),
         Access::ControlPlaneCertificate { services } => {
             (format!("certificate of {}", services.join(", ")), "")

@@ -100,7 +100,9 @@ impl Policy<'_> {
         let refused = |code, reason| Expected::Refused(Answer::of(code, reason));
         let denied = |reason| refused(Code::PermissionDenied, reason);
         let certified = match (method.access, who) {
-            (Access::Public | Access::JoinToken, _) => return Expected::Admitted,
+            (Access::Public | Access::JoinToken | Access::CertificateProof, _) => {
+                return Expected::Admitted;
+            }
             (Access::NodeCertificate, Who::Certified(PeerIdentity::Node { .. })) => true,
             (
                 Access::ControlPlaneCertificate { services },

@@ -36,10 +36,13 @@ const SPENDING: &[&str] = &["/vpnpanel.auth.v1.AuthService/Logout"];
 /// connection of their own.
 const ASKING_MORE: &[&str] = &[
     "/vpnpanel.agent.v1.EnrollmentService/Enroll",
+    "/vpnpanel.agent.v1.EnrollmentService/Renew",
     "/vpnpanel.agent.v1.NodeControlService/GetStatus",
     "/vpnpanel.agent.v1.NodeLinkService/Connect",
     "/vpnpanel.auth.v1.AuthService/ChangePassword",
     "/vpnpanel.pki.v1.SignerService/SignJoiningNode",
+    "/vpnpanel.pki.v1.SignerService/SignLapsedNode",
+    "/vpnpanel.pki.v1.SignerService/SignRenewingNode",
 ];
 
 /// An installation with everything in it.

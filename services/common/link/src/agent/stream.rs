@@ -219,6 +219,7 @@ impl Agent {
                 self.stream.come_back_ms = Some(entropy::below(entropy, spread_ms));
                 self.hang_up("the collector drains");
             }
+            (_, Down::RenewalAnswer(_)) => {}
             (Phase::Greeting { .. } | Phase::Live { .. }, _) => {
                 self.hang_up("a message out of place");
             }

@@ -6,12 +6,14 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::config::{Config, DesiredRead};
 use super::ingest::{Decoded, Reply, Submission};
 use super::open::{Opening, Refusal};
 use crate::{
-    AppliedState, Batch, ConfigError, Down, Generation, Health, Hello, LeaseState, Pace, Revision,
-    Segments, Up, UsageAck, wire,
+    AppliedState, Batch, ConfigError, Down, Generation, Health, Hello, IssuedCertificate,
+    LeaseState, Pace, RenewalRefusal, Revision, Segments, Up, UsageAck, wire,
 };
 use vpnpanel_domain::NodeId;
 
@@ -54,6 +56,8 @@ pub enum Event {
     LoadFailed,
     /// Grants from elsewhere: a limit was raised, a lease was opened or asked back.
     Grants(Vec<crate::Grant>),
+    /// Answer to [`Effect::Renew`].
+    Renewed(Result<Box<IssuedCertificate>, RenewalRefusal>),
     /// A newer stream of the node was opened.
     Superseded,
     /// The process is about to stop.
@@ -91,6 +95,9 @@ pub enum Effect {
     },
     /// Record that the node is alive and how it is; write in batches.
     Alive(Health),
+    /// Have a certificate signed for this request (PKCS #10), for whom the certificate of the
+    /// stream names; answer with `Renewed`. One at a time for each session.
+    Renew(Bytes),
     /// End the stream.
     Close(Close),
 }
@@ -131,6 +138,7 @@ pub struct Session {
     segments: VecDeque<Segments>,
     leases: Vec<LeaseState>,
     ingesting: usize,
+    renewing: bool,
     config: Config,
 }
 
@@ -157,6 +165,7 @@ impl Session {
             segments: VecDeque::new(),
             leases: Vec::new(),
             ingesting: 0,
+            renewing: false,
             config: Config::default(),
         }
     }
@@ -196,6 +205,10 @@ impl Session {
                 }));
             }
             Event::Grants(_) => {}
+            Event::Renewed(answer) => {
+                self.renewing = false;
+                effects.push(Effect::Send(Down::RenewalAnswer(answer)));
+            }
             Event::Superseded => self.close(Close::Superseded, &mut effects),
             Event::Drain { spread_ms } => effects.push(Effect::Send(Down::Drain { spread_ms })),
             Event::Tick => self.check_deadlines(now_ms, &mut effects),
@@ -242,6 +255,12 @@ impl Session {
             }
             (_, Up::Health(health)) => effects.push(Effect::Alive(health)),
             (_, Up::ConfigAck(ack)) => self.config.answered(ack, effects),
+            (_, Up::RenewalRequest(csr)) => {
+                // An agent that asks again meanwhile hears the answer to the first.
+                if !std::mem::replace(&mut self.renewing, true) {
+                    effects.push(Effect::Renew(csr));
+                }
+            }
         }
     }
 

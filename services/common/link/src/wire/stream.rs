@@ -1,6 +1,7 @@
 //! Messages of a stream. A frame without a known message comes from a newer peer: it converts to
 //! `None`, and is ignored.
 
+use bytes::Bytes;
 use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier};
 
 use super::usage::{
@@ -11,8 +12,8 @@ use super::{at_most, pb};
 use crate::{
     AppliedState, Attribution, BootId, ConfigAck, ConfigChunk, ConfigError, CounterMark, Digest,
     Down, EngineStatus, Epoch, EpochSummary, Error, Generation, Grant, Health, Hello, Incarnation,
-    LeaseState, Pace, Revision, Seq, SpoolId, StateEpoch, Totals, Up, UpdateKind, UsageAck,
-    Welcome,
+    IssuedCertificate, LeaseState, Pace, RenewalRefusal, Revision, Seq, SpoolId, StateEpoch,
+    Totals, Up, UpdateKind, UsageAck, Welcome,
 };
 
 /// Most counters, leases or marks in a message.
@@ -20,6 +21,9 @@ pub(super) const MAX_COUNTERS: usize = 16_384;
 const MAX_EPOCHS: usize = 4_096;
 const MAX_ENGINES: usize = 64;
 const MAX_ERRORS: usize = 1_000;
+const MAX_CSR_BYTES: usize = 8_192;
+/// Most certificates in a chain or a trust bundle.
+const MAX_CERTIFICATES: usize = 64;
 
 /// To the frame that carries it.
 pub fn up_to_wire(message: Up) -> pb::ConnectRequest {
@@ -49,6 +53,9 @@ pub fn up_to_wire(message: Up) -> pb::ConnectRequest {
         }),
         Up::Segments(segments) => Message::Segments(segments_to_wire(&segments)),
         Up::Goodbye(reason) => Message::Goodbye(pb::Goodbye { reason }),
+        Up::RenewalRequest(csr) => Message::RenewalRequest(pb::RenewalRequest {
+            csr_der: csr.to_vec(),
+        }),
     };
     pb::ConnectRequest {
         message: Some(message),
@@ -87,6 +94,10 @@ pub fn up_from_wire(frame: pb::ConnectRequest) -> Result<Option<Up>, Error> {
         }),
         Message::Segments(segments) => Up::Segments(segments_from_wire(segments)?),
         Message::Goodbye(goodbye) => Up::Goodbye(goodbye.reason),
+        Message::RenewalRequest(request) => {
+            at_most("bytes of a CSR", request.csr_der.len(), MAX_CSR_BYTES)?;
+            Up::RenewalRequest(request.csr_der.into())
+        }
     }))
 }
 
@@ -108,6 +119,7 @@ pub fn down_to_wire(message: Down) -> pb::ConnectResponse {
         Down::Drain { spread_ms } => Message::Drain(pb::Drain {
             spread: Some(duration_to_wire(spread_ms)),
         }),
+        Down::RenewalAnswer(result) => Message::RenewalAnswer(renewal_to_wire(result)),
     };
     pb::ConnectResponse {
         message: Some(message),
@@ -141,7 +153,54 @@ pub fn down_from_wire(frame: pb::ConnectResponse) -> Result<Option<Down>, Error>
         Message::Drain(drain) => Down::Drain {
             spread_ms: duration_from_wire(drain.spread),
         },
+        Message::RenewalAnswer(answer) => Down::RenewalAnswer(renewal_from_wire(answer)?),
     }))
+}
+
+fn renewal_to_wire(result: Result<Box<IssuedCertificate>, RenewalRefusal>) -> pb::RenewalAnswer {
+    use pb::renewal_answer::Result as Answer;
+    let bytes = |all: Vec<Bytes>| all.into_iter().map(Into::into).collect();
+    let result = match result {
+        Ok(issued) => Answer::Issued(pb::IssuedCertificate {
+            certificate_chain_der: bytes(issued.chain),
+            trust_bundle_der: bytes(issued.trust_bundle),
+            trust_bundle_sequence: issued.trust_bundle_sequence,
+            expire_time: Some(timestamp_to_wire(issued.expires_at_ms)),
+        }),
+        Err(refusal) => Answer::Refusal(pb::RenewalRefusal {
+            reason: refusal.reason,
+            message: refusal.message,
+        }),
+    };
+    pb::RenewalAnswer {
+        result: Some(result),
+    }
+}
+
+fn renewal_from_wire(
+    answer: pb::RenewalAnswer,
+) -> Result<Result<Box<IssuedCertificate>, RenewalRefusal>, Error> {
+    use pb::renewal_answer::Result as Answer;
+    let issued = match answer.result {
+        Some(Answer::Issued(issued)) => issued,
+        Some(Answer::Refusal(refusal)) => {
+            return Ok(Err(RenewalRefusal {
+                reason: refusal.reason,
+                message: refusal.message,
+            }));
+        }
+        None => return Err(Error::Missing("renewal_answer.result")),
+    };
+    let certificates = |all: Vec<Vec<u8>>| {
+        at_most("certificates", all.len(), MAX_CERTIFICATES)?;
+        Ok::<_, Error>(all.into_iter().map(Bytes::from).collect())
+    };
+    Ok(Ok(Box::new(IssuedCertificate {
+        chain: certificates(issued.certificate_chain_der)?,
+        trust_bundle: certificates(issued.trust_bundle_der)?,
+        trust_bundle_sequence: issued.trust_bundle_sequence,
+        expires_at_ms: timestamp_from_wire(issued.expire_time.unwrap_or_default()),
+    })))
 }
 
 fn hello_to_wire(hello: Hello) -> pb::Hello {
@@ -313,11 +372,7 @@ fn welcome_to_wire(welcome: Welcome) -> pb::Welcome {
         protocol: welcome.protocol,
         generation: welcome.generation.0,
         state_epoch: welcome.state_epoch.0,
-        server_time: Some(prost_types::Timestamp {
-            seconds: welcome.server_time_ms.div_euclid(1_000),
-            // Below 1,000,000,000 by construction.
-            nanos: (welcome.server_time_ms.rem_euclid(1_000) * 1_000_000) as i32,
-        }),
+        server_time: Some(timestamp_to_wire(welcome.server_time_ms)),
         poll_interval: Some(duration_to_wire(welcome.pace.poll_ms)),
         report_interval: Some(duration_to_wire(welcome.pace.report_ms)),
         health_interval: Some(duration_to_wire(welcome.pace.health_ms)),
@@ -341,10 +396,7 @@ fn welcome_from_wire(welcome: pb::Welcome) -> Result<Welcome, Error> {
         protocol: welcome.protocol,
         generation: Generation(welcome.generation),
         state_epoch: StateEpoch(welcome.state_epoch),
-        server_time_ms: time
-            .seconds
-            .saturating_mul(1_000)
-            .saturating_add(i64::from(time.nanos) / 1_000_000),
+        server_time_ms: timestamp_from_wire(time),
         pace: Pace {
             poll_ms: interval(welcome.poll_interval, default.poll_ms),
             report_ms: interval(welcome.report_interval, default.report_ms),
@@ -487,6 +539,20 @@ fn error_from_wire(error: pb::ConfigError) -> ConfigError {
 /// Empty on the wire is nothing.
 fn text(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
+}
+
+fn timestamp_to_wire(unix_ms: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: unix_ms.div_euclid(1_000),
+        // Below 1,000,000,000 by construction.
+        nanos: (unix_ms.rem_euclid(1_000) * 1_000_000) as i32,
+    }
+}
+
+fn timestamp_from_wire(time: prost_types::Timestamp) -> i64 {
+    time.seconds
+        .saturating_mul(1_000)
+        .saturating_add(i64::from(time.nanos / 1_000_000))
 }
 
 fn duration_to_wire(ms: u64) -> prost_types::Duration {

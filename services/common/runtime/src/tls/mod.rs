@@ -7,6 +7,7 @@ mod peer;
 mod pem;
 mod pin;
 mod reload;
+mod renewal;
 mod server;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use peer::{Peer, PeerError};
 pub use pem::{certificates_from_pem, certificates_to_pem, key_from_pem, key_to_pem};
 pub use pin::{pinned_client, spki_sha256};
 pub use reload::watch_files;
+pub use renewal::renewal_statement;
 pub use server::ServerTls;
 
 /// What is wrong with certificates, keys or configurations.

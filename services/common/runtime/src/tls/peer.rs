@@ -17,6 +17,7 @@ pub struct Peer(Arc<Facts>);
 struct Facts {
     identity: PeerIdentity,
     serial: Vec<u8>,
+    not_before_unix: i64,
     not_after_unix: i64,
 }
 
@@ -86,6 +87,7 @@ impl Peer {
         Ok(Self(Arc::new(Facts {
             identity,
             serial: parsed.tbs_certificate.serial.to_bytes_be(),
+            not_before_unix: parsed.validity().not_before.timestamp(),
             not_after_unix: parsed.validity().not_after.timestamp(),
         })))
     }
@@ -118,6 +120,11 @@ impl Peer {
     /// The certificate's serial number: big-endian, without leading zeros.
     pub fn serial(&self) -> &[u8] {
         &self.0.serial
+    }
+
+    /// When the certificate begins, in Unix seconds.
+    pub fn not_before_unix(&self) -> i64 {
+        self.0.not_before_unix
     }
 
     /// When the certificate ends, in Unix seconds.

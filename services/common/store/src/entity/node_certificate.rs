@@ -15,6 +15,8 @@ pub(crate) struct Model {
     pub(crate) not_after: i64,
     pub(crate) created_at: i64,
     pub(crate) revoked_at: Option<i64>,
+    pub(crate) certificate_der: Option<Vec<u8>>,
+    pub(crate) proof_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -26,13 +26,14 @@ pub(crate) async fn enrol(store: &Store, node: NodeId, serial: &[u8]) {
         node_id: node,
         authority_id: authority.id,
         spki_sha256: vec![7; 32],
+        certificate_der: serial.to_vec(),
         not_before_ms: 0,
         not_after_ms: i64::MAX,
     };
     store.enrol_certificate(new).await.unwrap();
 }
 
-fn new_authority(number: u8) -> NewAuthority {
+pub(crate) fn new_authority(number: u8) -> NewAuthority {
     NewAuthority {
         kind: "internal".to_owned(),
         certificate_der: vec![number; 8],
@@ -232,7 +233,7 @@ async fn an_enrolment_retires_the_certificate_before(test: TestStore) {
     assert_eq!(of(b"two").await, CertificateState::Current);
     world
         .store
-        .revoke_node_certificates(world.node)
+        .revoke_node_certificates(None, world.node)
         .await
         .unwrap();
     assert_eq!(of(b"two").await, CertificateState::Revoked);

@@ -13,6 +13,7 @@ mod leases;
 mod ledger;
 mod lists;
 mod people;
+mod renewal;
 mod schema;
 mod signing_keys;
 mod suspension;

@@ -248,6 +248,7 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
             expires_at_ms: i64::MAX,
         };
         refused!(tried, store.create_join_token(owner, token));
+        refused!(tried, store.revoke_node_certificates(owner, theirs.node));
         refused!(tried, store.delete_node(owner, theirs.node, None));
     }
 
