@@ -28,6 +28,8 @@ pub(crate) enum Error {
     Scheduler(#[from] vpnpanel_scheduler::Error),
     #[error("gateway: {0}")]
     Gateway(#[from] vpnpanel_gateway::GatewayError),
+    #[error("fleet: {0}")]
+    Fleet(#[from] vpnpanel_fleet::Error),
     #[error("local node: {0}")]
     LocalNode(#[from] LocalNodeError),
     #[error(transparent)]
@@ -58,6 +60,7 @@ impl Fault for Error {
                 error,
                 ControlApi::Tls(_) | ControlApi::Cache(_) | ControlApi::BootstrapPassword(_)
             ),
+            Self::Fleet(error) => error.is_configuration(),
             Self::Gateway(error) => {
                 matches!(error, Gateway::Certificate(_) | Gateway::Origin { .. })
             }
