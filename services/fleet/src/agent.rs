@@ -130,7 +130,8 @@ impl Node {
 
     pub(crate) fn is_connected(&self) -> bool {
         let life = self.life();
-        life.as_ref().is_some_and(|life| life.metrics.is_connected())
+        life.as_ref()
+            .is_some_and(|life| life.metrics.is_connected())
     }
 
     /// Breaks the line, or mends it.

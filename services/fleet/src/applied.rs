@@ -40,14 +40,14 @@ impl Applied {
 
     /// How many data planes did.
     pub(crate) fn count(&self) -> usize {
-        self.lock()
-            .as_ref()
-            .map_or(0, |watched| watched.seen.len())
+        self.lock().as_ref().map_or(0, |watched| watched.seen.len())
     }
 
     /// Ends the watch; how long each took.
     pub(crate) fn end(&self) -> Vec<Duration> {
-        self.lock().take().map_or(Vec::new(), |watched| watched.seen)
+        self.lock()
+            .take()
+            .map_or(Vec::new(), |watched| watched.seen)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Watched>> {

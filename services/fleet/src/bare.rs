@@ -172,7 +172,7 @@ pub(crate) async fn serve(settings: BareServer) -> Result<(), Error> {
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(read(CERTIFICATE)?, read(KEY)?))
         .client_ca_root(Certificate::from_pem(read(AUTHORITY)?));
-    crate::open_files::allow(100_000, 1).or_else(|_| crate::open_files::allow(10_000, 1))?;
+    crate::open_files::allow_most()?;
     Server::builder()
         .tls_config(tls)?
         .add_service(NodeLinkServiceServer::new(Answers))

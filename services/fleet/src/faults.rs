@@ -47,7 +47,10 @@ impl Faults {
         end: Instant,
     ) -> Result<(), Error> {
         loop {
-            let pause = settings.fault_every.0.mul_f64(chance.random_range(0.5..1.5));
+            let pause = settings
+                .fault_every
+                .0
+                .mul_f64(chance.random_range(0.5..1.5));
             let left = end.saturating_duration_since(Instant::now());
             tokio::time::sleep(pause.min(left)).await;
             if settings.faults.is_empty() || Instant::now() >= end {
@@ -76,7 +79,8 @@ impl Faults {
             }
             self.count_one(fault, &hit);
             let away = Duration::from_millis(chance.random_range(200..3000));
-            self.under_way.spawn(Box::pin(break_nodes(Arc::clone(nodes), fault, hit, away)));
+            self.under_way
+                .spawn(Box::pin(break_nodes(Arc::clone(nodes), fault, hit, away)));
         }
     }
 
@@ -126,7 +130,9 @@ async fn break_nodes(
     match fault {
         Fault::KillAgents => victims.iter().for_each(|node| node.kill()),
         Fault::Cut => victims.iter().for_each(|node| node.set_line(Line::Cut)),
-        Fault::HalfOpen => victims.iter().for_each(|node| node.set_line(Line::HalfOpen)),
+        Fault::HalfOpen => victims
+            .iter()
+            .for_each(|node| node.set_line(Line::HalfOpen)),
         Fault::KillControlPlane => {}
     }
     tokio::time::sleep(away).await;

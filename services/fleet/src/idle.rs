@@ -33,7 +33,7 @@ pub(crate) struct Made {
 /// Makes a fleet. Its control plane is started once more afterwards: what making the fleet took is
 /// not in its memory.
 pub(crate) async fn make(fleet: &Fleet) -> Result<Made, Error> {
-    open_files::allow(fleet.nodes, 2)?;
+    open_files::allow(fleet, false)?;
     let seed = seed(fleet);
     let mut chance = StdRng::seed_from_u64(seed);
     let folder = Folder::of(fleet)?;

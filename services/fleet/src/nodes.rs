@@ -22,15 +22,13 @@ use crate::error::Error;
 use crate::installation::ControlPlane;
 use crate::progress::tell;
 use crate::relay::Relay;
-use crate::settings::{Fleet, Spools};
+use crate::settings::Fleet;
 
 /// Nodes, and users, that are made at the same time.
 const AT_ONCE: usize = 16;
 /// Agents that are started at the same time.
 const STARTS: usize = 64;
 const LOOK: Duration = Duration::from_millis(20);
-/// Up to so many nodes, spools are files.
-const FILES: u32 = 200;
 
 /// The fleet.
 #[derive(Debug)]
@@ -103,10 +101,6 @@ impl Nodes {
     ) -> Result<Self, Error> {
         let pools = fleet.pools.min(fleet.nodes);
         let began = Instant::now();
-        let mut groups = Vec::new();
-        for pool in 0..pools {
-            groups.push(api.create_pool(pool).await?);
-        }
         let applied = Arc::new(Applied::default());
         let engines: Vec<_> = (0..fleet.nodes)
             .map(|_| Arc::new(SyntheticEngine::new(chance.random(), Arc::clone(&applied))))
@@ -119,6 +113,13 @@ impl Nodes {
             nodes.push(Arc::new(node));
             if nodes.len().is_multiple_of(1_000) {
                 tell(format_args!("{} nodes enrolled", nodes.len()));
+            }
+        }
+        // Once for all nodes: beside inbounds, making each node looks at all others.
+        let mut groups = Vec::new();
+        if fleet.users_per_node > 0 {
+            for pool in 0..pools {
+                groups.push(api.create_pool(pool).await?);
             }
         }
         let names = (0..pools).flat_map(|pool| (0..fleet.users_per_node).map(move |n| (pool, n)));
@@ -195,7 +196,8 @@ impl Nodes {
 
     /// Waits until every node is connected.
     pub(crate) async fn wait_connected(&self, limit: Duration) -> Result<(), Error> {
-        self.wait("nodes connected", limit, Node::is_connected).await
+        self.wait("nodes connected", limit, Node::is_connected)
+            .await
     }
 }
 
@@ -231,10 +233,9 @@ async fn node(
         true => Some(Relay::open(link.clone()).await?),
         false => None,
     };
-    let disk = match fleet.spools {
-        Spools::Memory => Disk::Memory(Memory::default()),
-        Spools::Auto if fleet.nodes > FILES => Disk::Memory(Memory::default()),
-        Spools::Auto | Spools::Disk => Disk::File(data.join("spool.redb")),
+    let disk = match fleet.spools_are_files() {
+        true => Disk::File(data.join("spool.redb")),
+        false => Disk::Memory(Memory::default()),
     };
     Node::new(identity, pool, engine, disk, link, relay)
 }

@@ -46,9 +46,10 @@ impl Process {
             .spawn()
             .map_err(Error::io("starting a process"))?;
         let id = child.id().and_then(|id| i32::try_from(id).ok());
-        let pid = Pid::from_raw(id.ok_or_else(|| {
-            Error::io("starting a process")(std::io::ErrorKind::NotFound.into())
-        })?);
+        let pid =
+            Pid::from_raw(id.ok_or_else(|| {
+                Error::io("starting a process")(std::io::ErrorKind::NotFound.into())
+            })?);
         Ok(Self { child, pid })
     }
 

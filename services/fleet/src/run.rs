@@ -30,7 +30,7 @@ pub(crate) async fn run(settings: Run) -> Result<(), Error> {
         .faults
         .iter()
         .any(|fault| matches!(fault, Fault::Cut | Fault::HalfOpen));
-    open_files::allow(settings.fleet.nodes, if relays { 5 } else { 2 })?;
+    open_files::allow(&settings.fleet, relays)?;
     let seed = seed(&settings.fleet);
     let mut chance = StdRng::seed_from_u64(seed);
     let folder = Folder::of(&settings.fleet)?;
@@ -99,11 +99,7 @@ pub(crate) async fn run(settings: Run) -> Result<(), Error> {
     report("seed", seed);
     report(
         "nodes, users, users per node",
-        format_args!(
-            "{}, {}, {users}",
-            nodes.nodes.len(),
-            nodes.users.len()
-        ),
+        format_args!("{}, {}, {users}", nodes.nodes.len(), nodes.users.len()),
     );
     report("counted", Bytes(books.counted));
     report("billed", Bytes(books.billed));
@@ -111,7 +107,10 @@ pub(crate) async fn run(settings: Run) -> Result<(), Error> {
     report("doubled", Bytes(books.doubled));
     report("users whose sums differ", books.users_differ);
     report("nodes whose sums differ", books.nodes_differ);
-    report("books agreed after", format_args!("{:.1} s", began.elapsed().as_secs_f64()));
+    report(
+        "books agreed after",
+        format_args!("{:.1} s", began.elapsed().as_secs_f64()),
+    );
     if limit > 0 {
         report("most over a limit", Bytes(books.most.saturating_sub(limit)));
     }
@@ -216,7 +215,12 @@ async fn change(
         let (user, pool) = nodes.users[chance.random_range(0..nodes.users.len())];
         let concerned = nodes.nodes.iter().filter(|node| node.pool == pool).count();
         for on in [false, true] {
-            if !on && stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
+            if !on
+                && stop
+                    .run_until_cancelled(tokio::time::sleep(every))
+                    .await
+                    .is_none()
+            {
                 return Ok(changed);
             }
             nodes.applied.watch(user, on);

@@ -64,6 +64,20 @@ pub struct Fleet {
     pub database_url: Option<Secret>,
 }
 
+/// Up to so many nodes, spools are files when nothing is said.
+const FILES: u32 = 200;
+
+impl Fleet {
+    /// Whether each spool is a file.
+    pub(crate) fn spools_are_files(&self) -> bool {
+        match self.spools {
+            Spools::Auto => self.nodes <= FILES,
+            Spools::Disk => true,
+            Spools::Memory => false,
+        }
+    }
+}
+
 /// Where spools are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Spools {

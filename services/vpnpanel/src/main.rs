@@ -13,7 +13,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use vpnpanel_runtime::{process, settings as environment};
 
-use commands::{audit, collector, control_api, fleet, gateway, migrate, scheduler, tune_argon2, up};
+use commands::{
+    audit, collector, control_api, fleet, gateway, migrate, scheduler, tune_argon2, up,
+};
 
 /// A multi-tenant control plane for VPN fleets.
 ///
