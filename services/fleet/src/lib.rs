@@ -36,7 +36,7 @@ pub use settings::{BareServer, Command, Idle, Run, Storm};
 /// What could not be started or reached; books that differ.
 pub async fn run(command: Command) -> Result<(), Error> {
     match command {
-        Command::Run(settings) => Box::pin(run::run(settings)).await,
+        Command::Run(settings) => Box::pin(run::run(*settings)).await,
         Command::Idle(settings) => Box::pin(idle::run(settings)).await,
         Command::Storm(settings) => Box::pin(storm::run(settings)).await,
         Command::BareServer(settings) => bare::serve(settings).await,

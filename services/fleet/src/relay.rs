@@ -92,14 +92,13 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::
         if line.wait_for(|line| *line != Line::HalfOpen).await.is_err() {
             return;
         }
-        match read {
-            None => {}
-            Some(Ok(length)) if length > 0 => {
-                if to.write_all(&buffer[..length]).await.is_err() {
-                    return;
-                }
-            }
+        let length = match read {
+            None => continue,
+            Some(Ok(length)) if length > 0 => length,
             Some(_closed) => return,
+        };
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
         }
     }
 }

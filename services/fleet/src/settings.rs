@@ -11,7 +11,7 @@ use vpnpanel_runtime::settings::{ByteSize, HttpEndpoint, HumanDuration, ListenAd
 pub enum Command {
     /// Lets nodes count made-up traffic, breaks what is chosen, and compares what was billed with
     /// what was counted: any difference is an exit code of 1.
-    Run(Run),
+    Run(Box<Run>),
     /// Opens streams that have nothing to do, and measures what each costs the control plane,
     /// beside streams of bare tonic.
     Idle(Idle),
