@@ -28,6 +28,8 @@ pub(crate) enum Error {
     Scheduler(#[from] vpnpanel_scheduler::Error),
     #[error("gateway: {0}")]
     Gateway(#[from] vpnpanel_gateway::GatewayError),
+    #[error("fleet: {0}")]
+    Fleet(#[from] vpnpanel_fleet::Error),
     #[error("local node: {0}")]
     LocalNode(#[from] LocalNodeError),
     #[error(transparent)]
@@ -61,6 +63,7 @@ impl Fault for Error {
                     | ControlApi::BootstrapPassword(_)
                     | ControlApi::CertificateLifetime
             ),
+            Self::Fleet(error) => error.is_configuration(),
             Self::Gateway(error) => {
                 matches!(error, Gateway::Certificate(_) | Gateway::Origin { .. })
             }

@@ -13,7 +13,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use vpnpanel_runtime::{process, settings as environment};
 
-use commands::{audit, collector, control_api, gateway, migrate, scheduler, tune_argon2, up};
+use commands::{
+    audit, collector, control_api, fleet, gateway, migrate, scheduler, tune_argon2, up,
+};
 
 /// A multi-tenant control plane for VPN fleets.
 ///
@@ -43,6 +45,9 @@ enum Command {
     Audit(Box<audit::Args>),
     /// Finds the cost of password hashes that fits this host, and prints it as settings.
     TuneArgon2(Box<tune_argon2::Args>),
+    /// Simulates a fleet of nodes against a real control plane: what was counted, billed, lost or
+    /// doubled, how fast changes arrive, what streams cost.
+    Fleet(Box<fleet::Args>),
 }
 
 fn main() -> ExitCode {
@@ -69,5 +74,6 @@ fn main() -> ExitCode {
         Command::TuneArgon2(args) => {
             process::run_once("tune-argon2", args.process.clone(), tune_argon2::run(*args))
         }
+        Command::Fleet(args) => process::run_once("fleet", args.process.clone(), fleet::run(*args)),
     }
 }

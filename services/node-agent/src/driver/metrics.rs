@@ -57,6 +57,12 @@ impl AgentMetrics {
         metrics
     }
 
+    /// Whether the node link is up.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected.get() == 1
+    }
+
     pub(super) fn observe(&self, machine: &Agent) {
         self.connected.set(i64::from(machine.is_connected()));
         let revision = machine

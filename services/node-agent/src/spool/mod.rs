@@ -83,6 +83,25 @@ impl Spool {
                 },
                 other => SpoolError::Database(other.into()),
             })?;
+        Self::in_database(database, fresh)
+    }
+
+    /// The same on storage that is no file of this host: a simulated disk.
+    ///
+    /// # Errors
+    /// Storage that is damaged or fails.
+    pub fn on_storage(
+        storage: impl redb::StorageBackend,
+        fresh: SpoolId,
+    ) -> Result<Self, SpoolError> {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(storage)
+            .map_err(redb::Error::from)?;
+        Self::in_database(database, fresh)
+    }
+
+    fn in_database(database: Database, fresh: SpoolId) -> Result<Self, SpoolError> {
         let spool = Self { database };
         spool.prepare(fresh)?;
         Ok(spool)

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod collector;
 pub(crate) mod control_api;
+pub(crate) mod fleet;
 pub(crate) mod gateway;
 pub(crate) mod migrate;
 pub(crate) mod scheduler;
