@@ -319,6 +319,7 @@ fn frames() {
         Up::ConfigAck(ConfigAck {
             state: applied,
             resync: false,
+            held_removals: 0,
             errors: vec![ConfigError {
                 kind: "inbound".to_owned(),
                 id: inbound.to_string(),
@@ -378,11 +379,16 @@ fn frames() {
     let whole = Update {
         revision: Revision(7),
         kind: UpdateKind::Whole(state_digest(&encoded).unwrap()),
+        removals: None,
         data: encoded,
     };
     let delta = Update {
         revision: Revision(8),
         kind: UpdateKind::Delta(Digest([9; 32])),
+        removals: Some(RemovalBound {
+            users: 10,
+            percent: 50,
+        }),
         data: encode_delta(&DesiredDelta {
             users: Vec::new(),
             removed: vec![user],

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, value_parser};
 use tokio::sync::Semaphore;
-use vpnpanel_link::{MAX_PAYLOAD_BYTES, Pace, collector::Policy};
+use vpnpanel_link::{MAX_PAYLOAD_BYTES, Pace, RemovalBound, collector::Policy};
 use vpnpanel_runtime::settings::{ByteSize, HumanDuration, ListenAddr};
 
 /// Settings of node streams, ingest and desired state.
@@ -191,6 +191,17 @@ pub struct Settings {
     )]
     pub compare_interval: HumanDuration,
 
+    /// Of each hundred users of a node, how many a change may take away without somebody's
+    /// confirmation (10 users always may go); 100 is all.
+    #[arg(
+        id = "collector_max_removals",
+        long = "collector-max-removals",
+        env = "VPNPANEL_COLLECTOR_MAX_REMOVALS",
+        default_value_t = 50,
+        value_parser = value_parser!(u32).range(0..=100)
+    )]
+    pub max_removals: u32,
+
     /// Most bytes of usage batches in memory, of all streams together; streams beyond it wait.
     #[arg(
         id = "collector_batch_memory",
@@ -228,6 +239,14 @@ impl Settings {
             report_ms: millis(self.report_interval),
             health_ms: millis(self.health_interval),
             window: self.window,
+        }
+    }
+
+    /// How many users an update may take away that nobody has confirmed.
+    pub(crate) fn removal_bound(&self) -> RemovalBound {
+        RemovalBound {
+            users: 10,
+            percent: self.max_removals,
         }
     }
 

@@ -206,6 +206,8 @@ service! { node::v1::node_service_server::NodeService {
         = handlers::enrollment::create_join_token;
     revoke_node_certificate(node::v1::RevokeNodeCertificateRequest)
         -> node::v1::RevokeNodeCertificateResponse = handlers::renewal::revoke;
+    confirm_node_removals(node::v1::ConfirmNodeRemovalsRequest)
+        -> node::v1::ConfirmNodeRemovalsResponse = handlers::node::confirm_removals;
     get_node_sync(node::v1::GetNodeSyncRequest) -> node::v1::GetNodeSyncResponse
         = handlers::node::sync;
 }}

@@ -27,6 +27,8 @@ pub(crate) struct Snapshots {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) read: DesiredRead,
+    /// Any number of the users that the node has may go.
+    pub(crate) removals_confirmed: bool,
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
@@ -57,19 +59,28 @@ impl Snapshots {
             Some(since) => self.changes(node, since).await?,
             None => None,
         };
-        let read = match changes {
+        let (read, removals_confirmed) = match changes {
             Some(changes) => changes,
             None => self.whole(node).await?,
         };
-        Ok(Snapshot { read, slot })
+        Ok(Snapshot {
+            read,
+            removals_confirmed,
+            slot,
+        })
     }
 
-    async fn changes(&self, node: NodeId, since: Revision) -> Result<Option<DesiredRead>, Error> {
+    async fn changes(
+        &self,
+        node: NodeId,
+        since: Revision,
+    ) -> Result<Option<(DesiredRead, bool)>, Error> {
         let changes = self.store.desired_changes(node, since.get()).await?;
         let DesiredChanges::Users {
             position,
             users,
             removed,
+            removals_confirmed,
         } = changes
         else {
             return Ok(None);
@@ -84,22 +95,25 @@ impl Snapshots {
             delta.sort();
             Some(wire::encode_delta(&delta))
         };
-        Ok(Some(DesiredRead::Changes {
+        let read = DesiredRead::Changes {
             since,
             revision: Revision(position.revision()),
             data,
-        }))
+        };
+        Ok(Some((read, removals_confirmed)))
     }
 
-    async fn whole(&self, node: NodeId) -> Result<DesiredRead, Error> {
+    async fn whole(&self, node: NodeId) -> Result<(DesiredRead, bool), Error> {
         let facts = self.store.desired_state(node).await?;
         let revision = Revision(facts.position.revision());
+        let removals_confirmed = facts.removals_confirmed;
         let data = wire::encode_state(&state(node, facts, &self.sealer)?);
-        Ok(DesiredRead::Whole {
+        let read = DesiredRead::Whole {
             revision,
             digest: wire::state_digest(&data).map_err(Error::MalformedFrame)?,
             data,
-        })
+        };
+        Ok((read, removals_confirmed))
     }
 }
 

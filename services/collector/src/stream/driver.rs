@@ -354,11 +354,17 @@ impl Driver {
 
     /// Feeds in what was read of the desired state and sends it, while it holds its slot.
     async fn push(&mut self, snapshot: Snapshot) -> Result<(), Error> {
-        let Snapshot { read, slot } = snapshot;
+        let Snapshot {
+            read,
+            removals_confirmed,
+            slot,
+        } = snapshot;
+        let bound = self.parts.settings.removal_bound();
+        let removals = (!removals_confirmed).then_some(bound);
         let now = self.parts.now_ms();
         let mut sent = None;
         let mut bytes = 0;
-        for effect in self.session.step(Event::Desired(read), now) {
+        for effect in self.session.step(Event::Desired { read, removals }, now) {
             if let Effect::Send(Down::ConfigUpdate(piece)) = &effect {
                 sent = Some((piece.revision, piece.kind));
                 bytes += piece.data.len();

@@ -15,7 +15,7 @@ use vpnpanel_domain::PeerId;
 use vpnpanel_link::{
     AppliedState, Attribution, Batch, BatchRef, BootId, Bucket, ConfigAck, ConfigError, CounterKey,
     DesiredState, Digest, Down, Epoch, EpochSummary, Hello, Incarnation, PROTOCOL, Payload, Range,
-    Row, Seq, SpoolId, Up, UpdateKind, UsageAck, Welcome, wire,
+    Revision, Row, Seq, SpoolId, Up, UpdateKind, UsageAck, Welcome, wire,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -173,14 +173,30 @@ impl Link {
 
     /// The next desired state, other messages left out.
     pub(crate) async fn desired(&mut self) -> (AppliedState, DesiredState) {
+        let update = self.update().await;
+        self.take(update)
+    }
+
+    /// The next update of it, not taken.
+    pub(crate) async fn update(&mut self) -> wire::Update {
         loop {
             let Down::ConfigUpdate(piece) = self.next().await.expect("a desired state") else {
                 continue;
             };
             if let Some(update) = self.assembly.push(piece).expect("pieces in order") {
-                return self.take(update);
+                return update;
             }
         }
+    }
+
+    /// Says that an update would take away too many, and that `has` stays.
+    pub(crate) async fn hold(&self, has: AppliedState, revision: Revision, removals: u32) {
+        let stays = AppliedState { revision, ..has };
+        self.send(Up::ConfigAck(ConfigAck {
+            held_removals: removals,
+            ..ConfigAck::of(stays)
+        }))
+        .await;
     }
 
     fn take(&mut self, update: wire::Update) -> (AppliedState, DesiredState) {
@@ -215,9 +231,8 @@ impl Link {
     /// Says that a state is in force, but for `errors`.
     pub(crate) async fn apply(&self, state: AppliedState, errors: Vec<ConfigError>) {
         self.send(Up::ConfigAck(ConfigAck {
-            state,
             errors,
-            resync: false,
+            ..ConfigAck::of(state)
         }))
         .await;
     }

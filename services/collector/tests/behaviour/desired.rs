@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vpnpanel_domain::UserId;
 use vpnpanel_link::{AppliedState, ConfigError, DesiredState, InboundSettings};
-use vpnpanel_store::{NodeState, on_each_database, testing::TestStore};
+use vpnpanel_store::{GroupPatch, NodeState, on_each_database, testing::TestStore};
 
 use crate::{
     agent::{Disk, Link},
@@ -15,6 +15,7 @@ on_each_database! {
     a_new_stream_gets_the_whole_state_and_then_every_change,
     a_change_of_a_user_is_told_by_itself_also_on_the_next_stream,
     what_a_node_cannot_apply_is_on_record_and_not_sent_again,
+    a_change_that_takes_most_users_away_waits_until_somebody_confirms_it,
 }
 
 /// Looks at a node's state until it is as expected.
@@ -31,6 +32,13 @@ async fn until(fleet: &Fleet, node: &Node, expected: impl Fn(&NodeState) -> bool
     tokio::time::timeout(Duration::from_secs(120), looking)
         .await
         .expect("the expected state")
+}
+
+/// Whether it is on record that a node has a state, under whatever revision its content was last found
+/// right.
+fn has(node: &NodeState, state: AppliedState) -> bool {
+    node.applied
+        .is_some_and(|applied| applied.digest == state.digest)
 }
 
 async fn a_new_stream_gets_the_whole_state_and_then_every_change(test: TestStore) {
@@ -63,8 +71,8 @@ async fn a_new_stream_gets_the_whole_state_and_then_every_change(test: TestStore
         .collect();
     assert_eq!(users, [(first.id, false), (second.id, true)]);
     link.apply(name, Vec::new()).await;
-    let seen = until(&fleet, &node, |state| state.applied == Some(name)).await;
-    assert_eq!(seen.desired, Some(name.revision));
+    let seen = until(&fleet, &node, |state| has(state, name)).await;
+    assert!(seen.desired >= Some(name.revision));
     assert!(seen.connected && seen.refused.is_empty());
 
     // who has it already is not sent it again: the next state is that of the next change
@@ -117,7 +125,7 @@ async fn a_change_of_a_user_is_told_by_itself_also_on_the_next_stream(test: Test
     let (name, _) = link.desired().await;
     link.apply(name, Vec::new()).await;
     let (name, state) = told_by_itself(&fleet, &mut link, user.id, true).await;
-    until(&fleet, &node, |state| state.applied == Some(name)).await;
+    until(&fleet, &node, |state| has(state, name)).await;
     drop(link);
 
     disk.applied = Some(name);
@@ -126,7 +134,7 @@ async fn a_change_of_a_user_is_told_by_itself_also_on_the_next_stream(test: Test
     let (mut link, _) = Link::greet(channel(), &disk).await;
     let (name, told) = told_by_itself(&fleet, &mut link, user.id, !blocked).await;
     assert_eq!(told.users.len(), 1);
-    until(&fleet, &node, |state| state.applied == Some(name)).await;
+    until(&fleet, &node, |state| has(state, name)).await;
     let delete = fleet.store.delete_user(fleet.tenant, user.id, None);
     delete.await.unwrap();
     let (_, told) = link.desired().await;
@@ -169,5 +177,54 @@ async fn what_a_node_cannot_apply_is_on_record_and_not_sent_again(test: TestStor
     let (next, state) = link.desired().await;
     assert_ne!(next, name);
     assert_eq!(state.users.len(), 1);
+    fleet.stop().await;
+}
+
+async fn a_change_that_takes_most_users_away_waits_until_somebody_confirms_it(test: TestStore) {
+    let fleet = Fleet::new(test).await;
+    let node = fleet.node().await;
+    let mut users = Vec::new();
+    for _ in 0..12 {
+        users.push(fleet.user(0).await.id);
+    }
+    let disk = Disk::new();
+    let (mut link, _) = Link::greet(fleet.channel(Some(node.credentials.clone())), &disk).await;
+    let (mut name, mut state) = link.desired().await;
+    while state.users.len() < users.len() {
+        link.apply(name, Vec::new()).await;
+        (name, state) = link.desired().await;
+    }
+    link.apply(name, Vec::new()).await;
+    until(&fleet, &node, |state| has(state, name)).await;
+    let leave = GroupPatch {
+        inbound_ids: Some([].into()),
+        ..GroupPatch::default()
+    };
+    let (store, tenant) = (&fleet.store, fleet.tenant);
+    let left = store.update_group(tenant, fleet.group, leave, None).await;
+    left.unwrap();
+    let update = link.update().await;
+    let bound = update.removals.expect("a bound");
+    assert!(!bound.permits(12, 12) && bound.permits(10, 12) && bound.permits(50, 100));
+    link.hold(name, update.revision, 12).await;
+    let seen = until(&fleet, &node, |state| !state.refused.is_empty()).await;
+    let message = &seen.refused[0].message;
+    assert!(message.contains("12 of this node's users"), "{message}");
+    assert_eq!(seen.applied.unwrap().digest, name.digest);
+    drop(link);
+
+    store.confirm_removals(Some(tenant), node.id).await.unwrap();
+    let disk = Disk {
+        applied: Some(name),
+        state,
+        ..disk
+    };
+    let (mut link, _) = Link::greet(fleet.channel(Some(node.credentials.clone())), &disk).await;
+    let mut update = link.update().await;
+    while update.removals.is_some() {
+        // What was read before the word was given.
+        link.hold(name, update.revision, 12).await;
+        update = link.update().await;
+    }
     fleet.stop().await;
 }

@@ -32,6 +32,23 @@ pub struct DesiredDelta {
     pub removed: Vec<UserId>,
 }
 
+/// A bound on users that an update takes away at once: the larger of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemovalBound {
+    /// So many users.
+    pub users: u32,
+    /// So many of each hundred users.
+    pub percent: u32,
+}
+
+impl RemovalBound {
+    /// Whether so many of `has` users may go.
+    pub fn permits(self, removed: usize, has: usize) -> bool {
+        let share = has.saturating_mul(self.percent as usize) / 100;
+        removed <= share.max(self.users as usize)
+    }
+}
+
 /// An inbound to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredInbound {

@@ -76,7 +76,8 @@ pub mod wire;
 
 pub use desired::{
     CHUNK_BYTES, DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState,
-    DesiredUser, InboundSettings, InterfaceAddress, MAX_STATE_BYTES, Secret, WireGuardInbound,
+    DesiredUser, InboundSettings, InterfaceAddress, MAX_STATE_BYTES, RemovalBound, Secret,
+    WireGuardInbound,
 };
 pub use entropy::Entropy;
 pub use error::Error;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::{
     Attribution, Batch, BatchRef, BootId, CounterKey, Digest, Epoch, Generation, Grant,
-    Incarnation, LeaseState, Revision, Row, Seq, SpoolId, StateEpoch, Totals,
+    Incarnation, LeaseState, RemovalBound, Revision, Row, Seq, SpoolId, StateEpoch, Totals,
 };
 
 /// The protocol version that this code speaks.
@@ -236,6 +236,8 @@ pub struct ConfigChunk {
     pub revision: Revision,
     /// What it is.
     pub kind: UpdateKind,
+    /// How many users it may take away; `None` is any number.
+    pub removals: Option<RemovalBound>,
     /// From 0.
     pub chunk: u32,
     /// How many there are.
@@ -255,6 +257,20 @@ pub struct ConfigAck {
     pub errors: Vec<ConfigError>,
     /// The update was a delta over another state than the agent's: it waits for the whole.
     pub resync: bool,
+    /// The update was not taken, because it would have taken away so many users; 0 where it was.
+    pub held_removals: u32,
+}
+
+impl ConfigAck {
+    /// All of a state is in force.
+    pub fn of(state: AppliedState) -> Self {
+        Self {
+            state,
+            errors: Vec::new(),
+            resync: false,
+            held_removals: 0,
+        }
+    }
 }
 
 /// A resource that could not be applied.

@@ -11,8 +11,8 @@ use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::inbounds::{self, Inbound};
 use crate::nodes::{self, Node};
-use crate::sql;
 use crate::transaction::Write;
+use crate::{removals, sql};
 
 /// Makes the key pair of an inbound on a node. Called inside of a transaction: it computes, and
 /// waits for nothing.
@@ -104,6 +104,7 @@ pub(crate) async fn rebind_owner(
             vec![inbound.uuid().into(), node.uuid().into()],
         )
         .await?;
+        removals::confirm(tx, node).await?;
         tx.changed(Entry::new(ChangeKind::Binding, tenant, inbound).on_node(node));
     }
     let ports: BTreeMap<InboundId, u16> = inbounds

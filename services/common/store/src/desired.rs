@@ -15,7 +15,7 @@ use crate::connections::address;
 use crate::error::{Result, StoreError};
 use crate::inbounds::WireGuard;
 use crate::nodes::{self, Node};
-use crate::{amount, sql};
+use crate::{amount, removals, sql};
 
 /// Everything that a node should do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct DesiredFacts {
     pub position: LogPosition,
     /// The node's settings.
     pub node: Node,
+    /// Any number of the users that the node has may go.
+    pub removals_confirmed: bool,
     /// Inbounds to open, by id.
     pub inbounds: Vec<NodeInbound>,
     /// Users that have peers on them, by id. Empty while the node is disabled.
@@ -101,6 +103,7 @@ impl Store {
         let position = changes::tail(&db).await?;
         let node = nodes::load(&db, node).await?;
         let inbounds = opened(&db, node.id).await?;
+        let removals_confirmed = removals::are_confirmed(&db, node.id, now).await?;
         let users = if node.disabled || inbounds.is_empty() {
             Vec::new()
         } else {
@@ -110,6 +113,7 @@ impl Store {
         Ok(DesiredFacts {
             position,
             node,
+            removals_confirmed,
             inbounds,
             users,
         })

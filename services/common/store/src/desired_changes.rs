@@ -11,7 +11,7 @@ use crate::changes::{self, ChangeKind, LogPosition};
 use crate::connect::Store;
 use crate::desired::{self, NodeInbound, NodeUser};
 use crate::error::Result;
-use crate::{nodes, sql};
+use crate::{nodes, removals, sql};
 
 /// Changes that are looked through; behind more than these the whole is read.
 const SCANNED: i64 = 20_000;
@@ -29,6 +29,8 @@ pub enum DesiredChanges {
         users: Vec<NodeUser>,
         /// Users that no longer have any.
         removed: Vec<UserId>,
+        /// Any number of them may go.
+        removals_confirmed: bool,
     },
     /// More than users, more than is worth telling one by one, or it cannot be known any more: all
     /// of it has to be read.
@@ -58,6 +60,7 @@ impl Store {
         } else {
             desired::users(&db, &inbounds, Some(&changed.all), now).await?
         };
+        let removals_confirmed = removals::are_confirmed(&db, node.id, now).await?;
         db.commit().await?;
         let mut removed = changed.lost_peers;
         for user in &users {
@@ -67,6 +70,7 @@ impl Store {
             position,
             users,
             removed: removed.into_iter().collect(),
+            removals_confirmed,
         })
     }
 }

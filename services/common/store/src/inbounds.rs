@@ -22,7 +22,7 @@ use crate::nodes::{Labels, Node};
 use crate::page::Page;
 use crate::tenants::{check_version, name_key};
 use crate::transaction::Write;
-use crate::{addresses, sql};
+use crate::{addresses, removals, sql};
 
 /// An access endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -323,6 +323,7 @@ impl Store {
         .await?;
         for node in &nodes {
             let node = NodeId::new(sql::get(node, 0)?);
+            removals::confirm(&tx, node).await?;
             tx.changed(Entry::new(ChangeKind::Binding, tenant, id).on_node(node));
         }
         Entity::delete_by_id(id.uuid()).exec(&*tx).await?;

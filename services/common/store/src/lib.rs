@@ -38,6 +38,7 @@ mod nodes;
 mod page;
 mod passwords;
 mod peers;
+mod removals;
 mod renewal;
 mod roles;
 mod row_set;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use vpnpanel_api::node::v1::{
-    CreateNodeRequest, CreateNodeResponse, DeleteNodeRequest, DeleteNodeResponse, Engine,
-    GetNodeRequest, GetNodeResponse, GetNodeSyncRequest, GetNodeSyncResponse, ListNodesRequest,
-    ListNodesResponse, Node, NodeState as WireState, ResourceError, UpdateNodeRequest,
-    UpdateNodeResponse,
+    ConfirmNodeRemovalsRequest, ConfirmNodeRemovalsResponse, CreateNodeRequest, CreateNodeResponse,
+    DeleteNodeRequest, DeleteNodeResponse, Engine, GetNodeRequest, GetNodeResponse,
+    GetNodeSyncRequest, GetNodeSyncResponse, ListNodesRequest, ListNodesResponse, Node,
+    NodeState as WireState, ResourceError, UpdateNodeRequest, UpdateNodeResponse,
 };
 use vpnpanel_domain::{Multiplier, NodeId, TenantId};
 use vpnpanel_store::{self as store, NewNode, NodePatch, NodeState, fresh_id};
@@ -173,6 +173,22 @@ pub(crate) async fn sync(
         unacked_batches: state.unacked_batches,
         unacked_bytes: state.unacked_bytes,
         errors: state.refused.into_iter().map(refused).collect(),
+    })
+}
+
+pub(crate) async fn confirm_removals(
+    context: &Context,
+    caller: &Caller,
+    message: ConfirmNodeRemovalsRequest,
+) -> Result<ConfirmNodeRemovalsResponse, Error> {
+    let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
+    let id = ids::required("node_id", &message.node_id)?;
+    let until = context
+        .acting(caller)
+        .confirm_removals(tenant_id, id)
+        .await?;
+    Ok(ConfirmNodeRemovalsResponse {
+        expire_time: Some(time::timestamp(until)),
     })
 }
 

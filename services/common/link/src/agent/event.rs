@@ -187,6 +187,14 @@ pub enum Alarm {
         /// Why.
         reason: String,
     },
+    /// A desired state would take away more users than it may: what is in force stays, until
+    /// somebody has confirmed it.
+    RemovalsHeld {
+        /// How many users would go.
+        removed: usize,
+        /// Of how many.
+        of: usize,
+    },
     /// The spool is larger than it should be; usage is kept with coarser times from now on.
     SpoolCoarsened {
         /// Its size.

@@ -12,7 +12,8 @@ use crate::state_digest::StateSum;
 use crate::wire::{KeptState, KeptUser, Update};
 use crate::{
     AppliedState, ConfigAck, ConfigChunk, ConfigError, CounterKey, CounterMark, DesiredInbound,
-    DesiredPeer, DesiredUser, Digest, Error, Incarnation, Revision, Totals, Up, UpdateKind, wire,
+    DesiredPeer, DesiredUser, Digest, Error, Incarnation, RemovalBound, Revision, Totals, Up,
+    UpdateKind, wire,
 };
 
 /// The desired state, indexed.
@@ -175,6 +176,10 @@ impl Agent {
                 if kept.digest != digest {
                     return Err(Error::DigestMismatch("desired state"));
                 }
+                let stays: BTreeSet<_> = kept.users.iter().map(|kept| kept.user.id).collect();
+                if self.holds(revision, update.removals, |user| !stays.contains(&user)) {
+                    return Ok(());
+                }
                 let state = AppliedState { revision, digest };
                 self.write(Write::Target {
                     state,
@@ -185,14 +190,18 @@ impl Agent {
             }
             UpdateKind::Delta(base) => {
                 let (users, removed) = wire::take_delta_apart(&update.data)?;
-                let Some(desired) = &mut self.desired else {
+                let gone: BTreeSet<_> = removed.iter().copied().collect();
+                let known = self.desired.as_ref().map(|desired| desired.state.digest);
+                if known == Some(base)
+                    && self.holds(revision, update.removals, |user| gone.contains(&user))
+                {
+                    return Ok(());
+                }
+                let desired = self.desired.as_mut();
+                let Some(desired) = desired.filter(|desired| desired.state.digest == base) else {
                     self.ask_for_whole(revision);
                     return Ok(());
                 };
-                if desired.state.digest != base {
-                    self.ask_for_whole(revision);
-                    return Ok(());
-                }
                 let kept = users.iter().map(on_disk).collect();
                 desired.change(revision, users, &removed);
                 let state = desired.state;
@@ -205,6 +214,32 @@ impl Agent {
         }
         self.retargeted(now);
         Ok(())
+    }
+
+    /// Holds an update that would take away more users than it may, and says so.
+    fn holds(
+        &mut self,
+        revision: Revision,
+        bound: Option<RemovalBound>,
+        goes: impl Fn(UserId) -> bool,
+    ) -> bool {
+        let (Some(bound), Some(desired)) = (bound, &self.desired) else {
+            return false;
+        };
+        let removed = desired.users.keys().filter(|user| goes(**user)).count();
+        if bound.permits(removed, desired.users.len()) {
+            return false;
+        }
+        let digest = desired.state.digest;
+        self.out.push(Effect::Alarm(Alarm::RemovalsHeld {
+            removed,
+            of: desired.users.len(),
+        }));
+        self.answer_config(ConfigAck {
+            held_removals: u32::try_from(removed).unwrap_or(u32::MAX),
+            ..ConfigAck::of(AppliedState { revision, digest })
+        });
+        true
     }
 
     /// There is a new desired state.
@@ -429,9 +464,8 @@ impl Agent {
 
     pub(super) fn acknowledge_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
         self.answer_config(ConfigAck {
-            state,
             errors,
-            resync: false,
+            ..ConfigAck::of(state)
         });
     }
 
@@ -440,9 +474,8 @@ impl Agent {
         let has = self.desired.as_ref().map(|desired| desired.state.digest);
         let digest = has.unwrap_or(Digest([0; 32]));
         self.answer_config(ConfigAck {
-            state: AppliedState { revision, digest },
-            errors: Vec::new(),
             resync: true,
+            ..ConfigAck::of(AppliedState { revision, digest })
         });
     }
 

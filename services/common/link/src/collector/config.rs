@@ -7,7 +7,12 @@ use vpnpanel_domain::NodeId;
 
 use super::session::Effect;
 use crate::wire::{Update, pieces};
-use crate::{AppliedState, ConfigAck, Digest, Down, Revision, UpdateKind};
+use crate::{
+    AppliedState, ConfigAck, ConfigError, Digest, Down, RemovalBound, Revision, UpdateKind,
+};
+
+/// How long an update that was held waits before it is tried again: by then it may be confirmed.
+const HELD_MS: i64 = 30_000;
 
 /// What was read of a node's desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub(super) struct Config {
     /// A read failed: it is tried again with the next tick.
     failed: bool,
     sent: Option<(Sent, i64)>,
+    /// The agent holds what it was sent: nothing is sent before this time.
+    held_until_ms: Option<i64>,
     /// When the whole state was last compared, or the stream opened.
     compared_at_ms: i64,
 }
@@ -90,10 +97,12 @@ impl Config {
     }
 
     /// Asks for what may have changed, when nothing is under way.
-    pub(super) fn refresh(&mut self) -> Option<Effect> {
-        if !self.stale || self.loading || self.failed || self.sent.is_some() {
+    pub(super) fn refresh(&mut self, now_ms: i64) -> Option<Effect> {
+        let held = self.held_until_ms.is_some_and(|until| now_ms < until);
+        if !self.stale || self.loading || self.failed || held || self.sent.is_some() {
             return None;
         }
+        self.held_until_ms = None;
         self.stale = false;
         self.loading = true;
         let known = self.answered.filter(|_| self.known);
@@ -108,7 +117,13 @@ impl Config {
     }
 
     /// Takes what was read.
-    pub(super) fn take(&mut self, read: DesiredRead, now_ms: i64, effects: &mut Vec<Effect>) {
+    pub(super) fn take(
+        &mut self,
+        read: DesiredRead,
+        removals: Option<RemovalBound>,
+        now_ms: i64,
+        effects: &mut Vec<Effect>,
+    ) {
         self.loading = false;
         match read {
             DesiredRead::Whole {
@@ -123,7 +138,7 @@ impl Config {
                     return self.stands(state, effects);
                 }
                 self.sent = Some((Sent::Whole(state), now_ms));
-                send(revision, UpdateKind::Whole(digest), data, effects);
+                send(revision, UpdateKind::Whole(digest), removals, data, effects);
             }
             DesiredRead::Changes {
                 since,
@@ -144,7 +159,8 @@ impl Config {
                     return self.stands(AppliedState { revision, digest }, effects);
                 };
                 self.sent = Some((Sent::Delta(revision), now_ms));
-                send(revision, UpdateKind::Delta(base.digest), data, effects);
+                let kind = UpdateKind::Delta(base.digest);
+                send(revision, kind, removals, data, effects);
             }
         }
     }
@@ -159,9 +175,10 @@ impl Config {
         });
     }
 
-    pub(super) fn answered(&mut self, ack: ConfigAck, effects: &mut Vec<Effect>) {
+    pub(super) fn answered(&mut self, ack: ConfigAck, now_ms: i64, effects: &mut Vec<Effect>) {
         let mut state = ack.state;
         let is_of_sent = self.sent.is_some_and(|(sent, _)| match sent {
+            Sent::Whole(sent) if ack.held_removals > 0 => sent.revision == state.revision,
             Sent::Whole(sent) => sent == state,
             Sent::Delta(revision) => revision == state.revision,
         });
@@ -173,6 +190,9 @@ impl Config {
             self.known = false;
             self.stale |= self.sent.is_none();
             return;
+        }
+        if ack.held_removals > 0 {
+            return self.held(ack, now_ms, effects);
         }
         match self.answered {
             // It says again what it has, perhaps under the revision where it came about.
@@ -193,6 +213,27 @@ impl Config {
         });
     }
 
+    /// The agent stays with what it has. It is told again after a while, all of it: what was held may
+    /// have been the change of another user too.
+    fn held(&mut self, ack: ConfigAck, now_ms: i64, effects: &mut Vec<Effect>) {
+        self.known = false;
+        self.stale = true;
+        self.held_until_ms = Some(now_ms.saturating_add(HELD_MS));
+        let Some(has) = self.answered else { return };
+        let message = format!(
+            "the change would take away {} of this node's users: if that is meant, confirm it              (ConfirmNodeRemovals); nothing has changed so far",
+            ack.held_removals
+        );
+        effects.push(Effect::Applied {
+            state: has,
+            errors: Some(vec![ConfigError {
+                kind: "state".to_owned(),
+                id: String::new(),
+                message,
+            }]),
+        });
+    }
+
     /// What is due by the clock; `true` when the agent has not answered an update in time.
     pub(super) fn tick(&mut self, config_ms: i64, compare_ms: i64, now_ms: i64) -> bool {
         self.stale |= std::mem::take(&mut self.failed);
@@ -205,10 +246,17 @@ impl Config {
     }
 }
 
-fn send(revision: Revision, kind: UpdateKind, data: Bytes, effects: &mut Vec<Effect>) {
+fn send(
+    revision: Revision,
+    kind: UpdateKind,
+    removals: Option<RemovalBound>,
+    data: Bytes,
+    effects: &mut Vec<Effect>,
+) {
     let update = Update {
         revision,
         kind,
+        removals,
         data,
     };
     effects.extend(pieces(&update).map(|piece| Effect::Send(Down::ConfigUpdate(piece))));
@@ -217,7 +265,6 @@ fn send(revision: Revision, kind: UpdateKind, data: Bytes, effects: &mut Vec<Eff
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ConfigError;
 
     fn state(revision: u64, content: u8) -> AppliedState {
         AppliedState {
@@ -243,11 +290,7 @@ mod tests {
     }
 
     fn ack(state: AppliedState) -> ConfigAck {
-        ConfigAck {
-            state,
-            errors: Vec::new(),
-            resync: false,
-        }
+        ConfigAck::of(state)
     }
 
     /// On a stream of an agent that has `state(5, 1)`, as is on record.
@@ -259,7 +302,7 @@ mod tests {
     }
 
     fn asked(config: &mut Config) -> Option<Option<Revision>> {
-        config.refresh().map(|effect| match effect {
+        config.refresh(0).map(|effect| match effect {
             Effect::LoadState { since } => since,
             other => panic!("{other:?}"),
         })
@@ -267,7 +310,7 @@ mod tests {
 
     fn taken(config: &mut Config, read: DesiredRead) -> Vec<Effect> {
         let mut effects = Vec::new();
-        config.take(read, 0, &mut effects);
+        config.take(read, None, 0, &mut effects);
         effects
     }
 
@@ -287,7 +330,7 @@ mod tests {
         assert_eq!(asked(&mut config), Some(None));
         let sent = taken(&mut config, whole(9, 3));
         assert_eq!(kind(&sent), Some(UpdateKind::Whole(Digest([3; 32]))));
-        config.answered(ack(state(9, 3)), &mut Vec::new());
+        config.answered(ack(state(9, 3)), 0, &mut Vec::new());
         config.moved(Revision(12));
         assert_eq!(asked(&mut config), Some(Some(Revision(9))));
     }
@@ -313,7 +356,7 @@ mod tests {
         assert_eq!(kind(&sent), Some(UpdateKind::Delta(Digest([1; 32]))));
         config.moved(Revision(12));
         assert_eq!(asked(&mut config), None, "one at a time");
-        config.answered(ack(state(11, 4)), &mut Vec::new());
+        config.answered(ack(state(11, 4)), 0, &mut Vec::new());
         assert_eq!(asked(&mut config), Some(Some(Revision(11))));
     }
 
@@ -326,7 +369,7 @@ mod tests {
             resync: true,
             ..ack(state(11, 0))
         };
-        config.answered(refused, &mut Vec::new());
+        config.answered(refused, 0, &mut Vec::new());
         assert_eq!(asked(&mut config), Some(None));
         let sent = taken(&mut config, whole(11, 1));
         assert!(kind(&sent).is_some(), "also where it is what was on record");
@@ -337,9 +380,9 @@ mod tests {
         let mut config = known();
         asked(&mut config);
         taken(&mut config, changes(7, 7, None));
-        config.answered(ack(state(5, 1)), &mut Vec::new());
+        config.answered(ack(state(5, 1)), 0, &mut Vec::new());
         assert_eq!(asked(&mut config), None);
-        config.answered(ack(state(6, 2)), &mut Vec::new());
+        config.answered(ack(state(6, 2)), 0, &mut Vec::new());
         assert_eq!(asked(&mut config), Some(None));
     }
 
@@ -367,7 +410,7 @@ mod tests {
             errors: vec![error],
             ..ack(state(1, 1))
         };
-        config.answered(refused, &mut Vec::new());
+        config.answered(refused, 0, &mut Vec::new());
         let effects = taken(&mut config, whole(2, 1));
         let [
             Effect::Applied {
@@ -383,5 +426,34 @@ mod tests {
             (state(2, 1), &None),
             "what was said before"
         );
+    }
+
+    #[test]
+    fn what_is_held_is_on_record_and_told_again_whole_after_a_while() {
+        let mut config = known();
+        asked(&mut config);
+        taken(&mut config, changes(7, 9, Some(b"many go")));
+        let held = ConfigAck {
+            held_removals: 40,
+            ..ack(state(9, 1))
+        };
+        let mut effects = Vec::new();
+        config.answered(held, 0, &mut effects);
+        let [
+            Effect::Applied {
+                state: has,
+                errors: Some(errors),
+            },
+        ] = effects.as_slice()
+        else {
+            panic!("{effects:?}");
+        };
+        assert_eq!(has.digest, Digest([1; 32]));
+        assert!(errors[0].message.contains("40"), "{errors:?}");
+        config.moved(Revision(10));
+        assert!(config.refresh(HELD_MS - 1).is_none());
+        let Some(Effect::LoadState { since: None }) = config.refresh(HELD_MS) else {
+            panic!("all of it");
+        };
     }
 }

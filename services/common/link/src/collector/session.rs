@@ -13,7 +13,7 @@ use super::ingest::{Decoded, Reply, Submission};
 use super::open::{Opening, Refusal};
 use crate::{
     AppliedState, Batch, ConfigError, Down, Generation, Health, Hello, IssuedCertificate,
-    LeaseState, Pace, RenewalRefusal, Revision, Segments, Up, UsageAck, wire,
+    LeaseState, Pace, RemovalBound, RenewalRefusal, Revision, Segments, Up, UsageAck, wire,
 };
 use vpnpanel_domain::NodeId;
 
@@ -51,7 +51,12 @@ pub enum Event {
     Revision(Revision),
     /// Answer to [`Effect::LoadState`]. A read that failed is [`Event::LoadFailed`], never an empty
     /// state.
-    Desired(DesiredRead),
+    Desired {
+        /// What was read.
+        read: DesiredRead,
+        /// How many users it may take away; `None` is any number.
+        removals: Option<RemovalBound>,
+    },
     /// The desired state could not be read.
     LoadFailed,
     /// Grants from elsewhere: a limit was raised, a lease was opened or asked back.
@@ -196,7 +201,9 @@ impl Session {
             Event::Ingested(reply) => self.ingested(reply, &mut effects),
             Event::IngestFailed => self.close(Close::IngestFailed, &mut effects),
             Event::Revision(revision) => self.config.moved(revision),
-            Event::Desired(read) => self.config.take(read, now_ms, &mut effects),
+            Event::Desired { read, removals } => {
+                self.config.take(read, removals, now_ms, &mut effects);
+            }
             Event::LoadFailed => self.config.load_failed(),
             Event::Grants(grants) if self.phase == Phase::Live && !self.quarantined => {
                 effects.push(send_ack(UsageAck {
@@ -215,7 +222,7 @@ impl Session {
         }
         if self.phase == Phase::Live {
             self.submit(&mut effects);
-            effects.extend(self.config.refresh());
+            effects.extend(self.config.refresh(now_ms));
         }
         effects
     }
@@ -254,7 +261,9 @@ impl Session {
                 }
             }
             (_, Up::Health(health)) => effects.push(Effect::Alive(health)),
-            (_, Up::ConfigAck(ack)) => self.config.answered(ack, effects),
+            (_, Up::ConfigAck(ack)) => {
+                self.config.answered(ack, self.heard_at_ms, effects);
+            }
             (_, Up::RenewalRequest(csr)) => {
                 // An agent that asks again meanwhile hears the answer to the first.
                 if !std::mem::replace(&mut self.renewing, true) {

@@ -3,7 +3,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{CHUNK_BYTES, ConfigChunk, Digest, Error, MAX_STATE_BYTES, Revision, UpdateKind};
+use crate::{
+    CHUNK_BYTES, ConfigChunk, Digest, Error, MAX_STATE_BYTES, RemovalBound, Revision, UpdateKind,
+};
 
 /// An update that came whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub struct Update {
     pub revision: Revision,
     /// A whole state, or a change of one.
     pub kind: UpdateKind,
+    /// How many users it may take away; `None` is any number.
+    pub removals: Option<RemovalBound>,
     /// Encoded.
     pub data: Bytes,
 }
@@ -21,6 +25,7 @@ pub fn pieces(update: &Update) -> impl Iterator<Item = ConfigChunk> + use<> {
     let Update {
         revision,
         kind,
+        removals,
         data,
     } = update.clone();
     let digest = Digest::of(&data);
@@ -32,6 +37,7 @@ pub fn pieces(update: &Update) -> impl Iterator<Item = ConfigChunk> + use<> {
         ConfigChunk {
             revision,
             kind,
+            removals,
             chunk,
             chunks: count,
             digest,
@@ -90,6 +96,7 @@ impl Assembly {
         Ok(Some(Update {
             revision: piece.revision,
             kind: piece.kind,
+            removals: piece.removals,
             data,
         }))
     }

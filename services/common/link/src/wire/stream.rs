@@ -12,8 +12,8 @@ use super::{at_most, pb};
 use crate::{
     AppliedState, Attribution, BootId, ConfigAck, ConfigChunk, ConfigError, CounterMark, Digest,
     Down, EngineStatus, Epoch, EpochSummary, Error, Generation, Grant, Health, Hello, Incarnation,
-    IssuedCertificate, LeaseState, Pace, RenewalRefusal, Revision, Seq, SpoolId, StateEpoch,
-    Totals, Up, UpdateKind, UsageAck, Welcome,
+    IssuedCertificate, LeaseState, Pace, RemovalBound, RenewalRefusal, Revision, Seq, SpoolId,
+    StateEpoch, Totals, Up, UpdateKind, UsageAck, Welcome,
 };
 
 /// Most counters, leases or marks in a message.
@@ -40,6 +40,7 @@ pub fn up_to_wire(message: Up) -> pb::ConnectRequest {
                 .map(error_to_wire)
                 .collect(),
             resync: ack.resync,
+            held_removals: ack.held_removals,
         }),
         Up::Batch(batch) => Message::UsageBatch(batch_to_wire(batch)),
         Up::LeaseReport(leases) => Message::LeaseReport(pb::LeaseReport {
@@ -82,6 +83,7 @@ pub fn up_from_wire(frame: pb::ConnectRequest) -> Result<Option<Up>, Error> {
                 },
                 errors: ack.errors.into_iter().map(error_from_wire).collect(),
                 resync: ack.resync,
+                held_removals: ack.held_removals,
             })
         }
         Message::UsageBatch(batch) => Up::Batch(batch_from_wire(batch)?),
@@ -114,6 +116,10 @@ pub fn down_to_wire(message: Down) -> pb::ConnectResponse {
             data: piece.data,
             base_digest: digest_to_wire(piece.kind.base()),
             state_digest: digest_to_wire(piece.kind.state()),
+            removals: piece.removals.map(|bound| pb::RemovalBound {
+                users: bound.users,
+                percent: bound.percent,
+            }),
         }),
         Down::UsageAck(ack) => Message::UsageAck(ack_to_wire(ack)),
         Down::Drain { spread_ms } => Message::Drain(pb::Drain {
@@ -144,6 +150,10 @@ pub fn down_from_wire(frame: pb::ConnectResponse) -> Result<Option<Down>, Error>
             } else {
                 UpdateKind::Delta(Digest::try_from(piece.base_digest.as_slice())?)
             },
+            removals: piece.removals.map(|bound| RemovalBound {
+                users: bound.users,
+                percent: bound.percent,
+            }),
             chunk: piece.chunk,
             chunks: piece.chunks,
             digest: Digest::try_from(piece.digest.as_slice())?,

@@ -12,7 +12,7 @@ use vpnpanel_link::collector::session::{Effect, Event, Limits, Session};
 use vpnpanel_link::collector::{DesiredRead, Policy, lease};
 use vpnpanel_link::{
     AppliedState, CounterMark, DesiredDelta, Digest, Down, Generation, Grant, Hello, Pace,
-    Revision, StateEpoch, Totals, Up, wire,
+    RemovalBound, Revision, StateEpoch, Totals, Up, wire,
 };
 
 use crate::database::Database;
@@ -26,6 +26,8 @@ pub(crate) struct Plane {
     pub(crate) mutation: Option<Mutation>,
     /// Of 1,000 transactions, how many fail.
     pub(crate) failures: u64,
+    /// Somebody has confirmed that users go.
+    pub(crate) confirmed: bool,
     next_stream: u64,
     submissions: Vec<(u64, Submission)>,
     work: Vec<(u64, Effect)>,
@@ -59,6 +61,7 @@ impl Plane {
             policy,
             mutation,
             failures: 0,
+            confirmed: false,
             next_stream: 1,
             submissions: Vec::new(),
             work: Vec::new(),
@@ -266,7 +269,12 @@ impl Plane {
             .database
             .open_leases(node, &self.policy, now_ms, random);
         let read = self.read_desired(node, since, random);
-        self.feed(id, Event::Desired(read), now_ms);
+        // Nobody but a person can say whether it is meant.
+        let removals = (!self.confirmed && id.is_multiple_of(2)).then_some(RemovalBound {
+            users: 1,
+            percent: 40,
+        });
+        self.feed(id, Event::Desired { read, removals }, now_ms);
         if !grants.is_empty() {
             self.feed(id, Event::Grants(grants), now_ms);
         }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, UserId};
-use vpnpanel_link::agent::Event;
+use vpnpanel_link::agent::{Alarm, Event};
 use vpnpanel_link::collector::session;
 use vpnpanel_link::{Down, Totals, wire};
 
@@ -448,7 +448,7 @@ impl World {
             if let Some(disk) = &host.disk {
                 self.plane.check_leases(host.node, &disk.durable)?;
             }
-            if let Some(alarm) = host.alarms.first() {
+            if let Some(alarm) = host.alarms.iter().find(|alarm| is_wrong(alarm)) {
                 return Err(format!("{} raised {alarm:?}", host.node));
             }
         }
@@ -501,6 +501,7 @@ impl World {
         };
         self.misfortune = calm;
         self.plane.failures = 0;
+        self.plane.confirmed = true;
         let mut unrest = String::new();
         for _ in 0..1_500 {
             self.pass_time()?;
@@ -568,4 +569,9 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Whether a host may not say so in a simulation: that it waits for a person may happen.
+fn is_wrong(alarm: &Alarm) -> bool {
+    !matches!(alarm, Alarm::RemovalsHeld { .. })
 }
