@@ -271,8 +271,8 @@ impl Plane {
         let read = self.read_desired(node, since, random);
         // Nobody but a person can say whether it is meant.
         let removals = (!self.confirmed && id.is_multiple_of(2)).then_some(RemovalBound {
-            users: 1,
-            percent: 40,
+            users: 0,
+            percent: 25,
         });
         self.feed(id, Event::Desired { read, removals }, now_ms);
         if !grants.is_empty() {
