@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,12 +17,24 @@ use vpnpanel_store::{Engine, Liveness, Progress, ResourceError, Store, StoreErro
 
 /// Between two writes.
 const FLUSH: Duration = Duration::from_millis(500);
+/// How often it is written of a node that it is still as it was.
+const STILL_MS: i64 = 15_000;
 
 /// Collects states of nodes; clones share what they collect.
 #[derive(Debug, Clone)]
 pub(crate) struct States {
     collector: Arc<str>,
     pending: Arc<Mutex<HashMap<NodeId, Pending>>>,
+    /// What was noted last of the nodes that have a stream here.
+    noted: Arc<Mutex<HashMap<NodeId, Noted>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    generation: Generation,
+    /// Of its health.
+    hash: u64,
+    at_ms: i64,
 }
 
 /// What is new of a node since the last write.
@@ -49,6 +62,7 @@ impl States {
         Self {
             collector: Arc::from(collector),
             pending: Arc::default(),
+            noted: Arc::default(),
         }
     }
 
@@ -65,6 +79,14 @@ impl States {
         health: Health,
         now_ms: i64,
     ) {
+        let noted = Noted {
+            generation,
+            hash: hash(&health),
+            at_ms: now_ms,
+        };
+        if !self.is_news(node, noted) {
+            return;
+        }
         self.note(node, generation, |pending| {
             pending.alive = Some(Liveness {
                 node_id: node,
@@ -106,7 +128,28 @@ impl States {
 
     /// The node's stream has ended.
     pub(crate) fn gone(&self, node: NodeId, generation: Generation) {
+        let mut all = lock(&self.noted);
+        if all
+            .get(&node)
+            .is_some_and(|noted| noted.generation <= generation)
+        {
+            all.remove(&node);
+        }
+        drop(all);
         self.note(node, generation, |pending| pending.gone = true);
+    }
+
+    /// Most of what nodes say is what they have said before.
+    fn is_news(&self, node: NodeId, now: Noted) -> bool {
+        let mut all = lock(&self.noted);
+        let is_known = all.get(&node).is_some_and(|before| {
+            (before.generation, before.hash) == (now.generation, now.hash)
+                && now.at_ms.saturating_sub(before.at_ms) < STILL_MS
+        });
+        if !is_known {
+            all.insert(node, now);
+        }
+        !is_known
     }
 
     /// What an older stream says after a newer one was heard is dropped; what it said before is
@@ -176,9 +219,19 @@ impl States {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Pending>> {
-        // every change leaves the map whole
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pending)
     }
+}
+
+/// Every change leaves the maps whole.
+fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hash(health: &Health) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    health.hash(&mut hasher);
+    hasher.finish()
 }
 
 async fn write_all(store: &Store, pending: &HashMap<NodeId, Pending>) -> Result<(), StoreError> {
@@ -219,5 +272,30 @@ fn engine(engine: EngineStatus) -> Engine {
         version: engine.version,
         healthy: engine.healthy,
         problem: engine.problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_still_as_it_was_is_written_now_and_then() {
+        let states = States::new("here");
+        let node = NodeId::from_parts(1, [1; 10]);
+        let said = |generation: u64, unacked_batches: u64, now_ms: i64| {
+            let health = Health {
+                unacked_batches,
+                ..Health::default()
+            };
+            states.alive(node, Generation(generation), "1", health, now_ms);
+            std::mem::take(&mut *states.lock()).contains_key(&node)
+        };
+        assert!(said(1, 0, 0) && !said(1, 0, STILL_MS - 1));
+        assert!(said(1, 0, STILL_MS), "now and then");
+        assert!(said(1, 1, STILL_MS + 1), "what has changed at once");
+        assert!(said(2, 1, STILL_MS + 2), "and a new stream");
+        states.gone(node, Generation(2));
+        assert!(lock(&states.noted).is_empty());
     }
 }

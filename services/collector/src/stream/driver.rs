@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Interval, MissedTickBehavior, interval},
+    time::{Instant, Sleep, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Streaming};
@@ -40,9 +40,6 @@ use crate::{
     settings::Settings,
     states::States,
 };
-
-/// How often a session looks at its deadlines.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Reports of leases or segments that may wait in a session.
 const WAITING: usize = 64;
@@ -116,7 +113,7 @@ pub(super) struct Driver {
     held: Vec<OwnedSemaphorePermit>,
     agent_version: String,
     live: Option<(Place, watch::Receiver<Signal>)>,
-    ticks: Interval,
+    look: Pin<Box<Sleep>>,
     drained: bool,
     allowances_seen: u64,
     /// Allowances are being looked up, one look at a time.
@@ -146,8 +143,7 @@ impl Driver {
             },
         };
         let session = Session::new(node, settings.pace(), limits, parts.now_ms());
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let look = Box::pin(sleep(Duration::from_millis(session.next_look_ms())));
         Self {
             parts,
             node,
@@ -160,7 +156,7 @@ impl Driver {
             held: Vec::new(),
             agent_version: String::new(),
             live: None,
-            ticks,
+            look,
             drained: false,
             allowances_seen: 0,
             leasing: false,
@@ -252,7 +248,11 @@ impl Driver {
                 }
             }
             // while a batch waits for memory nothing is read: that silence is ours
-            _ = self.ticks.tick() => Ok((!admitting).then_some(Event::Tick)),
+            () = &mut self.look => {
+                let next = Duration::from_millis(self.session.next_look_ms());
+                self.look.as_mut().reset(Instant::now() + next);
+                Ok((!admitting).then_some(Event::Tick))
+            }
             () = self.outbound.closed() => Err(Error::Broken("the agent is gone".to_owned())),
         }
     }

@@ -125,7 +125,7 @@ pub struct EpochSummary {
 }
 
 /// State of an engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EngineStatus {
     /// For example "wireguard".
     pub kind: String,
@@ -285,7 +285,7 @@ pub struct ConfigError {
 }
 
 /// How the node is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Health {
     /// Engines.
     pub engines: Vec<EngineStatus>,

@@ -234,6 +234,12 @@ impl Config {
         });
     }
 
+    /// Nothing is awaited, read or tried again.
+    pub(super) fn is_settled(&self) -> bool {
+        let waits = self.stale || self.loading || self.failed || self.held_until_ms.is_some();
+        self.sent.is_none() && !waits
+    }
+
     /// What is due by the clock; `true` when the agent has not answered an update in time.
     pub(super) fn tick(&mut self, config_ms: i64, compare_ms: i64, now_ms: i64) -> bool {
         self.stale |= std::mem::take(&mut self.failed);

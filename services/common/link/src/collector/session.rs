@@ -185,6 +185,16 @@ impl Session {
         self.phase == Phase::Closed
     }
 
+    /// In how many milliseconds it wants to look at its deadlines ([`Event::Tick`]): rarely while
+    /// nothing is awaited, because there may be many thousands of sessions.
+    pub fn next_look_ms(&self) -> u64 {
+        if self.phase == Phase::Live && self.config.is_settled() {
+            5_000
+        } else {
+            1_000
+        }
+    }
+
     /// Takes an event.
     pub fn step(&mut self, event: Event, now_ms: i64) -> Vec<Effect> {
         if self.phase == Phase::Closed {
