@@ -12,7 +12,7 @@ pub mod zone;
 
 pub use bytes::{Limit, MicroBytes, Multiplier};
 pub use id::{
-    AccountId, ApiTokenId, AuditEventId, DeviceId, EndpointTemplateId, GroupId, InboundId, JobId,
+    AccountId, ApiTokenId, AuditEventId, CommandId, DeviceId, EndpointTemplateId, GroupId, InboundId, JobId,
     JoinTokenId, LeaseId, MembershipId, NodeId, OperationId, PeerId, PeriodId, PlanId, SessionId,
     TenantId, UserId, WebhookId,
 };

@@ -6,6 +6,7 @@ pub(crate) mod api_token;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod connection;
+pub(crate) mod command;
 pub(crate) mod enrollment;
 pub(crate) mod group;
 pub(crate) mod inbound;

@@ -46,6 +46,8 @@ pub(super) struct Config {
     /// A read failed: it is tried again with the next tick.
     failed: bool,
     sent: Option<(Sent, i64)>,
+    /// The agent has asked for all of it while something else was under way.
+    wanted: bool,
     /// When the whole state was last compared, or the stream opened.
     compared_at_ms: i64,
 }
@@ -172,6 +174,8 @@ impl Config {
             self.answered = None;
             self.known = false;
             self.stale |= self.sent.is_none();
+            // What is under way is answered first, and then all of it goes.
+            self.wanted = self.sent.is_some();
             return;
         }
         match self.answered {
@@ -187,6 +191,11 @@ impl Config {
             _ => self.known = true,
         }
         self.answered = Some(state);
+        if is_of_sent && std::mem::take(&mut self.wanted) {
+            self.answered = None;
+            self.known = false;
+            self.stale = true;
+        }
         effects.push(Effect::Applied {
             state,
             errors: Some(ack.errors),
@@ -383,5 +392,21 @@ mod tests {
             (state(2, 1), &None),
             "what was said before"
         );
+    }
+
+    #[test]
+    fn all_of_it_that_is_asked_for_meanwhile_follows_what_is_under_way() {
+        let mut config = known();
+        assert_eq!(asked(&mut config), Some(Some(Revision(7))));
+        let mut effects = Vec::new();
+        config.take(changes(7, 9, Some(b"delta")), 0, &mut effects);
+        let asks = ConfigAck {
+            resync: true,
+            ..ack(state(7, 1))
+        };
+        config.answered(asks, &mut effects);
+        assert_eq!(asked(&mut config), None, "one at a time");
+        config.answered(ack(state(9, 2)), &mut effects);
+        assert_eq!(asked(&mut config), Some(None), "all of it");
     }
 }

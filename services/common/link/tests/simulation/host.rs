@@ -267,6 +267,7 @@ impl Host {
                         .push_back((soon, Answer::Applied(change.ticket)));
                 }
                 Effect::Alarm(alarm) => self.alarms.push(alarm),
+                Effect::Run { .. } => return Err("a command that nobody gave".to_owned()),
             }
         }
         Ok(errands)

@@ -128,7 +128,7 @@ impl Plane {
                     let generation = session.generation();
                     self.answers.push((node, generation, state));
                 }
-                Effect::Alive(_) | Effect::Renew(_) => {}
+                Effect::Alive(_) | Effect::Renew(_) | Effect::LoadCommands | Effect::Answered(_) => {}
                 other => self.work.push((id, other)),
             }
         }
