@@ -71,8 +71,9 @@ async fn a_command_is_given_once_and_shown_by_itself_and_in_pages() {
         node_id: node.id.clone(),
         command_id: command_id.to_owned(),
     };
-    let shown = admin.nodes().get_node_command(admin.ask(request_of(&made.id)));
-    assert_eq!(shown.await.unwrap().into_inner().command, Some(made.clone()));
+    let asked = admin.ask(request_of(&made.id));
+    let shown = admin.nodes().get_node_command(asked).await.unwrap();
+    assert_eq!(shown.into_inner().command, Some(made.clone()));
     let nobodys = request_of(&uuid::Uuid::new_v4().to_string());
     let missing = admin.nodes().get_node_command(admin.ask(nobodys)).await;
     assert_eq!(missing.unwrap_err().code(), Code::NotFound);
