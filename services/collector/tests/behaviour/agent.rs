@@ -13,9 +13,9 @@ use vpnpanel_api::agent::v1::{
 };
 use vpnpanel_domain::PeerId;
 use vpnpanel_link::{
-    AppliedState, Attribution, Batch, BatchRef, BootId, Bucket, Command, ConfigAck, ConfigError, CounterKey,
-    DesiredState, Digest, Down, Epoch, EpochSummary, Hello, Incarnation, PROTOCOL, Payload, Range,
-    Row, Seq, SpoolId, Up, UpdateKind, UsageAck, Welcome, wire,
+    AppliedState, Attribution, Batch, BatchRef, BootId, Bucket, Command, ConfigAck, ConfigError,
+    CounterKey, DesiredState, Digest, Down, Epoch, EpochSummary, Hello, Incarnation, PROTOCOL,
+    Payload, Range, Row, Seq, SpoolId, Up, UpdateKind, UsageAck, Welcome, wire,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -72,7 +72,10 @@ async fn a_command_reaches_the_open_stream_and_its_result_is_on_record(test: Tes
     link.desired().await;
     let id = give(&fleet, &node, CommandKind::CollectLogs).await;
     let command = link.command().await;
-    assert_eq!((command.id, command.kind), (id, Some(CommandKind::CollectLogs)));
+    assert_eq!(
+        (command.id, command.kind),
+        (id, Some(CommandKind::CollectLogs))
+    );
     until(&fleet, &node, id, CommandState::Sent).await;
     // Of a command that nobody gave: heard, and nothing else.
     let unknown = Command {

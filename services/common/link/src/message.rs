@@ -4,8 +4,8 @@
 use bytes::Bytes;
 
 use crate::{
-    Attribution, Batch, BatchRef, BootId, Command, CommandResult, CounterKey, Digest, Epoch, Generation, Grant,
-    Incarnation, LeaseState, Revision, Row, Seq, SpoolId, StateEpoch, Totals,
+    Attribution, Batch, BatchRef, BootId, Command, CommandResult, CounterKey, Digest, Epoch,
+    Generation, Grant, Incarnation, LeaseState, Revision, Row, Seq, SpoolId, StateEpoch, Totals,
 };
 
 /// The protocol version that this code speaks.

@@ -169,7 +169,8 @@ impl Store {
         let db = self.read_in(tenant).await?;
         let mut values = of_owner(tenant, node);
         values.push(id.uuid().into());
-        let text = format!("SELECT {COLUMNS}, output FROM node_commands WHERE {OF_OWNER} AND id = $3");
+        let text =
+            format!("SELECT {COLUMNS}, output FROM node_commands WHERE {OF_OWNER} AND id = $3");
         sql::one(&db, text, values)
             .await?
             .map(|row| command(&row, self.now_ms()))

@@ -69,7 +69,6 @@ pub use bindings::{Binding, MakeNodeKey, NodeKey};
 pub use certificates::{CertificateState, NewNodeCertificate, NodeCertificate, NodeIdentity};
 pub use changes::{Change, ChangeKind, Changes, LogPosition};
 pub use commands::{CommandState, NewNodeCommand, NodeCommand};
-pub use vpnpanel_link::{CommandAnswer, CommandKind, CommandOutcome, CommandResult};
 pub use connect::{Backend, Options, Store};
 pub use connections::Connection;
 pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodeUser};
@@ -97,6 +96,7 @@ pub use usage::{Usage, UsageQuery, UsageSeries};
 pub use user_change::UserPatch;
 pub use user_create::{MAX_NEW_USERS, NewDevice, NewUser};
 pub use users::{Period, User, UserFilter};
+pub use vpnpanel_link::{CommandAnswer, CommandKind, CommandOutcome, CommandResult};
 
 /// A fresh id: UUIDv7 with random bits, so that none comes twice, not even after the database
 /// was restored from an older backup.

@@ -22,8 +22,8 @@ use vpnpanel_api::{
     },
     node::v1::{
         CreateJoinTokenRequest, CreateJoinTokenResponse, CreateNodeCommandRequest,
-        CreateNodeCommandResponse, CreateNodeRequest, CreateNodeResponse,
-        DeleteNodeRequest, DeleteNodeResponse, Node, NodeCommandKind, UpdateNodeRequest, UpdateNodeResponse,
+        CreateNodeCommandResponse, CreateNodeRequest, CreateNodeResponse, DeleteNodeRequest,
+        DeleteNodeResponse, Node, NodeCommandKind, UpdateNodeRequest, UpdateNodeResponse,
     },
     pki::v1::{SignJoiningNodeRequest, SignJoiningNodeResponse},
     tenant::v1::{

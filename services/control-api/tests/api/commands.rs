@@ -23,7 +23,10 @@ async fn give(
     caller: &Caller,
     request: CreateNodeCommandRequest,
 ) -> Result<NodeCommand, tonic::Status> {
-    let made = caller.nodes().create_node_command(caller.ask(request)).await?;
+    let made = caller
+        .nodes()
+        .create_node_command(caller.ask(request))
+        .await?;
     Ok(made.into_inner().command.unwrap())
 }
 

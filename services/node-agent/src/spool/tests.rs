@@ -2,7 +2,9 @@
 
 use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier, PeerId};
 use vpnpanel_link::agent::{CommandRecord, CounterRecord, EpochRecord, TimeAnchor};
-use vpnpanel_link::{AppliedState, Attribution, CommandAnswer, Epoch, Incarnation, LeaseState, Revision, Totals};
+use vpnpanel_link::{
+    AppliedState, Attribution, CommandAnswer, Epoch, Incarnation, LeaseState, Revision, Totals,
+};
 
 use super::*;
 

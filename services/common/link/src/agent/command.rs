@@ -114,8 +114,7 @@ impl Agent {
             .commands
             .iter()
             .filter(|(_, record)| {
-                record.answer.is_some()
-                    && record.expires_at_ms.saturating_add(KEPT_MS) <= server_ms
+                record.answer.is_some() && record.expires_at_ms.saturating_add(KEPT_MS) <= server_ms
             })
             .map(|(id, _)| *id)
             .collect();
@@ -150,9 +149,7 @@ fn nothing_more() -> CommandAnswer {
 mod tests {
     use super::*;
     use crate::agent::{Durable, Event, Settings};
-    use crate::{
-        CommandOutcome, Down, Generation, PROTOCOL, Pace, SpoolId, StateEpoch, Welcome,
-    };
+    use crate::{CommandOutcome, Down, Generation, PROTOCOL, Pace, SpoolId, StateEpoch, Welcome};
 
     struct Zeros;
 
@@ -335,14 +332,18 @@ mod tests {
         };
         let effects = host.give(unknown);
         assert_eq!(answers(&effects)[0].outcome, CommandOutcome::Failed);
-        assert!(host.disk.commands.is_empty(), "it would be answered so again");
+        assert!(
+            host.disk.commands.is_empty(),
+            "it would be answered so again"
+        );
     }
 
     #[test]
     fn drain_ends_the_stream_once_and_resync_asks_for_everything() {
         let mut host = Host::connected(empty());
         let effects = host.give(command(1, CommandKind::Resync));
-        let asks = |effect: &Effect| matches!(effect, Effect::Send(Up::ConfigAck(ack)) if ack.resync);
+        let asks =
+            |effect: &Effect| matches!(effect, Effect::Send(Up::ConfigAck(ack)) if ack.resync);
         assert!(effects.iter().any(asks));
         assert_eq!(answers(&effects)[0].outcome, CommandOutcome::Succeeded);
 

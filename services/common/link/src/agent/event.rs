@@ -6,7 +6,8 @@ use vpnpanel_domain::{CommandId, PeerId, UserId};
 
 use super::durable::{EpochNumber, Transaction};
 use crate::{
-    CommandAnswer, CommandKind, ConfigError, DesiredInbound, DesiredPeer, Down, EngineStatus, Incarnation, Seq, Totals, Up,
+    CommandAnswer, CommandKind, ConfigError, DesiredInbound, DesiredPeer, Down, EngineStatus,
+    Incarnation, Seq, Totals, Up,
 };
 
 /// The clocks, read when an event is handed over.

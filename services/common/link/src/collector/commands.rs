@@ -75,7 +75,10 @@ mod tests {
     #[test]
     fn one_look_at_a_time_and_another_when_something_came_meanwhile() {
         let mut commands = Commands::default();
-        assert!(commands.refresh().is_none(), "nothing says that there are any");
+        assert!(
+            commands.refresh().is_none(),
+            "nothing says that there are any"
+        );
         commands.moved();
         assert!(matches!(commands.refresh(), Some(Effect::LoadCommands)));
         commands.moved();

@@ -13,8 +13,8 @@ use super::config::{Config, DesiredRead};
 use super::ingest::{Decoded, Reply, Submission};
 use super::open::{Opening, Refusal};
 use crate::{
-    AppliedState, Batch, Command, CommandResult, ConfigError, Down, Generation, Health, Hello, IssuedCertificate,
-    LeaseState, Pace, RenewalRefusal, Revision, Segments, Up, UsageAck, wire,
+    AppliedState, Batch, Command, CommandResult, ConfigError, Down, Generation, Health, Hello,
+    IssuedCertificate, LeaseState, Pace, RenewalRefusal, Revision, Segments, Up, UsageAck, wire,
 };
 use vpnpanel_domain::NodeId;
 

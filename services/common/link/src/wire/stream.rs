@@ -4,9 +4,7 @@
 use bytes::Bytes;
 use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier};
 
-use super::command::{
-    command_from_wire, command_to_wire, result_from_wire, result_to_wire,
-};
+use super::command::{command_from_wire, command_to_wire, result_from_wire, result_to_wire};
 use super::usage::{
     batch_from_wire, batch_to_wire, counter_from_wire, counter_to_wire, reference_from_wire,
     reference_to_wire, segments_from_wire, segments_to_wire,

@@ -69,9 +69,15 @@ mod tests {
         assert_eq!(recent.lines(), "first\nsecond\n");
         let long = [vec![b'x'; KEPT - 8], b"\n".to_vec()].concat();
         recent.push(&long);
-        assert_eq!(recent.lines(), format!("second\n{}", "x".repeat(KEPT - 8) + "\n"));
+        assert_eq!(
+            recent.lines(),
+            format!("second\n{}", "x".repeat(KEPT - 8) + "\n")
+        );
         recent.push(b"y\n");
-        assert!(recent.lines().starts_with('x'), "nothing is left of a line that is cut");
+        assert!(
+            recent.lines().starts_with('x'),
+            "nothing is left of a line that is cut"
+        );
         recent.push(&vec![b'z'; 2 * KEPT]);
         assert_eq!(recent.lines(), "");
     }

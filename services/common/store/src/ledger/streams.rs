@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use sea_orm::ConnectionTrait;
 use uuid::Uuid;
 use vpnpanel_domain::{Multiplier, NodeId, PeerId, PeriodId, UserId};
-use vpnpanel_link::collector::lease;
 use vpnpanel_link::collector::NodeFacts;
+use vpnpanel_link::collector::lease;
 use vpnpanel_link::collector::open::{self, Opening, StreamFacts};
 use vpnpanel_link::{
     Attribution, CounterKey, CounterMark, Epoch, Generation, Grant, Hello, Pace, StateEpoch, Totals,

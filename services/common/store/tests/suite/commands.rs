@@ -4,8 +4,8 @@ use vpnpanel_domain::{CommandId, NodeId, TenantId};
 use vpnpanel_link::{CommandAnswer, Generation};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    CommandKind, CommandResult, CommandState, NewNodeCommand, NodeCommand, Page,
-    StoreError, fresh_id, on_each_database,
+    CommandKind, CommandResult, CommandState, NewNodeCommand, NodeCommand, Page, StoreError,
+    fresh_id, on_each_database,
 };
 
 use crate::audit::support::lease;
@@ -92,10 +92,7 @@ async fn a_repeated_request_finds_the_command_that_the_first_one_made(test: Test
     let strangers = world
         .store
         .create_node_command(Some(world.tenant), new(world.node));
-    assert!(matches!(
-        strangers.await,
-        Err(StoreError::NotFound("node"))
-    ));
+    assert!(matches!(strangers.await, Err(StoreError::NotFound("node"))));
 }
 
 async fn a_command_is_taken_once_by_each_stream_until_it_has_a_result(test: TestStore) {
@@ -122,7 +119,11 @@ async fn a_command_is_taken_once_by_each_stream_until_it_has_a_result(test: Test
         .await
         .unwrap();
     let (one, two) = (shown(&world, first).await, shown(&world, second).await);
-    assert_eq!(one.state, CommandState::Succeeded, "the first result stands");
+    assert_eq!(
+        one.state,
+        CommandState::Succeeded,
+        "the first result stands"
+    );
     assert_eq!(one.output, "a\u{fffd}b");
     assert!(one.ended_at_ms >= sent.sent_at_ms);
     assert_eq!((two.state, &*two.message), (CommandState::Failed, "no"));

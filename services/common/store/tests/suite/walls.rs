@@ -14,9 +14,10 @@ use vpnpanel_domain::{
 use vpnpanel_link::collector::Policy;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    ApiTokenOwner, AuditFilter, CommandKind, Event, Grantor, GroupPatch, InboundPatch, Joining, NewApiToken,
-    NewGroup, NewInbound, NewJoinToken, NewNodeCommand, NewRole, NodePatch, NodeSelector, Page, Store, StoreError,
-    TenantPatch, UsageQuery, User, UserFilter, UserPatch, fresh_id, on_each_database,
+    ApiTokenOwner, AuditFilter, CommandKind, Event, Grantor, GroupPatch, InboundPatch, Joining,
+    NewApiToken, NewGroup, NewInbound, NewJoinToken, NewNodeCommand, NewRole, NodePatch,
+    NodeSelector, Page, Store, StoreError, TenantPatch, UsageQuery, User, UserFilter, UserPatch,
+    fresh_id, on_each_database,
 };
 
 use crate::audit::support::{chain, lease, somebody};
