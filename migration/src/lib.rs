@@ -14,6 +14,7 @@ mod m20261126_000009_audit;
 mod m20261127_000012_walls;
 mod m20261128_000013_renewal;
 mod m20261128_000014_told_revisions;
+mod m20261128_000015_commands;
 mod m20261128_000017_removals;
 
 pub use sea_orm_migration::sea_orm::DbErr;
@@ -47,6 +48,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000012_walls::Migration),
             Box::new(m20261128_000013_renewal::Migration),
             Box::new(m20261128_000014_told_revisions::Migration),
+            Box::new(m20261128_000015_commands::Migration),
             Box::new(m20261128_000017_removals::Migration),
         ]
     }
@@ -101,6 +103,7 @@ pub fn fingerprint() -> String {
         m20261126_000009_audit::UP,
         m20261127_000012_walls::UP,
         m20261128_000013_renewal::UP,
+        m20261128_000015_commands::UP,
     ] {
         text.hash(&mut hasher);
     }

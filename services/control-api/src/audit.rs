@@ -25,6 +25,9 @@ pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>
         Some(Resource::Group(_)) => described(wire!(before, Group), wire!(after, Group)),
         Some(Resource::Inbound(_)) => described(wire!(before, Inbound), wire!(after, Inbound)),
         Some(Resource::Node(_)) => described(wire!(before, Node), wire!(after, Node)),
+        Some(Resource::NodeCommand(_)) => {
+            described(wire!(before, NodeCommand), wire!(after, NodeCommand))
+        }
         Some(Resource::Member(_)) => described(wire!(before, Member), wire!(after, Member)),
         Some(Resource::Role(_)) => described(wire!(before, Role), wire!(after, Role)),
         Some(Resource::Account(..)) => described(

@@ -204,6 +204,9 @@ fn store_failure(error: &StoreError) -> Failure {
             message.clone(),
         )
         .quota(*what, message),
+        StoreError::TooManyCommands => {
+            Failure::new(ErrorCode::ResourceExhausted, "TOO_MANY_COMMANDS", message)
+        }
         StoreError::SecondFactorExists => {
             Failure::new(ErrorCode::FailedPrecondition, "TOTP_ENROLLED", message)
         }

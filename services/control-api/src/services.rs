@@ -210,6 +210,12 @@ service! { node::v1::node_service_server::NodeService {
         -> node::v1::ConfirmNodeRemovalsResponse = handlers::node::confirm_removals;
     get_node_sync(node::v1::GetNodeSyncRequest) -> node::v1::GetNodeSyncResponse
         = handlers::node::sync;
+    create_node_command(node::v1::CreateNodeCommandRequest)
+        -> node::v1::CreateNodeCommandResponse = handlers::command::create;
+    get_node_command(node::v1::GetNodeCommandRequest) -> node::v1::GetNodeCommandResponse
+        = handlers::command::get;
+    list_node_commands(node::v1::ListNodeCommandsRequest)
+        -> node::v1::ListNodeCommandsResponse = handlers::command::list;
 }}
 
 service! { usage::v1::usage_service_server::UsageService {

@@ -37,6 +37,8 @@ struct State {
     /// Never reset, and never forgotten.
     counters: BTreeMap<PeerId, Counter>,
     users: HashMap<UserId, Passed>,
+    /// Nothing passes until it is started again.
+    stopped: bool,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,9 @@ impl SyntheticEngine {
     /// Lets each peer that may pass something pass about `average` bytes.
     pub(crate) fn pass(&self, chance: &mut StdRng, average: u64) {
         let state = &mut *self.lock();
+        if state.stopped {
+            return;
+        }
         for peer in state.peers.values().filter(|peer| !peer.blocked) {
             let Some(counter) = state.counters.get_mut(&peer.id) else {
                 continue;
@@ -144,6 +149,7 @@ impl Engine for SyntheticEngine {
     }
 
     async fn ensure_running(&self, _inbounds: Vec<Inbound>) -> Result<Running, Error> {
+        self.lock().stopped = false;
         Ok(Running {
             incarnation: self.incarnation,
             failed: Vec::new(),
@@ -194,6 +200,11 @@ impl Engine for SyntheticEngine {
                 .collect(),
             exhausted,
         })
+    }
+
+    async fn stop(&self) -> Result<(), Error> {
+        self.lock().stopped = true;
+        Ok(())
     }
 
     async fn set_blocked(&self, peers: Vec<PeerId>, blocked: bool) -> Result<(), Error> {

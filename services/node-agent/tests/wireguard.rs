@@ -230,6 +230,40 @@ fn an_engine_killed_in_mid_transfer_comes_back_and_loses_no_byte() {
 }
 
 #[test]
+fn an_engine_stopped_on_purpose_comes_back_with_its_peers_and_counters() {
+    if !require_root() {
+        return;
+    }
+    let (node, subscribers) = Node::new("stop", 1);
+    let [phone] = &subscribers[..] else { panic!() };
+    node.set(&[&phone.peer]);
+    let server = node.network.start_server();
+    let client = node.connect(phone);
+    let host = node.network.subscriber(phone.index);
+    let download = Download::start(host, &server, 500 * MB);
+    eventually("the download runs", PATIENCE, || {
+        download.received() > 5 * MB
+    });
+    node.host().block_on(node.engine.sessions()).unwrap();
+    let (incarnation, pid) = (node.ensure(), node.engine_pid());
+    node.host().block_on(node.engine.stop()).unwrap();
+    let links = node.host().run("ip", &["-br", "link"]);
+    assert_eq!(links.matches("vp").count(), 0, "{links}");
+    let before = node.counted(phone.peer.id);
+    assert!(before.1 > 5 * MB);
+    assert_eq!(node.ensure(), incarnation);
+    assert_ne!(node.engine_pid(), pid);
+    assert!(node.counted(phone.peer.id).1 >= before.1);
+    let so_far = download.received();
+    eventually("the same connection goes on", PATIENCE, || {
+        download.received() > so_far + MB
+    });
+    drop(download);
+    drop(client);
+    assert_eq!(node.counted(phone.peer.id), node.passed());
+}
+
+#[test]
 fn a_restarted_agent_adopts_engine_peers_and_counters() {
     if !require_root() {
         return;

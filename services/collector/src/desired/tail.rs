@@ -89,17 +89,24 @@ impl Tail {
             );
             self.hub.all_changed(revision);
         } else if !read.changes.is_empty() {
+            let (commands, changes): (Vec<_>, Vec<_>) = read
+                .changes
+                .into_iter()
+                .partition(|change| change.kind == ChangeKind::Command);
             // before the streams look, so that what they find is complete
-            self.allowances.changed(&users(&read.changes)).await?;
-            let nodes = self.store.nodes_concerned(&read.changes).await?;
+            self.allowances.changed(&users(&changes)).await?;
+            let nodes = self.store.nodes_concerned(&changes).await?;
             debug!(
                 event = "changes.read",
-                changes = read.changes.len(),
+                changes = changes.len(),
+                commands = commands.len(),
                 nodes = nodes.len(),
                 revision = revision.get(),
                 "changes read"
             );
             self.hub.changed(nodes, revision);
+            self.hub
+                .commands(commands.iter().filter_map(|change| change.node_id));
         }
         self.position = read.position;
         self.metrics.read_up_to(revision.get());

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use vpnpanel_api::agent::v1::ConnectRequest;
 use vpnpanel_domain::NodeId;
 use vpnpanel_link::{
-    Down, Grant, Hello, Revision, Up,
+    Command, CommandResult, Down, Grant, Hello, Revision, Up,
     collector::{
         open::{Opening, Refusal},
         session::{Close, Effect, Event, Limits, Session},
@@ -88,10 +88,13 @@ impl Parts {
 /// What came of work that ran beside the stream.
 enum Done {
     Opened(Result<Result<Box<Opening>, Refusal>, Error>),
-    Ingested(Event),
+    Told(Event),
     Loaded(Result<Snapshot, Error>),
     Leased(Result<Vec<Grant>, StoreError>),
-    Renewed(Event),
+    /// Commands to send.
+    Commanded(Result<Vec<Command>, StoreError>),
+    /// What came of one is noted.
+    Answered(Result<(), StoreError>),
 }
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -116,6 +119,7 @@ pub(super) struct Driver {
     look: Pin<Box<Sleep>>,
     drained: bool,
     allowances_seen: u64,
+    commands_seen: u64,
     /// Allowances are being looked up, one look at a time.
     leasing: bool,
     /// There was reason to look again meanwhile.
@@ -159,6 +163,7 @@ impl Driver {
             look,
             drained: false,
             allowances_seen: 0,
+            commands_seen: 0,
             leasing: false,
             lease_again: false,
         }
@@ -222,6 +227,12 @@ impl Driver {
                     if signal.allowances > self.allowances_seen {
                         self.allowances_seen = signal.allowances;
                         self.look_up_allowances();
+                    }
+                    if signal.commands > self.commands_seen {
+                        self.commands_seen = signal.commands;
+                        // an event of its own, after the one below
+                        let moved = async { Done::Told(Event::CommandsMoved) };
+                        self.work.push(Box::pin(moved));
                     }
                     Ok(Some(Event::Revision(signal.revision)))
                 }
@@ -298,7 +309,11 @@ impl Driver {
                 }
                 Ok(Some(Event::Opened(opened)))
             }
-            Done::Ingested(event) | Done::Renewed(event) => Ok(Some(event)),
+            Done::Told(event) => Ok(Some(event)),
+            Done::Commanded(Ok(commands)) => Ok(Some(Event::Commands(commands))),
+            Done::Answered(Ok(())) => Ok(None),
+            // What was not noted comes again on the next stream.
+            Done::Commanded(Err(error)) | Done::Answered(Err(error)) => Err(error.into()),
             Done::Leased(grants) => {
                 self.leasing = false;
                 if std::mem::take(&mut self.lease_again) {
@@ -399,7 +414,7 @@ impl Driver {
                 self.work.push(Box::pin(async move {
                     let reply = ingest.submit(submission).await;
                     drop(memory);
-                    Done::Ingested(reply.map_or(Event::IngestFailed, Event::Ingested))
+                    Done::Told(reply.map_or(Event::IngestFailed, Event::Ingested))
                 }));
             }
             Effect::LoadState { since } => self.load(since),
@@ -437,6 +452,8 @@ impl Driver {
                     .alive(self.node, generation, &self.agent_version, health, now);
             }
             Effect::Renew(csr) => self.renew(csr),
+            Effect::LoadCommands => self.load_commands(),
+            Effect::Answered(result) => self.answered(result),
             Effect::Close(why) => return Err(Error::Closed(why)),
         }
         Ok(())
@@ -465,7 +482,29 @@ impl Driver {
     fn renew(&mut self, csr: Bytes) {
         let (renewals, peer) = (self.parts.renewals.clone(), self.peer.clone());
         self.work.push(Box::pin(async move {
-            Done::Renewed(Event::Renewed(renewals.answer(peer.serial(), csr).await))
+            Done::Told(Event::Renewed(renewals.answer(peer.serial(), csr).await))
+        }));
+    }
+
+    fn load_commands(&mut self) {
+        let (store, node) = (self.parts.store.clone(), self.node);
+        let generation = self.session.generation();
+        self.work.push(Box::pin(async move {
+            Done::Commanded(store.commands_to_send(node, generation).await)
+        }));
+    }
+
+    fn answered(&mut self, result: CommandResult) {
+        info!(
+            event = "link.command_answered",
+            command_id = %result.id,
+            outcome = ?result.answer.outcome,
+            "a node has answered a command"
+        );
+        let (store, node) = (self.parts.store.clone(), self.node);
+        let generation = self.session.generation();
+        self.work.push(Box::pin(async move {
+            Done::Answered(store.command_answered(node, generation, result).await)
         }));
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Signal {
     pub(crate) revision: Revision,
     /// Grows when the node may have to be told of new allowances.
     pub(crate) allowances: u64,
+    /// Grows when the node may have been given commands.
+    pub(crate) commands: u64,
     /// The stream is to end.
     pub(crate) end: Option<End>,
 }
@@ -113,10 +115,21 @@ impl Hub {
         }
     }
 
-    /// Tells every stream that the log has reached `revision`.
+    /// Tells the streams of `nodes` to look for commands.
+    pub(crate) fn commands(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        let live = self.lock();
+        for node in nodes {
+            if let Some(stream) = live.get(&node) {
+                stream.signal.send_modify(|signal| signal.commands += 1);
+            }
+        }
+    }
+
+    /// Tells every stream that the log has reached `revision`, and that there may be anything in it.
     pub(crate) fn all_changed(&self, revision: Revision) {
         for stream in self.lock().values() {
             advance(&stream.signal, revision);
+            stream.signal.send_modify(|signal| signal.commands += 1);
         }
     }
 

@@ -13,9 +13,9 @@ use vpnpanel_api::agent::v1::{
 };
 use vpnpanel_domain::PeerId;
 use vpnpanel_link::{
-    AppliedState, Attribution, Batch, BatchRef, BootId, Bucket, ConfigAck, ConfigError, CounterKey,
-    DesiredState, Digest, Down, Epoch, EpochSummary, Hello, Incarnation, PROTOCOL, Payload, Range,
-    Revision, Row, Seq, SpoolId, Up, UpdateKind, UsageAck, Welcome, wire,
+    AppliedState, Attribution, Batch, BatchRef, BootId, Bucket, Command, ConfigAck, ConfigError,
+    CounterKey, DesiredState, Digest, Down, Epoch, EpochSummary, Hello, Incarnation, PROTOCOL,
+    Payload, Range, Revision, Row, Seq, SpoolId, Up, UpdateKind, UsageAck, Welcome, wire,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -167,6 +167,15 @@ impl Link {
             assert_eq!(ack.quarantined, None);
             if ack.committed.contains(&name) {
                 return;
+            }
+        }
+    }
+
+    /// The next command, other messages left out.
+    pub(crate) async fn command(&mut self) -> Command {
+        loop {
+            if let Down::Command(command) = self.next().await.expect("a command") {
+                return command;
             }
         }
     }

@@ -9,6 +9,7 @@
 
 mod admission;
 mod agent;
+mod commands;
 mod desired;
 mod enrolment;
 mod fleet;

@@ -125,6 +125,8 @@ typed_ids! {
     NodeId,
     /// A single-use secret with which a host becomes a node.
     JoinTokenId,
+    /// Something that a node's agent does once.
+    CommandId,
     /// One device of a user on one inbound: the key of its counters, never used again.
     PeerId,
     /// A quota window of a user.

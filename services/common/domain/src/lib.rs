@@ -12,9 +12,9 @@ pub mod zone;
 
 pub use bytes::{Limit, MicroBytes, Multiplier};
 pub use id::{
-    AccountId, ApiTokenId, AuditEventId, DeviceId, EndpointTemplateId, GroupId, InboundId, JobId,
-    JoinTokenId, LeaseId, MembershipId, NodeId, OperationId, PeerId, PeriodId, PlanId, SessionId,
-    TenantId, UserId, WebhookId,
+    AccountId, ApiTokenId, AuditEventId, CommandId, DeviceId, EndpointTemplateId, GroupId,
+    InboundId, JobId, JoinTokenId, LeaseId, MembershipId, NodeId, OperationId, PeerId, PeriodId,
+    PlanId, SessionId, TenantId, UserId, WebhookId,
 };
 pub use period::{ResetStrategy, Schedule, Window};
 pub use status::{UserFacts, UserStatus};

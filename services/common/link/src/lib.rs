@@ -64,6 +64,7 @@
 
 pub mod agent;
 pub mod collector;
+mod command;
 mod desired;
 mod entropy;
 mod error;
@@ -74,6 +75,11 @@ mod state_digest;
 mod usage;
 pub mod wire;
 
+pub use command::{
+    Command, CommandAnswer, CommandKind, CommandOutcome, CommandResult,
+    MAX_MESSAGE_CHARS as MAX_COMMAND_MESSAGE_CHARS, MAX_OPEN as MAX_OPEN_COMMANDS,
+    MAX_OUTPUT_BYTES as MAX_COMMAND_OUTPUT_BYTES,
+};
 pub use desired::{
     CHUNK_BYTES, DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState,
     DesiredUser, InboundSettings, InterfaceAddress, MAX_STATE_BYTES, RemovalBound, Secret,

@@ -4,8 +4,9 @@
 use bytes::Bytes;
 
 use crate::{
-    Attribution, Batch, BatchRef, BootId, CounterKey, Digest, Epoch, Generation, Grant,
-    Incarnation, LeaseState, RemovalBound, Revision, Row, Seq, SpoolId, StateEpoch, Totals,
+    Attribution, Batch, BatchRef, BootId, Command, CommandResult, CounterKey, Digest, Epoch,
+    Generation, Grant, Incarnation, LeaseState, RemovalBound, Revision, Row, Seq, SpoolId,
+    StateEpoch, Totals,
 };
 
 /// The protocol version that this code speaks.
@@ -30,6 +31,8 @@ pub enum Up {
     Goodbye(String),
     /// The agent's certificate is due: a PKCS #10 request, DER, for a new key.
     RenewalRequest(Bytes),
+    /// What came of a command.
+    CommandResult(CommandResult),
 }
 
 /// From the collector to the agent.
@@ -48,6 +51,8 @@ pub enum Down {
     },
     /// Answer to [`Up::RenewalRequest`]; the driver's, no machine of an agent heeds it.
     RenewalAnswer(Result<Box<IssuedCertificate>, RenewalRefusal>),
+    /// Something to do, once.
+    Command(Command),
 }
 
 /// A certificate for an agent's new key.

@@ -36,10 +36,12 @@ pub enum ChangeKind {
     Binding,
     /// A node's own settings.
     Node,
+    /// A node was given a command: nothing of its desired state.
+    Command,
 }
 
 impl ChangeKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Tenant,
         Self::Suspension,
         Self::User,
@@ -48,6 +50,7 @@ impl ChangeKind {
         Self::Inbound,
         Self::Binding,
         Self::Node,
+        Self::Command,
     ];
 
     /// The name in the database and in logs.
@@ -61,6 +64,7 @@ impl ChangeKind {
             Self::Inbound => "inbound",
             Self::Binding => "binding",
             Self::Node => "node",
+            Self::Command => "command",
         }
     }
 }

@@ -127,10 +127,11 @@ fn text(db: &DatabaseTransaction) -> String {
                  SELECT * FROM change_log WHERE {range} ORDER BY {order} LIMIT {scanned}
              ) c
          ) c
-         WHERE place > {SCANNED} OR kind = 'user' OR node_id = $3 OR inbound_id {inbounds}
+         WHERE place > {SCANNED} OR kind <> 'command' AND (
+            kind = 'user' OR node_id = $3 OR inbound_id {inbounds}
             OR (kind = 'suspension' AND EXISTS (
                 SELECT 1 FROM group_inbounds g
-                WHERE g.tenant_id = c.tenant_id AND g.inbound_id {inbounds}))
+                WHERE g.tenant_id = c.tenant_id AND g.inbound_id {inbounds})))
          ORDER BY place LIMIT {concerning}",
         scanned = SCANNED + 1,
         concerning = CONCERNING + 1,

@@ -60,6 +60,12 @@ pub enum StoreError {
         /// What is limited, for example `users`.
         what: &'static str,
     },
+    /// The node has as many commands as may wait at a time.
+    #[error(
+        "as many commands of the node wait for a result as may: wait for one, or until its time is \
+         over"
+    )]
+    TooManyCommands,
     /// A newer stream of the node has taken over: nothing of this one is written any more.
     #[error("a newer stream of the node has taken over")]
     StreamSuperseded,

@@ -17,6 +17,7 @@ mod authorities;
 mod bindings;
 mod certificates;
 mod changes;
+mod commands;
 mod connect;
 mod connections;
 mod desired;
@@ -68,6 +69,7 @@ pub use authorities::{Authority, AuthorityState, NewAuthority};
 pub use bindings::{Binding, MakeNodeKey, NodeKey};
 pub use certificates::{CertificateState, NewNodeCertificate, NodeCertificate, NodeIdentity};
 pub use changes::{Change, ChangeKind, Changes, LogPosition};
+pub use commands::{CommandState, NewNodeCommand, NodeCommand};
 pub use connect::{Backend, Options, Store};
 pub use connections::Connection;
 pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodeUser};
@@ -95,6 +97,7 @@ pub use usage::{Usage, UsageQuery, UsageSeries};
 pub use user_change::UserPatch;
 pub use user_create::{MAX_NEW_USERS, NewDevice, NewUser};
 pub use users::{Period, User, UserFilter};
+pub use vpnpanel_link::{CommandAnswer, CommandKind, CommandOutcome, CommandResult};
 
 /// A fresh id: UUIDv7 with random bits, so that none comes twice, not even after the database
 /// was restored from an older backup.

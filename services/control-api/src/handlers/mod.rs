@@ -5,6 +5,7 @@ pub(crate) mod account;
 pub(crate) mod api_token;
 pub(crate) mod audit;
 pub(crate) mod auth;
+pub(crate) mod command;
 pub(crate) mod connection;
 pub(crate) mod enrollment;
 pub(crate) mod group;

@@ -30,6 +30,13 @@ pub(crate) fn duration(of: std::time::Duration) -> Duration {
     }
 }
 
+/// Milliseconds of a duration, which is not negative; finer parts are cut off.
+pub(crate) fn duration_ms(of: &Duration) -> i64 {
+    of.seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(of.nanos / 1_000_000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,8 +21,9 @@ use vpnpanel_api::{
         LoginResponse, LogoutRequest, LogoutResponse, RefreshRequest, RefreshResponse,
     },
     node::v1::{
-        CreateJoinTokenRequest, CreateJoinTokenResponse, CreateNodeRequest, CreateNodeResponse,
-        DeleteNodeRequest, DeleteNodeResponse, Node, UpdateNodeRequest, UpdateNodeResponse,
+        CreateJoinTokenRequest, CreateJoinTokenResponse, CreateNodeCommandRequest,
+        CreateNodeCommandResponse, CreateNodeRequest, CreateNodeResponse, DeleteNodeRequest,
+        DeleteNodeResponse, Node, NodeCommandKind, UpdateNodeRequest, UpdateNodeResponse,
     },
     pki::v1::{SignJoiningNodeRequest, SignJoiningNodeResponse},
     tenant::v1::{
@@ -300,6 +301,15 @@ async fn perform(stage: &mut Stage, method: &'static Method, id: &str) -> Expect
                 stage.secrets.extend(key);
             }
             stage.done("user", &stage.user.id)
+        }
+        ("NodeService", "CreateNodeCommand") => {
+            let request = CreateNodeCommandRequest {
+                node_id: stage.node.id.clone(),
+                kind: NodeCommandKind::Resync.into(),
+                ..CreateNodeCommandRequest::default()
+            };
+            let made: CreateNodeCommandResponse = call(&admin, path, id, request).await;
+            stage.done("nodeCommand", &made.command.unwrap().id)
         }
         ("GroupService", "CreateGroup") => {
             let request = CreateGroupRequest {

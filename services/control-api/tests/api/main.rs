@@ -6,6 +6,7 @@ mod access;
 mod api_tokens;
 mod audit;
 mod audited;
+mod commands;
 mod connections;
 mod enrollment;
 mod inbounds;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vpnpanel_api::agent::v1::GetStatusResponse;
 use vpnpanel_link::agent::{Agent, Effect, Event, Now, Settings, Ticket};
-use vpnpanel_link::{Down, Entropy, Up};
+use vpnpanel_link::{CommandAnswer, CommandKind, Down, Entropy, Up};
 use vpnpanel_runtime::clock::Clock;
 
 use crate::renewal::{Renewal, Step};
@@ -208,6 +208,10 @@ impl Driver {
                 Effect::Block(peers) => self.plane.block(peers).await,
                 Effect::Gates(gates) => self.plane.set_gates(gates).await,
                 Effect::Apply(change) => pending.push_back(self.plane.apply(change).await),
+                Effect::Run { id, kind } => {
+                    let answer = self.run_command(kind).await;
+                    pending.push_back(Event::CommandDone { id, answer });
+                }
                 Effect::Alarm(alarm) => {
                     tracing::warn!(event = "link_alarm", alarm = ?alarm, "a person should look");
                     self.metrics.alarm();
@@ -215,6 +219,24 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Does what a command asks for. What it did to the engine the next read finds, as it would find
+    /// an engine that had died.
+    async fn run_command(&mut self, kind: CommandKind) -> CommandAnswer {
+        tracing::info!(event = "command_begun", kind = kind.as_str());
+        match kind {
+            CommandKind::RestartEngine => match self.plane.restart().await {
+                Ok(()) => CommandAnswer::done(String::new()),
+                Err(error) => {
+                    tracing::error!(event = "command_failed", kind = kind.as_str(), %error);
+                    CommandAnswer::failed(&error.to_string())
+                }
+            },
+            CommandKind::CollectLogs => CommandAnswer::done(vpnpanel_runtime::logs::recent()),
+            // The machine's own.
+            CommandKind::Drain | CommandKind::Resync => CommandAnswer::done(String::new()),
+        }
     }
 
     async fn send_batch(

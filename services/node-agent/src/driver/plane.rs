@@ -161,6 +161,23 @@ impl Plane {
         Event::Applied { ticket, errors }
     }
 
+    /// Stops the engine and brings up what should be up. Counters and gates stay.
+    pub(super) async fn restart(&mut self) -> Result<(), Error> {
+        // Without knowing what should be up nothing is taken down.
+        if self.inbounds.is_none() {
+            let reason = "no desired state has come yet: there is nothing to restart";
+            return Err(Error::Invalid(reason.to_owned()));
+        }
+        let stopped = self.engine.stop().await;
+        // Also what has not stopped: everything should run afterwards.
+        let failed = self.ensure().await?;
+        stopped?;
+        match failed.into_iter().next() {
+            Some(failed) => Err(Error::Invalid(failed.message)),
+            None => Ok(()),
+        }
+    }
+
     /// How the engines are.
     pub(super) async fn statuses(&self) -> Vec<EngineStatus> {
         let status = self.engine.status().await;

@@ -69,6 +69,13 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// When they cannot be read.
     async fn sessions(&self) -> Result<Vec<Session>, Error>;
 
+    /// Stops what carries traffic; [`Self::ensure_running`] starts it again. What was counted, who is
+    /// blocked and what may still pass stays as it is; sessions end.
+    ///
+    /// # Errors
+    /// What the host refuses; some of it may have stopped then.
+    async fn stop(&self) -> Result<(), Error>;
+
     /// How it is.
     async fn status(&self) -> Status;
 }

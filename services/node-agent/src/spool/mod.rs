@@ -11,12 +11,12 @@ use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vpnpanel_domain::{PeriodId, UserId};
+use vpnpanel_domain::{CommandId, PeriodId, UserId};
 use vpnpanel_link::agent::{BatchRecord, Durable, EpochNumber, Transaction, Write};
 use vpnpanel_link::{CounterKey, Digest, Seq, SpoolId};
 
 use tables::{
-    BATCHES, COUNTERS, EPOCHS, LEASES, META, META_ANCHOR, META_APPLIED, META_INCARNATION,
+    BATCHES, COMMANDS, COUNTERS, EPOCHS, LEASES, META, META_ANCHOR, META_APPLIED, META_INCARNATION,
     META_SPOOL, META_TARGET, META_TARGET_HEAD, TARGET_USERS, counter_key, lease_key,
     read_counter_key,
 };
@@ -169,6 +169,14 @@ impl Spool {
             let lease: vpnpanel_link::LeaseState = decode(record.value(), "leases")?;
             durable.leases.insert((lease.user, lease.period), lease);
         }
+        let commands = read.open_table(COMMANDS).map_err(redb::Error::from)?;
+        for entry in commands.iter().map_err(redb::Error::from)? {
+            let (id, record) = entry.map_err(redb::Error::from)?;
+            let id = CommandId::from_bytes(id.value());
+            durable
+                .commands
+                .insert(id, decode(record.value(), "commands")?);
+        }
         Ok(durable)
     }
 
@@ -211,6 +219,7 @@ impl Spool {
         write.open_table(EPOCHS).map_err(redb::Error::from)?;
         write.open_table(BATCHES).map_err(redb::Error::from)?;
         write.open_table(TARGET_USERS).map_err(redb::Error::from)?;
+        write.open_table(COMMANDS).map_err(redb::Error::from)?;
         {
             let mut meta = write.open_table(META).map_err(redb::Error::from)?;
             if meta.get(META_SPOOL).map_err(redb::Error::from)?.is_none() {
@@ -268,6 +277,19 @@ fn apply(write: &WriteTransaction, each: &Write) -> Result<(), SpoolError> {
             table
                 .insert(number, record.as_slice())
                 .map_err(redb::Error::from)?;
+            Ok(())
+        }
+        Write::Command(id, record) => {
+            let record = encode(record, "commands")?;
+            let mut table = write.open_table(COMMANDS).map_err(redb::Error::from)?;
+            table
+                .insert(id.into_bytes(), record.as_slice())
+                .map_err(redb::Error::from)?;
+            Ok(())
+        }
+        Write::DropCommand(id) => {
+            let mut table = write.open_table(COMMANDS).map_err(redb::Error::from)?;
+            table.remove(id.into_bytes()).map_err(redb::Error::from)?;
             Ok(())
         }
         Write::DropEpoch(number) => {

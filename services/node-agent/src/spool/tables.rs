@@ -24,6 +24,10 @@ pub(super) const BATCHES: TableDefinition<'static, (u64, u64), &[u8]> =
 pub(super) const TARGET_USERS: TableDefinition<'static, [u8; 16], &[u8]> =
     TableDefinition::new("target_users");
 
+/// Command that was seen → what came of it.
+pub(super) const COMMANDS: TableDefinition<'static, [u8; 16], &[u8]> =
+    TableDefinition::new("commands");
+
 pub(super) const META_SPOOL: &str = "spool";
 pub(super) const META_INCARNATION: &str = "incarnation";
 pub(super) const META_ANCHOR: &str = "anchor";

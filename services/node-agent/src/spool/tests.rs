@@ -1,8 +1,10 @@
 //! What is committed is there after a new start, whatever it is; what is not, is not.
 
 use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier, PeerId};
-use vpnpanel_link::agent::{CounterRecord, EpochRecord, TimeAnchor};
-use vpnpanel_link::{AppliedState, Attribution, Epoch, Incarnation, LeaseState, Revision, Totals};
+use vpnpanel_link::agent::{CommandRecord, CounterRecord, EpochRecord, TimeAnchor};
+use vpnpanel_link::{
+    AppliedState, Attribution, CommandAnswer, Epoch, Incarnation, LeaseState, Revision, Totals,
+};
 
 use super::*;
 
@@ -62,6 +64,13 @@ fn every_write() -> Vec<Write> {
             allowance: MicroBytes::from_bytes(1 << 50),
             consumed: MicroBytes::from_bytes(12),
         }),
+        Write::Command(
+            CommandId::from_bytes([8; 16]),
+            CommandRecord {
+                expires_at_ms: 9,
+                answer: Some(CommandAnswer::done("lines".to_owned())),
+            },
+        ),
         Write::Anchor(TimeAnchor {
             server_ms: 1,
             boottime_ms: 2,
@@ -128,11 +137,13 @@ fn dropped_records_are_gone() {
         Write::DropLease(user(1), period(2)),
         Write::DropBatch(1, Seq(1)),
         Write::DropEpoch(1),
+        Write::DropCommand(CommandId::from_bytes([8; 16])),
     ];
     spool.commit(&Transaction { writes: drops }).unwrap();
     let left = spool.load().unwrap();
     assert!(left.counters.is_empty() && left.leases.is_empty());
     assert!(left.batches.is_empty() && left.epochs.is_empty());
+    assert!(left.commands.is_empty());
 }
 
 #[test]

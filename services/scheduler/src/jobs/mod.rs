@@ -3,6 +3,7 @@
 //! its lease (docs/adr/0005).
 
 mod audit_retention;
+mod commands;
 mod credentials;
 mod expiry;
 mod signing_keys;
@@ -16,6 +17,7 @@ use vpnpanel_store::{JobLease, Store};
 use crate::{error::Error, metrics::Metrics, settings::Settings};
 
 pub use audit_retention::RetainAudit;
+pub use commands::ExpireNodeCommands;
 pub use credentials::ForgetCredentials;
 pub use expiry::ExpireUsers;
 pub use signing_keys::{RotateSigningKeys, SigningKeys};
@@ -61,5 +63,6 @@ pub fn all(settings: &Settings, keys: SigningKeys) -> Vec<Arc<dyn Job>> {
         Arc::new(RetainAudit::new(settings)),
         Arc::new(RotateSigningKeys::new(settings, keys)),
         Arc::new(ForgetCredentials),
+        Arc::new(ExpireNodeCommands),
     ]
 }

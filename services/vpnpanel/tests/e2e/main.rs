@@ -18,6 +18,7 @@
 
 mod billing;
 mod clones;
+mod commands;
 mod crashes;
 mod fleet;
 mod outage;

@@ -10,7 +10,7 @@ use vpnpanel_api::{
         CreateGroupRequest, CreateInboundRequest, Group, Inbound, WireGuardSettings,
         inbound::Settings,
     },
-    node::v1::{CreateNodeRequest, Node},
+    node::v1::{CreateNodeCommandRequest, CreateNodeRequest, Node, NodeCommandKind},
     user::v1::{CreateUserRequest, User},
 };
 use vpnpanel_domain::{AccountId, TenantId, Zone};
@@ -132,7 +132,16 @@ impl Stage {
                 request_id: String::new(),
             };
             let path = "/vpnpanel.node.v1.NodeService/CreateNode";
-            ids.put(scope, "node_id", self.make(path, admin, &node).await);
+            let node_id = self.make(path, admin, &node).await;
+            let command = CreateNodeCommandRequest {
+                tenant_id: tenant_id.clone(),
+                node_id: node_id.clone(),
+                kind: NodeCommandKind::Resync.into(),
+                ..CreateNodeCommandRequest::default()
+            };
+            ids.put(scope, "node_id", node_id);
+            let path = "/vpnpanel.node.v1.NodeService/CreateNodeCommand";
+            ids.put(scope, "command_id", self.make(path, admin, &command).await);
             let inbound = CreateInboundRequest {
                 tenant_id: tenant_id.clone(),
                 inbound: Some(Inbound {

@@ -93,6 +93,7 @@ impl Making<'_> {
             Kind::Uint32 if self.makes && field.name() == "port" => {
                 Some(Value::U32(20_000 + next() % 40_000))
             }
+            Kind::Enum(_) if self.makes && path == "kind" => Some(Value::EnumNumber(1)),
             Kind::String => {
                 let uuid = rules.is_some_and(|rules| {
                     let text = rules.get_field_by_name("string").unwrap();

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use vpnpanel_domain::{PeriodId, UserId};
+use vpnpanel_domain::{CommandId, PeriodId, UserId};
 
+use super::command::CommandRecord;
 use crate::{
     AppliedState, Attribution, CounterKey, Digest, Epoch, Incarnation, LeaseState, Segment, Seq,
     SpoolId, Totals,
@@ -40,6 +41,8 @@ pub struct Durable {
     pub target_users: BTreeMap<UserId, Bytes>,
     /// The desired state that the engines were brought to.
     pub applied: Option<AppliedState>,
+    /// Commands that were seen and may come again.
+    pub commands: BTreeMap<CommandId, CommandRecord>,
 }
 
 /// The order of an epoch on its disk, from 1.
@@ -146,6 +149,10 @@ pub enum Write {
     },
     /// What the engines were brought to.
     Applied(AppliedState),
+    /// A command that was seen.
+    Command(CommandId, CommandRecord),
+    /// The command's time is long over.
+    DropCommand(CommandId),
 }
 
 impl Durable {
@@ -163,6 +170,7 @@ impl Durable {
             target_head: Bytes::new(),
             target_users: BTreeMap::new(),
             applied: None,
+            commands: BTreeMap::new(),
         }
     }
 
@@ -226,6 +234,12 @@ impl Durable {
                 self.target = Some(state);
             }
             Write::Applied(state) => self.applied = Some(state),
+            Write::Command(id, record) => {
+                self.commands.insert(id, record);
+            }
+            Write::DropCommand(id) => {
+                self.commands.remove(&id);
+            }
         }
     }
 }

@@ -2,11 +2,12 @@
 //! after the other: a [`Effect::Commit`] is durable before the next effect begins. That order is
 //! the whole of the contract between this machine and its driver.
 
-use vpnpanel_domain::{PeerId, UserId};
+use vpnpanel_domain::{CommandId, PeerId, UserId};
 
 use super::durable::{EpochNumber, Transaction};
 use crate::{
-    ConfigError, DesiredInbound, DesiredPeer, Down, EngineStatus, Incarnation, Seq, Totals, Up,
+    CommandAnswer, CommandKind, ConfigError, DesiredInbound, DesiredPeer, Down, EngineStatus,
+    Incarnation, Seq, Totals, Up,
 };
 
 /// The clocks, read when an event is handed over.
@@ -70,6 +71,13 @@ pub enum Event {
     Disconnected,
     /// A message came.
     Message(Down),
+    /// Answer to [`Effect::Run`].
+    CommandDone {
+        /// Of the command.
+        id: CommandId,
+        /// What came of it.
+        answer: CommandAnswer,
+    },
 }
 
 /// A counter pair as the engine has it.
@@ -118,6 +126,14 @@ pub enum Effect {
     Gates(Vec<(UserId, Gate)>),
     /// Change the engine; answer with `Applied`.
     Apply(Change),
+    /// Do what a command asks for, once; answer with `CommandDone`. Only those kinds come here that
+    /// are not the machine's own.
+    Run {
+        /// Of the command.
+        id: CommandId,
+        /// What to do.
+        kind: CommandKind,
+    },
     /// Something that a person should look at: log it as a warning.
     Alarm(Alarm),
 }

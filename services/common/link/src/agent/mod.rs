@@ -8,6 +8,7 @@
 
 mod allowance;
 mod clock;
+mod command;
 mod durable;
 mod event;
 mod meter;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::{PeriodId, UserId};
 
+pub use command::CommandRecord;
 pub use durable::{
     BatchRecord, CounterRecord, Durable, EpochNumber, EpochRecord, TimeAnchor, Transaction, Write,
 };
@@ -129,6 +131,7 @@ impl Agent {
         agent.last_read_ms = agent.durable.anchor.map(|anchor| anchor.server_ms);
         agent.anchor_at_start(now);
         agent.recall_target();
+        agent.interrupted_commands();
         agent.schedule_times(now);
         agent.commit();
         agent.out.push(Effect::Inspect);
@@ -162,6 +165,7 @@ impl Agent {
             Event::Connected => self.connected(now),
             Event::Disconnected => self.disconnected(now, entropy),
             Event::Message(message) => self.take_message(message, now, entropy),
+            Event::CommandDone { id, answer } => self.command_done(id, answer),
         }
         self.on_time(now);
         self.commit();
@@ -291,6 +295,7 @@ impl Agent {
             self.sweep_spool(server_ms);
             self.sweep_counters(server_ms);
             self.sweep_leases();
+            self.sweep_commands(server_ms);
         }
         self.tick_stream(now);
     }

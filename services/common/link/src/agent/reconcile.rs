@@ -479,6 +479,12 @@ impl Agent {
         });
     }
 
+    /// Somebody wants to have the whole compared.
+    pub(super) fn ask_for_whole_again(&mut self) {
+        let has = self.desired.as_ref().map(|desired| desired.state.revision);
+        self.ask_for_whole(has.unwrap_or(Revision(0)));
+    }
+
     fn answer_config(&mut self, ack: ConfigAck) {
         if self.stream.window().is_some() {
             self.commit();

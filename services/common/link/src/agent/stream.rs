@@ -148,6 +148,12 @@ impl Agent {
         }
     }
 
+    /// Ends the stream on somebody's wish; the next is opened when so much time has passed.
+    pub(super) fn come_back_after(&mut self, wait_ms: u64) {
+        self.stream.come_back_ms = Some(wait_ms);
+        self.hang_up("told to come back");
+    }
+
     fn hang_up(&mut self, reason: &'static str) {
         self.commit();
         self.stream.phase = Phase::Closing;
@@ -219,6 +225,7 @@ impl Agent {
                 self.stream.come_back_ms = Some(entropy::below(entropy, spread_ms));
                 self.hang_up("the collector drains");
             }
+            (Phase::Live { .. }, Down::Command(command)) => self.commanded(command, now, entropy),
             (_, Down::RenewalAnswer(_)) => {}
             (Phase::Greeting { .. } | Phase::Live { .. }, _) => {
                 self.hang_up("a message out of place");

@@ -53,6 +53,8 @@ pub(super) struct Config {
     sent: Option<(Sent, i64)>,
     /// The agent holds what it was sent: nothing is sent before this time.
     held_until_ms: Option<i64>,
+    /// The agent has asked for all of it while something else was under way.
+    wanted: bool,
     /// When the whole state was last compared, or the stream opened.
     compared_at_ms: i64,
 }
@@ -189,6 +191,8 @@ impl Config {
             self.answered = None;
             self.known = false;
             self.stale |= self.sent.is_none();
+            // What is under way is answered first, and then all of it goes.
+            self.wanted = self.sent.is_some();
             return;
         }
         if ack.held_removals > 0 {
@@ -207,6 +211,11 @@ impl Config {
             _ => self.known = true,
         }
         self.answered = Some(state);
+        if is_of_sent && std::mem::take(&mut self.wanted) {
+            self.answered = None;
+            self.known = false;
+            self.stale = true;
+        }
         effects.push(Effect::Applied {
             state,
             errors: Some(ack.errors),
@@ -461,5 +470,21 @@ mod tests {
         let Some(Effect::LoadState { since: None }) = config.refresh(HELD_MS) else {
             panic!("all of it");
         };
+    }
+
+    #[test]
+    fn all_of_it_that_is_asked_for_meanwhile_follows_what_is_under_way() {
+        let mut config = known();
+        assert_eq!(asked(&mut config), Some(Some(Revision(7))));
+        let mut effects = Vec::new();
+        config.take(changes(7, 9, Some(b"delta")), None, 0, &mut effects);
+        let asks = ConfigAck {
+            resync: true,
+            ..ack(state(7, 1))
+        };
+        config.answered(asks, 0, &mut effects);
+        assert_eq!(asked(&mut config), None, "one at a time");
+        config.answered(ack(state(9, 2)), 0, &mut effects);
+        assert_eq!(asked(&mut config), Some(None), "all of it");
     }
 }

@@ -2,6 +2,7 @@
 //! ([`session`]), what a transaction of many streams' usage writes ([`ingest`]), and how much a
 //! node may let through by itself ([`lease`]).
 
+mod commands;
 mod config;
 mod facts;
 pub mod ingest;

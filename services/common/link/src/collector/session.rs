@@ -8,12 +8,14 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::commands::Commands;
 use super::config::{Config, DesiredRead};
 use super::ingest::{Decoded, Reply, Submission};
 use super::open::{Opening, Refusal};
 use crate::{
-    AppliedState, Batch, ConfigError, Down, Generation, Health, Hello, IssuedCertificate,
-    LeaseState, Pace, RemovalBound, RenewalRefusal, Revision, Segments, Up, UsageAck, wire,
+    AppliedState, Batch, Command, CommandResult, ConfigError, Down, Generation, Health, Hello,
+    IssuedCertificate, LeaseState, Pace, RemovalBound, RenewalRefusal, Revision, Segments, Up,
+    UsageAck, wire,
 };
 use vpnpanel_domain::NodeId;
 
@@ -61,6 +63,10 @@ pub enum Event {
     LoadFailed,
     /// Grants from elsewhere: a limit was raised, a lease was opened or asked back.
     Grants(Vec<crate::Grant>),
+    /// The node may have been given commands.
+    CommandsMoved,
+    /// Answer to [`Effect::LoadCommands`]: those that this stream has not carried yet.
+    Commands(Vec<Command>),
     /// Answer to [`Effect::Renew`].
     Renewed(Result<Box<IssuedCertificate>, RenewalRefusal>),
     /// A newer stream of the node was opened.
@@ -100,6 +106,12 @@ pub enum Effect {
     },
     /// Record that the node is alive and how it is; write in batches.
     Alive(Health),
+    /// Note which of the node's commands that wait this stream is about to carry, fenced by its
+    /// generation; answer with `Commands`. One at a time for each session.
+    LoadCommands,
+    /// Note what came of a command, fenced by the generation. Where that fails end the stream: the
+    /// command goes out again on the next, and is answered again.
+    Answered(CommandResult),
     /// Have a certificate signed for this request (PKCS #10), for whom the certificate of the
     /// stream names; answer with `Renewed`. One at a time for each session.
     Renew(Bytes),
@@ -144,6 +156,7 @@ pub struct Session {
     leases: Vec<LeaseState>,
     ingesting: usize,
     renewing: bool,
+    commands: Commands,
     config: Config,
 }
 
@@ -171,6 +184,7 @@ impl Session {
             leases: Vec::new(),
             ingesting: 0,
             renewing: false,
+            commands: Commands::default(),
             config: Config::default(),
         }
     }
@@ -222,6 +236,8 @@ impl Session {
                 }));
             }
             Event::Grants(_) => {}
+            Event::CommandsMoved => self.commands.moved(),
+            Event::Commands(commands) => self.commands.take(commands, &mut effects),
             Event::Renewed(answer) => {
                 self.renewing = false;
                 effects.push(Effect::Send(Down::RenewalAnswer(answer)));
@@ -233,6 +249,10 @@ impl Session {
         if self.phase == Phase::Live {
             self.submit(&mut effects);
             effects.extend(self.config.refresh(now_ms));
+            // Never for one of two agents with one identity.
+            if !self.quarantined {
+                effects.extend(self.commands.refresh());
+            }
         }
         effects
     }
@@ -274,6 +294,7 @@ impl Session {
             (_, Up::ConfigAck(ack)) => {
                 self.config.answered(ack, self.heard_at_ms, effects);
             }
+            (_, Up::CommandResult(result)) => effects.extend(self.commands.answered(result)),
             (_, Up::RenewalRequest(csr)) => {
                 // An agent that asks again meanwhile hears the answer to the first.
                 if !std::mem::replace(&mut self.renewing, true) {
@@ -290,6 +311,7 @@ impl Session {
         if self.quarantined || opening.strand_leases {
             self.leases.clear();
         }
+        self.commands.moved();
         effects.push(Effect::Send(Down::Welcome(Box::new(opening.welcome))));
         if opening.ack != UsageAck::default() {
             effects.push(send_ack(opening.ack));

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier};
 
+use super::command::{command_from_wire, command_to_wire, result_from_wire, result_to_wire};
 use super::usage::{
     batch_from_wire, batch_to_wire, counter_from_wire, counter_to_wire, reference_from_wire,
     reference_to_wire, segments_from_wire, segments_to_wire,
@@ -57,6 +58,7 @@ pub fn up_to_wire(message: Up) -> pb::ConnectRequest {
         Up::RenewalRequest(csr) => Message::RenewalRequest(pb::RenewalRequest {
             csr_der: csr.to_vec(),
         }),
+        Up::CommandResult(result) => Message::CommandResult(result_to_wire(result)),
     };
     pb::ConnectRequest {
         message: Some(message),
@@ -100,6 +102,7 @@ pub fn up_from_wire(frame: pb::ConnectRequest) -> Result<Option<Up>, Error> {
             at_most("bytes of a CSR", request.csr_der.len(), MAX_CSR_BYTES)?;
             Up::RenewalRequest(request.csr_der.into())
         }
+        Message::CommandResult(result) => Up::CommandResult(result_from_wire(result)?),
     }))
 }
 
@@ -126,6 +129,7 @@ pub fn down_to_wire(message: Down) -> pb::ConnectResponse {
             spread: Some(duration_to_wire(spread_ms)),
         }),
         Down::RenewalAnswer(result) => Message::RenewalAnswer(renewal_to_wire(result)),
+        Down::Command(command) => Message::Command(command_to_wire(command)),
     };
     pb::ConnectResponse {
         message: Some(message),
@@ -164,6 +168,7 @@ pub fn down_from_wire(frame: pb::ConnectResponse) -> Result<Option<Down>, Error>
             spread_ms: duration_from_wire(drain.spread),
         },
         Message::RenewalAnswer(answer) => Down::RenewalAnswer(renewal_from_wire(answer)?),
+        Message::Command(command) => Down::Command(command_from_wire(command)?),
     }))
 }
 
@@ -551,7 +556,7 @@ fn text(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn timestamp_to_wire(unix_ms: i64) -> prost_types::Timestamp {
+pub(super) fn timestamp_to_wire(unix_ms: i64) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: unix_ms.div_euclid(1_000),
         // Below 1,000,000,000 by construction.
@@ -559,7 +564,7 @@ fn timestamp_to_wire(unix_ms: i64) -> prost_types::Timestamp {
     }
 }
 
-fn timestamp_from_wire(time: prost_types::Timestamp) -> i64 {
+pub(super) fn timestamp_from_wire(time: prost_types::Timestamp) -> i64 {
     time.seconds
         .saturating_mul(1_000)
         .saturating_add(i64::from(time.nanos / 1_000_000))

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use vpnpanel_domain::{NodeId, PeerId};
+use vpnpanel_domain::{CommandId, NodeId, PeerId};
 use vpnpanel_link::agent::{
     Agent, Alarm, Change, Durable, Effect, EpochNumber, Event, Now, Reading, Settings, Ticket,
     Transaction, Write,
@@ -52,6 +52,7 @@ pub(crate) enum Answer {
     Connected,
     Refused,
     Disconnected,
+    Done(CommandId),
 }
 
 /// A read of the counters under way, in its three parts.
@@ -68,6 +69,8 @@ pub(crate) enum Errand {
     Dial,
     HangUp,
     Send(Up),
+    /// Does what a command asks for.
+    Run(CommandId),
 }
 
 /// How a run treats hosts.
@@ -217,7 +220,11 @@ impl Host {
             let soon = now_ms + random.below(300) as i64;
             trace!("{now_ms} {} -> {effect:?}", self.node);
             match effect {
-                Effect::Commit(transaction) => {
+                Effect::Commit(mut transaction) => {
+                    if rules.mutation == Some(Mutation::CommandNotDurable) {
+                        let begins = |write: &Write| matches!(write, Write::Command(_, record) if record.answer.is_none());
+                        transaction.writes.retain(|write| !begins(write));
+                    }
                     if let Some(disk) = &mut self.disk {
                         truth.observe(self.node, &disk.durable, &transaction);
                         disk.commit(&transaction);
@@ -267,6 +274,10 @@ impl Host {
                         .push_back((soon, Answer::Applied(change.ticket)));
                 }
                 Effect::Alarm(alarm) => self.alarms.push(alarm),
+                Effect::Run { id, .. } => {
+                    errands.push(Errand::Run(id));
+                    self.answers.push_back((soon, Answer::Done(id)));
+                }
             }
         }
         Ok(errands)

@@ -13,6 +13,7 @@ macro_rules! trace {
     };
 }
 
+mod commands;
 mod database;
 mod engine;
 mod host;

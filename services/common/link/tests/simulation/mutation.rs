@@ -30,12 +30,14 @@ pub(crate) enum Mutation {
     FenceSkipped,
     /// What a silent node holds is given to others after a while.
     LeaseFreedByTime,
+    /// That a command was seen is not written down before it is done.
+    CommandNotDurable,
     /// Now and then the change log is read past a change that commits later.
     LogOvertaken,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -49,6 +51,7 @@ impl Mutation {
         Self::MultiplierAtCommit,
         Self::FenceSkipped,
         Self::LeaseFreedByTime,
+        Self::CommandNotDurable,
         Self::LogOvertaken,
     ];
 }

@@ -15,6 +15,7 @@ use vpnpanel_link::{
     RemovalBound, Revision, StateEpoch, Totals, Up, wire,
 };
 
+use crate::commands::Commands;
 use crate::database::Database;
 use crate::mutation::Mutation;
 use crate::random::Random;
@@ -23,6 +24,7 @@ pub(crate) struct Plane {
     pub(crate) database: Database,
     pub(crate) streams: BTreeMap<u64, Stream>,
     pub(crate) policy: Policy,
+    pub(crate) commands: Commands,
     pub(crate) mutation: Option<Mutation>,
     /// Of 1,000 transactions, how many fail.
     pub(crate) failures: u64,
@@ -59,6 +61,7 @@ impl Plane {
             database: Database::default(),
             streams: BTreeMap::new(),
             policy,
+            commands: Commands::default(),
             mutation,
             failures: 0,
             confirmed: false,
@@ -143,6 +146,9 @@ impl Plane {
             match effect {
                 Effect::Open(hello) => self.open(id, &hello, now_ms, random),
                 Effect::LoadState { since } => self.load_state(id, since, now_ms, random),
+                Effect::LoadCommands | Effect::Answered(_) => {
+                    self.command(id, effect, now_ms, random);
+                }
                 _ => {}
             }
         }
@@ -247,6 +253,37 @@ impl Plane {
             }
         }
         self.feed(id, Event::Opened(opened), now_ms);
+    }
+
+    /// Somebody gives a command; the doorbell rings, unless nobody hears it.
+    pub(crate) fn give_command(&mut self, node: NodeId, now_ms: i64, random: &mut Random) {
+        self.commands.give(node, now_ms, random);
+        self.ring(Event::CommandsMoved, now_ms);
+    }
+
+    /// A transaction about commands, fenced by the stream's generation.
+    fn command(&mut self, id: u64, effect: Effect, now_ms: i64, random: &mut Random) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let (node, session) = (stream.node, stream.session.as_ref());
+        let generation = session.map(Session::generation);
+        let Some((facts, generation)) = self.database.rows.nodes.get(&node).zip(generation) else {
+            return;
+        };
+        if facts.generation != generation {
+            return self.feed(id, Event::Superseded, now_ms);
+        }
+        if random.chance(self.failures) {
+            return self.feed(id, Event::IngestFailed, now_ms);
+        }
+        match effect {
+            Effect::Answered(result) => self.commands.answered(node, result),
+            _ => {
+                let taken = self.commands.take(node, facts, generation, now_ms);
+                self.feed(id, Event::Commands(taken), now_ms);
+            }
+        }
     }
 
     fn record_answers(&mut self) {

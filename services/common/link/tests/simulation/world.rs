@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, UserId};
 use vpnpanel_link::agent::{Alarm, Event};
 use vpnpanel_link::collector::session;
-use vpnpanel_link::{Down, Totals, wire};
+use vpnpanel_link::{CommandAnswer, Down, Totals, wire};
 
 use crate::database::Changed;
 use crate::host::{Answer, Errand, Host, Rules};
@@ -170,6 +170,10 @@ impl World {
                     errors: Vec::new(),
                 },
                 Answer::Connected => Event::Connected,
+                Answer::Done(id) => Event::CommandDone {
+                    id,
+                    answer: CommandAnswer::done(String::new()),
+                },
                 Answer::Refused | Answer::Disconnected => Event::Disconnected,
             };
             self.feed(index, event, rules)?;
@@ -211,6 +215,7 @@ impl World {
                     host.answers.push_back((self.now_ms + 50, answer));
                 }
                 Errand::HangUp => self.hang_up(index),
+                Errand::Run(id) => self.plane.commands.begun(host.node, id, self.now_ms),
                 Errand::Send(up) => {
                     let stream = host.stream.and_then(|id| self.plane.streams.get_mut(&id));
                     if let Some(stream) = stream
@@ -393,6 +398,11 @@ impl World {
             }
             _ => {}
         }
+        if self.random.chance(20) {
+            let index = self.random.below(self.hosts.len() as u64) as usize;
+            let node = self.hosts[index].node;
+            self.plane.give_command(node, self.now_ms, &mut self.random);
+        }
         if self.random.chance(self.misfortune.multiplier_changes) {
             let index = self.random.below(self.hosts.len() as u64) as usize;
             let ppm = 250_000 + self.random.below(1_750_000) as u32;
@@ -438,6 +448,9 @@ impl World {
     }
 
     fn check(&mut self) -> Result<(), String> {
+        if let Some(wrong) = self.plane.commands.wrong.take() {
+            return Err(wrong);
+        }
         let engines: BTreeMap<_, _> = self
             .hosts
             .iter()
@@ -524,6 +537,9 @@ impl World {
             .map(|host| (host.node, &host.engine))
             .collect();
         if let Err(what) = self.truth.all_billed(&self.plane.database, &engines) {
+            return Some(what);
+        }
+        if let Some(what) = self.plane.commands.unrest(self.now_ms) {
             return Some(what);
         }
         for host in &self.hosts {

@@ -2,6 +2,7 @@
 //! text for people on a developer's terminal.
 
 mod json;
+mod recent;
 
 use std::io::IsTerminal as _;
 
@@ -13,7 +14,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 pub use json::JsonLayer;
+pub use recent::recent;
 
+use self::recent::Remember;
 use crate::settings::{LogFormat, ProcessSettings};
 use crate::traces::Traces;
 
@@ -47,8 +50,8 @@ impl Output {
 
     fn writer(self) -> BoxMakeWriter {
         match self {
-            Self::Stdout => BoxMakeWriter::new(std::io::stdout),
-            Self::Stderr => BoxMakeWriter::new(std::io::stderr),
+            Self::Stdout => BoxMakeWriter::new(|| Remember(std::io::stdout())),
+            Self::Stderr => BoxMakeWriter::new(|| Remember(std::io::stderr())),
         }
     }
 }

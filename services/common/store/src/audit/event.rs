@@ -5,6 +5,7 @@ use vpnpanel_domain::{TenantId, UserId, UserStatus};
 use super::{Describe, Described};
 use crate::accounts::Account;
 use crate::api_tokens::ApiToken;
+use crate::commands::NodeCommand;
 use crate::groups::Group;
 use crate::inbounds::Inbound;
 use crate::memberships::Member;
@@ -28,6 +29,8 @@ pub enum Resource<'a> {
     Inbound(&'a Inbound),
     /// A node.
     Node(&'a Node),
+    /// A command of a node.
+    NodeCommand(&'a NodeCommand),
     /// An account, with the role it holds on the platform.
     Account(&'a Account, Option<&'a str>),
     /// A member of a tenant.
@@ -48,6 +51,7 @@ impl Resource<'_> {
             Self::Group(it) => Some(it.tenant_id),
             Self::Inbound(it) => it.tenant_id,
             Self::Node(it) => it.tenant_id,
+            Self::NodeCommand(it) => it.tenant_id,
             Self::Member(it) => Some(it.tenant_id),
             Self::Account(..) | Self::Role(_) => None,
             Self::ApiToken(it) => it.tenant_id,
@@ -61,6 +65,7 @@ impl Resource<'_> {
             Self::Group(_) => "group",
             Self::Inbound(_) => "inbound",
             Self::Node(_) => "node",
+            Self::NodeCommand(_) => "nodeCommand",
             Self::Account(..) => "account",
             Self::Member(_) => "member",
             Self::Role(_) => "role",
@@ -76,6 +81,7 @@ impl Resource<'_> {
             Self::Group(it) => it.id.to_string(),
             Self::Inbound(it) => it.id.to_string(),
             Self::Node(it) => it.id.to_string(),
+            Self::NodeCommand(it) => it.id.to_string(),
             Self::Account(it, _) => it.id.to_string(),
             Self::Member(it) => it.account_id.to_string(),
             Self::Role(it) => it.name.clone(),
@@ -94,7 +100,7 @@ macro_rules! resources {
     )+};
 }
 
-resources! { Tenant, User, Group, Inbound, Node, Member, Role, ApiToken, }
+resources! { Tenant, User, Group, Inbound, Node, NodeCommand, Member, Role, ApiToken, }
 
 /// Whether what was asked for was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use crate::error::{Result, StoreError};
 
 pub use partitions::PARTITION_MS;
 pub use review::LedgerTotals;
-pub(crate) use streams::forget_agents;
+pub(crate) use streams::{fenced, forget_agents};
 
 /// What came of a group of submissions; it is committed.
 #[derive(Debug, Clone, Default)]

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use sea_orm::ConnectionTrait;
 use uuid::Uuid;
 use vpnpanel_domain::{Multiplier, NodeId, PeerId, PeriodId, UserId};
+use vpnpanel_link::collector::NodeFacts;
 use vpnpanel_link::collector::lease;
 use vpnpanel_link::collector::open::{self, Opening, StreamFacts};
 use vpnpanel_link::{
@@ -96,6 +97,18 @@ impl Store {
         make_rows(&tx, node).await?;
         write::quarantine(&tx, node, reason).await?;
         tx.commit().await
+    }
+}
+
+/// Locks the link of a node whose newest stream has to be this one; `None` for a node that is gone.
+pub(crate) async fn fenced(
+    tx: &Write,
+    node: NodeId,
+    generation: Generation,
+) -> Result<Option<NodeFacts>> {
+    match load::nodes(tx, &[node]).await?.remove(&node) {
+        Some(facts) if facts.generation != generation => Err(StoreError::StreamSuperseded),
+        facts => Ok(facts),
     }
 }
 

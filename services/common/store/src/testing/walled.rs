@@ -165,6 +165,9 @@ BEGIN
         INSERT INTO idempotency (account_id, tenant_id, method, request_id, request_digest,
             resource_id, expires_at)
         VALUES (o, t, 'method', 'request', '', o, 9000000000000);
+        INSERT INTO node_commands (tenant_id, node_id, id, request_id, kind, ttl_ms, state,
+            created_at, expires_at, message, output)
+        VALUES (t, o, o, o, 'drain', 1, 'pending', 1, 9000000000000, '', '');
     END LOOP;
     INSERT INTO audit_events (tenant_id, id, recorded_at, actor, roles, credential, address,
         user_agent, request_id, method, resource_type, resource_id, outcome, reason, times,

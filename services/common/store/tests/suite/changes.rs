@@ -7,8 +7,8 @@ use sqlx::{Connection, Executor, PgConnection};
 use vpnpanel_domain::{Limit, UserId};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    Change, ChangeKind, DesiredChanges, GroupPatch, InboundPatch, LogPosition, NodePatch,
-    NodeSelector, Store, on_each_database,
+    Change, ChangeKind, CommandKind, DesiredChanges, GroupPatch, InboundPatch, LogPosition,
+    NewNodeCommand, NodePatch, NodeSelector, Store, fresh_id, on_each_database,
 };
 
 use crate::fixture::{Keys, World, new_node};
@@ -18,6 +18,7 @@ on_each_database!(
     changes_find_their_nodes_also_when_they_take_away,
     a_desired_state_holds_every_change_up_to_its_revision,
     changes_of_users_are_told_by_themselves_and_all_else_whole,
+    a_command_changes_nothing_of_what_a_node_should_do,
     the_doorbell_rings_in_other_processes,
 );
 
@@ -232,6 +233,28 @@ async fn changes_of_users_are_told_by_themselves_and_all_else_whole(test: TestSt
     assert_eq!(changes, DesiredChanges::Whole, "of a group many change");
     let ahead = store.desired_changes(world.node, u64::MAX >> 1).await;
     assert_eq!(ahead.unwrap(), DesiredChanges::Whole, "of another database");
+}
+
+async fn a_command_changes_nothing_of_what_a_node_should_do(test: TestStore) {
+    let world = World::new(test).await;
+    world.user("first", Limit::None).await;
+    changed_since(&world, LogPosition::default()).await;
+    let before = world.store.log_tail().await.unwrap();
+    let command = NewNodeCommand {
+        id: fresh_id(),
+        node_id: world.node,
+        request_id: fresh_id(),
+        kind: CommandKind::Resync,
+        ttl_ms: 1_000,
+    };
+    let made = world.store.create_node_command(None, command).await;
+    let made = made.unwrap().id.uuid();
+    let changes = read_until(&world.store, before, |it| it.resource_id == made).await;
+    let told = changes.iter().find(|it| it.resource_id == made).unwrap();
+    assert_eq!(told.kind, ChangeKind::Command);
+    assert_eq!(told.node_id, Some(world.node));
+    let (changed, removed) = ids(changed_since(&world, before).await);
+    assert_eq!((changed.len(), removed), (1, Vec::new()), "but the marker");
 }
 
 async fn the_doorbell_rings_in_other_processes(test: TestStore) {

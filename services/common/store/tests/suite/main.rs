@@ -6,6 +6,7 @@ mod addresses;
 mod audit;
 mod catalog;
 mod changes;
+mod commands;
 mod credentials;
 mod fixture;
 mod identity;

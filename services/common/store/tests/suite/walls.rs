@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use vpnpanel_domain::{
-    AccountId, ApiTokenId, GroupId, InboundId, Limit, MicroBytes, NodeId, TenantId,
+    AccountId, ApiTokenId, CommandId, GroupId, InboundId, Limit, MicroBytes, NodeId, TenantId,
 };
 use vpnpanel_link::collector::Policy;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    ApiTokenOwner, AuditFilter, Event, Grantor, GroupPatch, InboundPatch, Joining, NewApiToken,
-    NewGroup, NewInbound, NewJoinToken, NewRole, NodePatch, NodeSelector, Page, Store, StoreError,
-    TenantPatch, UsageQuery, User, UserFilter, UserPatch, fresh_id, on_each_database,
+    ApiTokenOwner, AuditFilter, CommandKind, Event, Grantor, GroupPatch, InboundPatch, Joining,
+    NewApiToken, NewGroup, NewInbound, NewJoinToken, NewNodeCommand, NewRole, NodePatch,
+    NodeSelector, Page, Store, StoreError, TenantPatch, UsageQuery, User, UserFilter, UserPatch,
+    fresh_id, on_each_database,
 };
 
 use crate::audit::support::{chain, lease, somebody};
@@ -72,6 +73,7 @@ struct Tenant {
     user: User,
     member: AccountId,
     token: ApiTokenId,
+    command: CommandId,
 }
 
 impl Tenant {
@@ -103,6 +105,15 @@ impl Tenant {
             expires_at_ms: i64::MAX / 2,
         };
         store.create_api_token(new).await.unwrap();
+        let command = fresh_id();
+        let new = NewNodeCommand {
+            id: command,
+            node_id: node,
+            request_id: fresh_id(),
+            kind: CommandKind::Resync,
+            ttl_ms: 1_000,
+        };
+        store.create_node_command(Some(id), new).await.unwrap();
         Self {
             id,
             node,
@@ -111,6 +122,7 @@ impl Tenant {
             user,
             member,
             token,
+            command,
         }
     }
 
@@ -249,6 +261,18 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
         };
         refused!(tried, store.create_join_token(owner, token));
         refused!(tried, store.revoke_node_certificates(owner, theirs.node));
+        let command = NewNodeCommand {
+            id: fresh_id(),
+            node_id: theirs.node,
+            request_id: fresh_id(),
+            kind: CommandKind::Drain,
+            ttl_ms: 1_000,
+        };
+        refused!(tried, store.create_node_command(owner, command));
+        let (node, id) = (theirs.node, theirs.command);
+        refused!(tried, store.node_command(owner, node, id));
+        refused!(tried, store.node_command(owner, ours.node, id));
+        refused!(tried, store.node_commands(owner, node, Page::first(1)));
         refused!(tried, store.delete_node(owner, theirs.node, None));
     }
 

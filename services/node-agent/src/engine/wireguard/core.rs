@@ -580,6 +580,14 @@ impl Core {
         }
     }
 
+    /// Takes the interfaces down. The table stays, with everything it counts and holds back; the
+    /// next call of `ensure_running` makes the interfaces anew, with their peers.
+    pub(super) fn stop(&mut self) -> Result<(), Error> {
+        self.interfaces
+            .values_mut()
+            .try_for_each(|interface| interface.device.remove())
+    }
+
     /// Takes everything of this engine off the host, also what it has counted.
     pub(super) fn destroy(&mut self) -> Result<(), Error> {
         for interface in self.interfaces.values_mut() {

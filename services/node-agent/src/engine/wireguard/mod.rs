@@ -130,6 +130,10 @@ impl Engine for WireGuardEngine {
         self.with(Core::sessions).await?
     }
 
+    async fn stop(&self) -> Result<(), Error> {
+        self.with(Core::stop).await?
+    }
+
     async fn status(&self) -> Status {
         match self.with(|core| core.status()).await {
             Ok(status) => status,
