@@ -53,6 +53,7 @@
 //! | node: generation, boots, spool | `open` | row lock |
 //! | cursor, digests, successor | `ingest` | generation and compare-and-swap |
 //! | marks, buckets, periods | `ingest`, only with cursors that advanced, or by segments | row locks |
+//! | commands | the driver, for [`collector::session::Effect::LoadCommands`] and `Answered` | generation |
 //! | leases, `reserved` | `ingest`, `lease` | the period's row lock; versions towards the agent |
 //!
 //! # Leases
