@@ -14,6 +14,7 @@ mod m20261126_000009_audit;
 mod m20261127_000012_walls;
 mod m20261128_000013_renewal;
 mod m20261128_000014_told_revisions;
+mod m20261128_000016_rollups;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -46,6 +47,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000012_walls::Migration),
             Box::new(m20261128_000013_renewal::Migration),
             Box::new(m20261128_000014_told_revisions::Migration),
+            Box::new(m20261128_000016_rollups::Migration),
         ]
     }
 }
@@ -99,6 +101,7 @@ pub fn fingerprint() -> String {
         m20261126_000009_audit::UP,
         m20261127_000012_walls::UP,
         m20261128_000013_renewal::UP,
+        m20261128_000016_rollups::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -1,14 +1,16 @@
 //! Writes the effects of an ingest transaction: one statement for each table, whatever the
 //! number of rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::Value;
+use uuid::Uuid;
 use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, TenantId, UserId};
 use vpnpanel_link::collector::LeaseFacts;
 use vpnpanel_link::collector::ingest::{BucketCredit, Crossing, Effects, OrphanReason};
 use vpnpanel_link::{Bucket, Row};
 
+use super::rollup;
 use crate::changes::Entry;
 use crate::error::{Result, StoreError};
 use crate::row_set::{Cell, Column, RowSet};
@@ -36,6 +38,7 @@ macro_rules! add_billed {
         )
     };
 }
+pub(super) use add_billed;
 
 /// Writes, in the order of locks.
 pub(super) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
@@ -43,6 +46,7 @@ pub(super) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
     marks(tx, effects).await?;
     buckets(tx, &effects.buckets).await?;
     node_buckets(tx, &effects.buckets).await?;
+    touched(tx, &effects.buckets).await?;
     periods(tx, effects).await?;
     leases(tx, &effects.leases).await?;
     unbilled(tx, effects).await?;
@@ -50,7 +54,7 @@ pub(super) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
 }
 
 /// Runs a statement on the rows, if there are any; returns how many it changed.
-async fn run(
+pub(super) async fn run(
     tx: &Write,
     rows: RowSet,
     first: Vec<Value>,
@@ -320,6 +324,30 @@ async fn node_buckets(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
              SET up = node_buckets.up + excluded.up, down = node_buckets.down + excluded.down,
                 {}",
             add_billed!("node_buckets", "excluded")
+        )
+    })
+    .await?;
+    Ok(())
+}
+
+/// Notes the hours whose sums are behind their buckets from here on: see `rollup`. A row for each
+/// tenant and hour, under an id of this transaction, so that none waits for another's.
+async fn touched(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
+    let hours: BTreeSet<(i64, TenantId)> = credits
+        .iter()
+        .map(|credit| (rollup::hour_of(credit.bucket.starts_ms()), credit.tenant))
+        .collect();
+    let mut rows = RowSet::new(
+        &**tx,
+        &[("hour_at", Column::Big), ("tenant_id", Column::Id)],
+    );
+    for (hour, tenant) in hours {
+        rows.push([Cell::Big(hour), Cell::Id(tenant.uuid())]);
+    }
+    run(tx, rows, vec![Uuid::now_v7().into()], |source| {
+        format!(
+            "INSERT INTO usage_touched (hour_at, tenant_id, id)
+             SELECT hour_at, tenant_id, $1 FROM {source}"
         )
     })
     .await?;

@@ -14,6 +14,7 @@ mod ledger;
 mod lists;
 mod people;
 mod renewal;
+mod rollups;
 mod schema;
 mod signing_keys;
 mod suspension;
