@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod plans;
+mod usage;
 mod walled;
 
 use std::io::{BufRead, BufReader};

@@ -6,6 +6,8 @@ mod audit_retention;
 mod credentials;
 mod expiry;
 mod signing_keys;
+mod usage_retention;
+mod usage_rollup;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +21,8 @@ pub use audit_retention::RetainAudit;
 pub use credentials::ForgetCredentials;
 pub use expiry::ExpireUsers;
 pub use signing_keys::{RotateSigningKeys, SigningKeys};
+pub use usage_retention::RetainUsage;
+pub use usage_rollup::RollUsage;
 
 /// One named periodic job.
 #[async_trait]
@@ -61,5 +65,7 @@ pub fn all(settings: &Settings, keys: SigningKeys) -> Vec<Arc<dyn Job>> {
         Arc::new(RetainAudit::new(settings)),
         Arc::new(RotateSigningKeys::new(settings, keys)),
         Arc::new(ForgetCredentials),
+        Arc::new(RollUsage::new(settings)),
+        Arc::new(RetainUsage::new(settings)),
     ]
 }

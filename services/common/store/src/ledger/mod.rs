@@ -12,7 +12,7 @@ mod partitions;
 mod review;
 mod rollup;
 mod streams;
-mod write;
+pub(crate) mod write;
 
 use sha2::{Digest as _, Sha256};
 use vpnpanel_domain::PeriodId;

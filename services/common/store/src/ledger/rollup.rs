@@ -211,7 +211,13 @@ async fn join_loose(tx: &Write) -> Result<()> {
     note(tx, Uuid::now_v7(), joined).await
 }
 
-async fn note(tx: &Write, id: Uuid, hours: impl IntoIterator<Item = (i64, Uuid)>) -> Result<()> {
+/// Notes hours whose sums are behind their 15-minute rows, under an id of the transaction's, so that
+/// none waits for another's.
+pub(super) async fn note(
+    tx: &Write,
+    id: Uuid,
+    hours: impl IntoIterator<Item = (i64, Uuid)>,
+) -> Result<()> {
     let mut rows = RowSet::new(
         &**tx,
         &[("hour_at", Column::Big), ("tenant_id", Column::Id)],
@@ -319,7 +325,7 @@ impl Book {
     /// Takes the 15-minute rows out that came when those of their hours were gone.
     fn late(self, of_users: &str) -> String {
         let (buckets, ..) = self.names();
-        let user = self.user();
+        let user = self.user().trim_start_matches("x.");
         format!(
             "DELETE FROM {buckets} AS x WHERE x.tenant_id = $1 AND x.bucket_at < $3 {of_users}
                 AND EXISTS (SELECT 1 FROM usage_touched t WHERE t.tenant_id = $1 AND t.id = $2

@@ -41,7 +41,7 @@ macro_rules! add_billed {
 pub(super) use add_billed;
 
 /// Writes, in the order of locks.
-pub(super) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
+pub(crate) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
     cursors(tx, effects).await?;
     marks(tx, effects).await?;
     buckets(tx, &effects.buckets).await?;
@@ -330,28 +330,17 @@ async fn node_buckets(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
     Ok(())
 }
 
-/// Notes the hours whose sums are behind their buckets from here on: see `rollup`. A row for each
-/// tenant and hour, under an id of this transaction, so that none waits for another's.
+/// Notes the hours whose sums are behind their buckets from here on: a row for each tenant and
+/// hour, however many users there are.
 async fn touched(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
-    let hours: BTreeSet<(i64, TenantId)> = credits
+    let hours: BTreeSet<(i64, Uuid)> = credits
         .iter()
-        .map(|credit| (rollup::hour_of(credit.bucket.starts_ms()), credit.tenant))
+        .map(|credit| {
+            let hour = rollup::hour_of(credit.bucket.starts_ms());
+            (hour, credit.tenant.uuid())
+        })
         .collect();
-    let mut rows = RowSet::new(
-        &**tx,
-        &[("hour_at", Column::Big), ("tenant_id", Column::Id)],
-    );
-    for (hour, tenant) in hours {
-        rows.push([Cell::Big(hour), Cell::Id(tenant.uuid())]);
-    }
-    run(tx, rows, vec![Uuid::now_v7().into()], |source| {
-        format!(
-            "INSERT INTO usage_touched (hour_at, tenant_id, id)
-             SELECT hour_at, tenant_id, $1 FROM {source}"
-        )
-    })
-    .await?;
-    Ok(())
+    rollup::note(tx, Uuid::now_v7(), hours).await
 }
 
 async fn periods(tx: &Write, effects: &Effects) -> Result<()> {

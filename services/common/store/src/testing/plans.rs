@@ -1,6 +1,6 @@
 //! How the database would go about what the store asks of it.
 
-use vpnpanel_domain::{NodeId, TenantId, UserId};
+use uuid::Uuid;
 
 use super::TestStore;
 use crate::connect::Backend;
@@ -10,14 +10,8 @@ use crate::usage::{self, OF_NODE, OF_NODES, OF_USER, UsageQuery};
 impl TestStore {
     /// Plans of the series of a user, a tenant and a node, as the database describes them; without
     /// regard to how little there is in its tables.
-    pub async fn usage_plans(
-        &self,
-        tenant: TenantId,
-        user: UserId,
-        node: NodeId,
-        query: UsageQuery,
-    ) -> Vec<String> {
-        let (tenant, user, node) = (tenant.uuid(), user.uuid(), node.uuid());
+    pub async fn usage_plans(&self, query: UsageQuery) -> Vec<String> {
+        let (tenant, user, node) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
         let mut plans = Vec::new();
         for (source, keys) in [
             (OF_USER, vec![tenant.into(), user.into()]),
