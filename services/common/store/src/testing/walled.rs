@@ -25,9 +25,15 @@ pub(super) fn options() -> Options {
 /// small tables PostgreSQL would rather read everything, and join by hashing everything.
 pub(super) fn url(url: &str) -> String {
     let mut url = url.to_owned();
-    for method in ["seqscan", "hashjoin", "mergejoin"] {
+    // Prices as high as these would also have every statement compiled (jit).
+    for setting in [
+        "enable_seqscan",
+        "enable_hashjoin",
+        "enable_mergejoin",
+        "jit",
+    ] {
         url.push(if url.contains('?') { '&' } else { '?' });
-        url.push_str(&format!("options[enable_{method}]=off"));
+        url.push_str(&format!("options[{setting}]=off"));
     }
     url
 }

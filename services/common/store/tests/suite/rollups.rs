@@ -302,7 +302,10 @@ async fn usage_that_comes_during_rolls_is_added_once(test: TestStore) {
     let world = World::new(test).await;
     let store = &world.store;
     let lease = lease(store).await;
-    let users = [world.user("ada", Limit::None).await, world.user("bob", Limit::None).await];
+    let users = [
+        world.user("ada", Limit::None).await,
+        world.user("bob", Limit::None).await,
+    ];
     // one of the hours is below the floor soon, the other is not
     let old = store.now_ms();
     world.test.clock.advance(40 * DAY);
@@ -321,7 +324,12 @@ async fn usage_that_comes_during_rolls_is_added_once(test: TestStore) {
             drop_old(store, &lease, 35 * DAY, 400 * DAY).await;
         }
     };
-    tokio::join!(ingest(&users[0]), ingest(&users[1]), ingest(&users[0]), rolls());
+    tokio::join!(
+        ingest(&users[0]),
+        ingest(&users[1]),
+        ingest(&users[0]),
+        rolls()
+    );
     for rolled in [false, true] {
         if rolled {
             roll(store, &lease).await;
