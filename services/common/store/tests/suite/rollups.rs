@@ -20,6 +20,7 @@ on_each_database!(
     series_are_the_plain_sum_of_late_usage_through_kills_and_repeated_rolls,
     usage_of_a_dropped_range_is_added_to_its_sums_once,
     usage_that_comes_during_rolls_is_added_once,
+    usage_from_before_there_were_sums_gets_into_them,
     nothing_is_dropped_before_it_is_rolled,
     a_lost_lease_rolls_and_drops_nothing,
     series_are_read_from_keys,
@@ -348,6 +349,26 @@ async fn usage_that_comes_during_rolls_is_added_once(test: TestStore) {
         }
         assert_eq!(sum, 75_000);
     }
+}
+
+async fn usage_from_before_there_were_sums_gets_into_them(test: TestStore) {
+    let mut fleet = Fleet::new(test, 2, 1).await;
+    let store = fleet.world.store.clone();
+    let from = store.now_ms();
+    fleet.use_bytes(0, 0, from, 1_000).await;
+    fleet.world.test.clock.advance(3 * HOUR);
+    fleet.use_bytes(0, 1, from + 2 * HOUR, 20).await;
+    let is_down = async || {
+        let pending = store.pending_migrations().await.unwrap();
+        pending.iter().any(|it| it.ends_with("_rollups"))
+    };
+    while !is_down().await {
+        store.migrate_down(1).await.unwrap();
+    }
+    store.migrate().await.unwrap();
+    fleet.assert_series(from, &[QUARTER, HOUR, DAY]).await;
+    assert!(roll(&store, &lease(&store).await).await > 0);
+    fleet.assert_series(from, &[QUARTER, HOUR, DAY]).await;
 }
 
 async fn nothing_is_dropped_before_it_is_rolled(test: TestStore) {
