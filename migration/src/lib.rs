@@ -15,6 +15,7 @@ mod m20261127_000012_walls;
 mod m20261128_000013_renewal;
 mod m20261128_000014_told_revisions;
 mod m20261128_000015_commands;
+mod m20261128_000016_rollups;
 mod m20261128_000017_removals;
 
 pub use sea_orm_migration::sea_orm::DbErr;
@@ -49,6 +50,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000013_renewal::Migration),
             Box::new(m20261128_000014_told_revisions::Migration),
             Box::new(m20261128_000015_commands::Migration),
+            Box::new(m20261128_000016_rollups::Migration),
             Box::new(m20261128_000017_removals::Migration),
         ]
     }
@@ -103,7 +105,10 @@ pub fn fingerprint() -> String {
         m20261126_000009_audit::UP,
         m20261127_000012_walls::UP,
         m20261128_000013_renewal::UP,
+        m20261128_000014_told_revisions::UP,
         m20261128_000015_commands::UP,
+        m20261128_000016_rollups::UP,
+        m20261128_000017_removals::UP,
     ] {
         text.hash(&mut hasher);
     }

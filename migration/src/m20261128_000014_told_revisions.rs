@@ -25,7 +25,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-const UP: &str = r"
+pub(crate) const UP: &str = r"
 ALTER TABLE node_states DROP COLUMN desired_digest;
 ";
 

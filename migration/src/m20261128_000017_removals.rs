@@ -25,7 +25,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-const UP: &str = r"
+pub(crate) const UP: &str = r"
 ALTER TABLE nodes ADD COLUMN removals_confirmed_until {big};
 ";
 

@@ -108,6 +108,36 @@ pub struct Settings {
     )]
     pub audit_retention: HumanDuration,
 
+    /// How often usage of hours that are over is added up to hours and days. Series are exact
+    /// without it; it makes long ones quick.
+    #[arg(
+        id = "scheduler_usage_roll_interval",
+        long = "scheduler-usage-roll-interval",
+        env = "VPNPANEL_SCHEDULER_USAGE_ROLL_INTERVAL",
+        default_value = "1m"
+    )]
+    pub usage_roll_interval: HumanDuration,
+
+    /// How long usage is kept in steps of 15 minutes; on PostgreSQL users' whole weeks go at once.
+    /// `0s` keeps them for good.
+    #[arg(
+        id = "scheduler_usage_quarters_retention",
+        long = "scheduler-usage-quarters-retention",
+        env = "VPNPANEL_SCHEDULER_USAGE_QUARTERS_RETENTION",
+        default_value = "35d"
+    )]
+    pub usage_quarters_retention: HumanDuration,
+
+    /// How long usage is kept by the hour; never shorter than in steps of 15 minutes. `0s` keeps
+    /// it for good. Days are kept for good.
+    #[arg(
+        id = "scheduler_usage_hours_retention",
+        long = "scheduler-usage-hours-retention",
+        env = "VPNPANEL_SCHEDULER_USAGE_HOURS_RETENTION",
+        default_value = "400d"
+    )]
+    pub usage_hours_retention: HumanDuration,
+
     /// How long a key signs access tokens before the next one does.
     #[arg(
         long,

@@ -18,10 +18,15 @@ pub(crate) fn split(amount: MicroBytes) -> Result<(i64, i64)> {
     Ok((sql::stored(bytes)?, micro))
 }
 
-/// An amount out of its two columns. `micro` may be a sum of many.
+/// An amount out of its two columns. They may be sums of many, and differences, in which `micro` has
+/// a sign of its own; what is below nothing is nothing.
 pub(crate) fn join(bytes: i64, micro: i64) -> MicroBytes {
-    let micro = u128::from(sql::unsigned(micro));
-    MicroBytes::new(u128::from(sql::unsigned(bytes)) * MICRO + micro)
+    MicroBytes::new(u128::try_from(difference(bytes, micro)).unwrap_or(0))
+}
+
+/// As [`join`], where less than nothing is to be told from nothing.
+pub(crate) fn difference(bytes: i64, micro: i64) -> i128 {
+    i128::from(bytes) * MICRO.cast_signed() + i128::from(micro)
 }
 
 /// Reads an amount at `index` and `index + 1`.
@@ -44,5 +49,7 @@ mod tests {
         }
         assert!(split(MicroBytes::MAX).is_err());
         assert_eq!(join(1, 2_500_000), MicroBytes::new(3_500_000));
+        assert_eq!(join(1, -1), MicroBytes::new(999_999));
+        assert_eq!(join(0, -1), MicroBytes::ZERO);
     }
 }

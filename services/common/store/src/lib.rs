@@ -81,7 +81,7 @@ pub use idempotency::RequestKey;
 pub use inbounds::{Inbound, InboundPatch, NewInbound, NodeSelector, WireGuard};
 pub use jobs::{Job, JobEnd, JobLease, JobRun};
 pub use join_tokens::{JoinToken, NewJoinToken};
-pub use ledger::{Ingested, LedgerTotals, PARTITION_MS};
+pub use ledger::{Ingested, LedgerTotals, PARTITION_MS, ROLL_AFTER_MS, UsageKept, UsageRoll};
 pub use memberships::{Joining, Member, Membership};
 pub use node_states::{Engine, Liveness, NodeState, Progress, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};

@@ -6,6 +6,8 @@
 //! `scripts/postgres` starts one for the test process and stops it with the process.
 #![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+mod plans;
+mod usage;
 mod walled;
 
 use std::io::{BufRead, BufReader};

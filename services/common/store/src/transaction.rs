@@ -28,6 +28,11 @@ impl Write {
         self.changes.push(change);
     }
 
+    /// Kind of the database.
+    pub(crate) fn backend(&self) -> Backend {
+        self.store.backend()
+    }
+
     /// For whom it is, where the audit log has to say so.
     pub(crate) fn acting(&self) -> Option<&Attribution> {
         self.store.acting.as_deref()

@@ -1,11 +1,14 @@
 //! Usage as it is shown: series over time, and shares by node. Times are those at which the nodes
-//! counted the bytes.
+//! counted the bytes. Steps of days and hours are read from the sums of days and hours, put right
+//! by the 15-minute rows of those hours whose sums are behind (docs/adr/0014): whatever is read is
+//! what one sum over everything would be.
 
 use sea_orm::{ConnectionTrait, QueryResult, Value};
 use vpnpanel_domain::{MicroBytes, NodeId, TenantId, UserId};
 
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
+use crate::ledger::{DAY_MS, HOUR_MS};
 use crate::{amount, sql};
 
 /// Which stretch of time, in steps of what length.
@@ -13,9 +16,11 @@ use crate::{amount, sql};
 pub struct UsageQuery {
     /// First millisecond; rounded down to a step.
     pub from_ms: i64,
-    /// First millisecond after.
+    /// First millisecond after; rounded up to a step.
     pub to_ms: i64,
-    /// Length of a step; a multiple of 15 minutes, counted from the Unix epoch.
+    /// Length of a step; a multiple of 15 minutes, counted from the Unix epoch. Steps of days are
+    /// kept for good, whole hours and other multiples of 15 minutes as long as [`crate::UsageKept`]
+    /// says: what is older is left out.
     pub step_ms: i64,
 }
 
@@ -62,7 +67,7 @@ impl Store {
         .ok_or(StoreError::NotFound("user"))?;
         series(
             db,
-            "usage_buckets WHERE tenant_id = $4 AND user_id = $5",
+            &OF_USER,
             vec![tenant.uuid().into(), user.uuid().into()],
             query,
         )
@@ -76,7 +81,7 @@ impl Store {
     pub async fn tenant_usage(&self, tenant: TenantId, query: UsageQuery) -> Result<UsageSeries> {
         series(
             &self.read_in(tenant).await?,
-            "node_buckets WHERE tenant_id = $4",
+            &OF_NODES,
             vec![tenant.uuid().into()],
             query,
         )
@@ -88,19 +93,119 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn node_usage(&self, node: NodeId, query: UsageQuery) -> Result<UsageSeries> {
-        series(
-            self.read(),
-            "node_buckets WHERE node_id = $4",
-            vec![node.uuid().into()],
-            query,
-        )
-        .await
+        series(self.read(), &OF_NODE, vec![node.uuid().into()], query).await
     }
 }
 
-async fn series(
+/// Where a series is read from.
+pub(crate) struct Source {
+    buckets: &'static str,
+    hours: &'static str,
+    days: &'static str,
+    /// From where on there are 15-minute rows.
+    floor: &'static str,
+    /// The condition on each of them, as `x`.
+    key: &'static str,
+    /// The condition on the notes of hours that are behind.
+    notes: &'static str,
+}
+
+/// The users of the tenant that is the first key.
+pub(crate) const OF_USERS: Source = Source {
+    buckets: "usage_buckets",
+    hours: "usage_hours",
+    days: "usage_days",
+    floor: "users_from",
+    key: "x.tenant_id = $4",
+    notes: "tenant_id = $4",
+};
+
+/// The nodes, as far as the tenant used them that is the first key.
+pub(crate) const OF_NODES: Source = Source {
+    buckets: "node_buckets",
+    hours: "node_hours",
+    days: "node_days",
+    floor: "nodes_from",
+    ..OF_USERS
+};
+
+/// The user of the tenant that are the keys.
+pub(crate) const OF_USER: Source = Source {
+    key: "x.tenant_id = $4 AND x.user_id = $5",
+    ..OF_USERS
+};
+
+/// The node that is the key, of all tenants.
+pub(crate) const OF_NODE: Source = Source {
+    key: "x.node_id = $4",
+    notes: "TRUE",
+    ..OF_NODES
+};
+
+impl Source {
+    /// Rows of a step's length or shorter between `$1` and `$2`, which add up to the series.
+    fn rows(&self, step_ms: i64) -> String {
+        if step_ms % HOUR_MS != 0 {
+            let Self {
+                buckets,
+                floor,
+                key,
+                ..
+            } = self;
+            return format!(
+                "SELECT x.bucket_at AS at, {COLUMNS} FROM {buckets} x
+                 WHERE {key} AND x.bucket_at >= $1 AND x.bucket_at < $2
+                   AND x.bucket_at >= (SELECT {floor} FROM usage_floors)"
+            );
+        }
+        if step_ms % DAY_MS == 0 {
+            return self.corrected(self.days, "day_at", "0");
+        }
+        self.corrected(
+            self.hours,
+            "hour_at",
+            "(SELECT hours_from FROM usage_floors)",
+        )
+    }
+
+    /// Sums, and of the hours that are behind the 15-minute rows instead of what the sums hold.
+    /// Below the floor there are such rows only of what is in no sum.
+    fn corrected(&self, sums: &str, at: &str, from: &str) -> String {
+        let Self {
+            buckets,
+            hours,
+            floor,
+            key,
+            notes,
+            ..
+        } = self;
+        let behind = format!(
+            "(SELECT DISTINCT tenant_id, hour_at, hour_at + {HOUR_MS} AS ends_at
+              FROM usage_touched WHERE {notes} AND hour_at >= $1 AND hour_at < $2
+                AND hour_at >= {from})"
+        );
+        format!(
+            "SELECT x.{at} AS at, {COLUMNS} FROM {sums} x
+             WHERE {key} AND x.{at} >= $1 AND x.{at} < $2 AND x.{at} >= {from}
+             UNION ALL
+             SELECT x.bucket_at, {COLUMNS} FROM {behind} AS t JOIN {buckets} x
+             ON {key} AND x.tenant_id = t.tenant_id AND x.bucket_at >= t.hour_at
+                AND x.bucket_at < t.ends_at
+             UNION ALL
+             SELECT x.hour_at, x.node_id, -x.up, -x.down, -x.billed_bytes, -x.billed_micro
+             FROM {behind} AS t JOIN {hours} x
+             ON {key} AND x.tenant_id = t.tenant_id AND x.hour_at = t.hour_at
+             WHERE t.hour_at >= (SELECT {floor} FROM usage_floors)"
+        )
+    }
+}
+
+const COLUMNS: &str = "x.node_id, x.up, x.down, x.billed_bytes, x.billed_micro";
+
+/// Reads a series, in one statement and so at one moment.
+pub(crate) async fn series(
     db: &impl ConnectionTrait,
-    source: &str,
+    source: &Source,
     keys: Vec<Value>,
     query: UsageQuery,
 ) -> Result<UsageSeries> {
@@ -110,17 +215,7 @@ async fn series(
             reason: "has to be positive".to_owned(),
         });
     }
-    let from = query.from_ms - query.from_ms.rem_euclid(query.step_ms);
-    let mut values: Vec<Value> = vec![from.into(), query.to_ms.into(), query.step_ms.into()];
-    values.extend(keys);
-    // One pass: by step and node; the rest is added up here.
-    let text = format!(
-        "SELECT bucket_at - bucket_at % $3, node_id, CAST(SUM(up) AS BIGINT),
-                CAST(SUM(down) AS BIGINT), CAST(SUM(billed_bytes) AS BIGINT),
-                CAST(SUM(billed_micro) AS BIGINT)
-         FROM {source} AND bucket_at >= $1 AND bucket_at < $2
-         GROUP BY 1, 2 ORDER BY 1, 2"
-    );
+    let (text, values) = statement(source, keys, query);
     let mut series = UsageSeries::default();
     for row in &sql::all(db, text, values).await? {
         let step: i64 = sql::get(row, 0)?;
@@ -140,6 +235,26 @@ async fn series(
         .nodes
         .sort_by(|(one, a), (two, b)| b.billed.cmp(&a.billed).then(one.cmp(two)));
     Ok(series)
+}
+
+/// By step and node; the rest is added up by whoever reads it.
+pub(crate) fn statement(
+    source: &Source,
+    keys: Vec<Value>,
+    query: UsageQuery,
+) -> (String, Vec<Value>) {
+    let from = query.from_ms - query.from_ms.rem_euclid(query.step_ms);
+    let to = query.to_ms + (-query.to_ms).rem_euclid(query.step_ms);
+    let mut values: Vec<Value> = vec![from.into(), to.into(), query.step_ms.into()];
+    values.extend(keys);
+    let text = format!(
+        "SELECT at - at % $3, node_id, CAST(SUM(up) AS BIGINT),
+                CAST(SUM(down) AS BIGINT), CAST(SUM(billed_bytes) AS BIGINT),
+                CAST(SUM(billed_micro) AS BIGINT)
+         FROM ({}) AS s GROUP BY 1, 2 ORDER BY 1, 2",
+        source.rows(query.step_ms)
+    );
+    (text, values)
 }
 
 impl Usage {

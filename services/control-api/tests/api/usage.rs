@@ -2,7 +2,9 @@
 
 use prost_types::Timestamp;
 use tonic::Code;
-use vpnpanel_api::usage::v1::{GetNodeUsageRequest, GetTenantUsageRequest, GetUserUsageRequest};
+use vpnpanel_api::usage::v1::{
+    GetNodeUsageRequest, GetTenantUsageRequest, GetUserUsageRequest, Interval,
+};
 use vpnpanel_auth::Role;
 
 use crate::support::{Panel, assert_refused, fields};
@@ -76,4 +78,59 @@ async fn usage_of_a_shared_node_is_the_platform_s() {
     };
     let refused = owner.usage().get_node_usage(owner.ask(disguised)).await;
     assert_refused(refused, Code::NotFound, "NODE_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_series_comes_in_the_steps_asked_for() {
+    const HOUR_MS: i64 = 3_600_000;
+    let panel = Panel::start().await;
+    let tenant = panel.default_tenant().await;
+    let owner = panel.signed_in(Role::Owner, Some(tenant)).await;
+    let made = owner.new_user(tenant, "ada", &[]).await;
+    let id = made.id.parse().unwrap();
+    let user = panel.store.user(tenant, id).await.unwrap();
+    let node = vpnpanel_store::fresh_id();
+    // two hours of yesterday
+    let now = panel.store.now_ms();
+    let day = now - now.rem_euclid(24 * HOUR_MS) - 24 * HOUR_MS;
+    for (at_ms, bytes) in [(HOUR_MS, 1), (HOUR_MS + 900_000, 20), (3 * HOUR_MS, 300)] {
+        panel
+            .database
+            .count_usage(&user, node, day + at_ms, bytes)
+            .await;
+    }
+    for (interval, points) in [
+        (
+            Interval::QuarterHour,
+            vec![(HOUR_MS, 1), (HOUR_MS + 900_000, 20), (3 * HOUR_MS, 300)],
+        ),
+        (Interval::Hour, vec![(HOUR_MS, 21), (3 * HOUR_MS, 300)]),
+        (
+            Interval::Unspecified,
+            vec![(HOUR_MS, 21), (3 * HOUR_MS, 300)],
+        ),
+        (Interval::Day, vec![(0, 321)]),
+    ] {
+        let seconds = |ms: i64| (day + ms) / 1_000;
+        let request = GetUserUsageRequest {
+            tenant_id: tenant.to_string(),
+            user_id: made.id.clone(),
+            start_time: Some(Timestamp {
+                seconds: seconds(HOUR_MS),
+                nanos: 0,
+            }),
+            interval: interval.into(),
+            ..GetUserUsageRequest::default()
+        };
+        let usage = owner.usage().get_user_usage(owner.ask(request)).await;
+        let usage = usage.unwrap().into_inner();
+        let got = usage.points.iter();
+        let got: Vec<(i64, u64)> = got
+            .map(|it| (it.start_time.unwrap().seconds, it.up_bytes))
+            .collect();
+        let points: Vec<(i64, u64)> = points.iter().map(|it| (seconds(it.0), it.1)).collect();
+        assert_eq!(got, points, "{interval:?}");
+        assert_eq!(usage.total.unwrap().billed_bytes, 2 * 321);
+        assert_eq!(usage.nodes.len(), 1);
+    }
 }

@@ -7,6 +7,8 @@ mod commands;
 mod credentials;
 mod expiry;
 mod signing_keys;
+mod usage_retention;
+mod usage_rollup;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +23,8 @@ pub use commands::ExpireNodeCommands;
 pub use credentials::ForgetCredentials;
 pub use expiry::ExpireUsers;
 pub use signing_keys::{RotateSigningKeys, SigningKeys};
+pub use usage_retention::RetainUsage;
+pub use usage_rollup::RollUsage;
 
 /// One named periodic job.
 #[async_trait]
@@ -64,5 +68,7 @@ pub fn all(settings: &Settings, keys: SigningKeys) -> Vec<Arc<dyn Job>> {
         Arc::new(RotateSigningKeys::new(settings, keys)),
         Arc::new(ForgetCredentials),
         Arc::new(ExpireNodeCommands),
+        Arc::new(RollUsage::new(settings)),
+        Arc::new(RetainUsage::new(settings)),
     ]
 }

@@ -12,3 +12,4 @@ mod expiry;
 mod fixture;
 mod leases;
 mod signing_keys;
+mod usage;

@@ -5,12 +5,14 @@
 //! Locks: the links of the nodes, which guard their cursors, digests and marks; then the periods,
 //! which guard their leases; then users that cross their limit. Each in the order of ids.
 
+mod floors;
 mod leases;
 mod load;
 mod partitions;
 mod review;
+mod rollup;
 mod streams;
-mod write;
+pub(crate) mod write;
 
 use sha2::{Digest as _, Sha256};
 use vpnpanel_domain::PeriodId;
@@ -21,8 +23,11 @@ use vpnpanel_link::collector::ingest::{self, Reply, Submission};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 
+pub use floors::UsageKept;
 pub use partitions::PARTITION_MS;
 pub use review::LedgerTotals;
+pub(crate) use rollup::{DAY_MS, HOUR_MS};
+pub use rollup::{ROLL_AFTER_MS, UsageRoll};
 pub(crate) use streams::{fenced, forget_agents};
 
 /// What came of a group of submissions; it is committed.

@@ -1,14 +1,16 @@
 //! Writes the effects of an ingest transaction: one statement for each table, whatever the
 //! number of rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::Value;
+use uuid::Uuid;
 use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, TenantId, UserId};
 use vpnpanel_link::collector::LeaseFacts;
 use vpnpanel_link::collector::ingest::{BucketCredit, Crossing, Effects, OrphanReason};
 use vpnpanel_link::{Bucket, Row};
 
+use super::rollup;
 use crate::changes::Entry;
 use crate::error::{Result, StoreError};
 use crate::row_set::{Cell, Column, RowSet};
@@ -36,13 +38,15 @@ macro_rules! add_billed {
         )
     };
 }
+pub(super) use add_billed;
 
 /// Writes, in the order of locks.
-pub(super) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
+pub(crate) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
     cursors(tx, effects).await?;
     marks(tx, effects).await?;
     buckets(tx, &effects.buckets).await?;
     node_buckets(tx, &effects.buckets).await?;
+    touched(tx, &effects.buckets).await?;
     periods(tx, effects).await?;
     leases(tx, &effects.leases).await?;
     unbilled(tx, effects).await?;
@@ -50,7 +54,7 @@ pub(super) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
 }
 
 /// Runs a statement on the rows, if there are any; returns how many it changed.
-async fn run(
+pub(super) async fn run(
     tx: &Write,
     rows: RowSet,
     first: Vec<Value>,
@@ -324,6 +328,19 @@ async fn node_buckets(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
     })
     .await?;
     Ok(())
+}
+
+/// Notes the hours whose sums are behind their buckets from here on: a row for each tenant and
+/// hour, however many users there are.
+async fn touched(tx: &Write, credits: &[BucketCredit]) -> Result<()> {
+    let hours: BTreeSet<(i64, Uuid)> = credits
+        .iter()
+        .map(|credit| {
+            let hour = rollup::hour_of(credit.bucket.starts_ms());
+            (hour, credit.tenant.uuid())
+        })
+        .collect();
+    rollup::note(tx, Uuid::now_v7(), hours).await
 }
 
 async fn periods(tx: &Write, effects: &Effects) -> Result<()> {

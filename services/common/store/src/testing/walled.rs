@@ -25,9 +25,15 @@ pub(super) fn options() -> Options {
 /// small tables PostgreSQL would rather read everything, and join by hashing everything.
 pub(super) fn url(url: &str) -> String {
     let mut url = url.to_owned();
-    for method in ["seqscan", "hashjoin", "mergejoin"] {
+    // Prices as high as these would also have every statement compiled (jit).
+    for setting in [
+        "enable_seqscan",
+        "enable_hashjoin",
+        "enable_mergejoin",
+        "jit",
+    ] {
         url.push(if url.contains('?') { '&' } else { '?' });
-        url.push_str(&format!("options[enable_{method}]=off"));
+        url.push_str(&format!("options[{setting}]=off"));
     }
     url
 }
@@ -154,6 +160,17 @@ BEGIN
         INSERT INTO node_buckets (tenant_id, node_id, bucket_at, up, down, billed_bytes,
             billed_micro)
         VALUES (t, o, 0, 1, 1, 2, 0);
+        INSERT INTO usage_hours (tenant_id, user_id, hour_at, node_id, up, down, billed_bytes,
+            billed_micro)
+        VALUES (t, o, 0, o, 1, 1, 2, 0);
+        INSERT INTO usage_days (tenant_id, user_id, day_at, node_id, up, down, billed_bytes,
+            billed_micro)
+        VALUES (t, o, 0, o, 1, 1, 2, 0);
+        INSERT INTO node_hours (tenant_id, node_id, hour_at, up, down, billed_bytes, billed_micro)
+        VALUES (t, o, 0, 1, 1, 2, 0);
+        INSERT INTO node_days (tenant_id, node_id, day_at, up, down, billed_bytes, billed_micro)
+        VALUES (t, o, 0, 1, 1, 2, 0);
+        INSERT INTO usage_touched (hour_at, tenant_id, id) VALUES (0, t, o);
         INSERT INTO quarantine_usage (tenant_id, node_id, incarnation, peer_id, user_id, period_id,
             multiplier_ppm, bucket_at, up_from, up_to, down_from, down_to, recorded_at, state)
         VALUES (t, o, '', o, o, o, 1000000, 0, 0, 1, 0, 1, 1, 'waiting');

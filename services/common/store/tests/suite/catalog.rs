@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use vpnpanel_store::testing::{TENANT_ROLE, TestStore};
 
 /// Tables without a tenant in their rows, and why.
-const WITHOUT_TENANT: [(&str, &str); 26] = [
+const WITHOUT_TENANT: [(&str, &str); 27] = [
     ("accounts", "people: memberships say where they act"),
     ("address_pools", "one of each inbound, reached through it"),
     ("audit_refusals", "sign-ins, of the platform's log"),
@@ -35,6 +35,7 @@ const WITHOUT_TENANT: [(&str, &str); 26] = [
     ("second_factors", "of an account"),
     ("sessions", "of an account"),
     ("signing_keys", "of the installation"),
+    ("usage_floors", "of the installation"),
 ];
 
 /// Tables with a tenant in their rows and in none of their keys, and why.

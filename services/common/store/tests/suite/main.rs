@@ -15,6 +15,7 @@ mod ledger;
 mod lists;
 mod people;
 mod renewal;
+mod rollups;
 mod schema;
 mod signing_keys;
 mod suspension;
