@@ -1,5 +1,11 @@
 //! What the store promises, on SQLite and on PostgreSQL.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests: a failure is a panic, and a seed is printed"
+)]
 
 mod access;
 mod addresses;
