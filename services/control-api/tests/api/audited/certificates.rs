@@ -1,9 +1,12 @@
-//! The audited methods that follow a node's first certificate.
+//! The audited methods about nodes that run: what follows their first certificate, and their users.
 
 use rcgen::{KeyPair, SigningKey as _};
 use vpnpanel_api::{
     Method,
-    node::v1::{Node, RevokeNodeCertificateRequest, RevokeNodeCertificateResponse},
+    node::v1::{
+        ConfirmNodeRemovalsRequest, ConfirmNodeRemovalsResponse, Node,
+        RevokeNodeCertificateRequest, RevokeNodeCertificateResponse,
+    },
     pki::v1::{
         SignLapsedNodeRequest, SignLapsedNodeResponse, SignRenewingNodeRequest,
         SignRenewingNodeResponse,
@@ -61,6 +64,17 @@ pub(super) async fn perform(
             };
             let admin = stage.admin.clone();
             let _done: RevokeNodeCertificateResponse = call(&admin, path, id, request).await;
+            return Some(stage.done("node", &node.id));
+        }
+        "ConfirmNodeRemovals" => {
+            let node = stage.admin.new_node("emptied", None).await;
+            let request = ConfirmNodeRemovalsRequest {
+                node_id: node.id.clone(),
+                ..ConfirmNodeRemovalsRequest::default()
+            };
+            let admin = stage.admin.clone();
+            let until: ConfirmNodeRemovalsResponse = call(&admin, path, id, request).await;
+            assert!(until.expire_time.is_some());
             return Some(stage.done("node", &node.id));
         }
         _ => return None,
