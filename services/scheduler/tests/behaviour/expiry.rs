@@ -6,7 +6,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
 use vpnpanel_store::{AuditFilter, Page, on_each_database, testing::TestStore};
 
-use crate::fixture::{changed_by_runs, changes, expired, quick, replica, settled, until, users};
+use crate::fixture::{
+    JOB, changed_by_runs, changes, expired, quick, replica, settled, until, users,
+};
 
 const USERS: usize = 150;
 
@@ -77,10 +79,8 @@ async fn users_whose_time_has_not_come_are_left_alone(test: TestStore) {
     let stop = CancellationToken::new();
     let running = replica(test.store.clone(), quick(), &stop);
     until(async || {
-        let jobs = test.store.jobs().await.unwrap();
-        jobs.first()
-            .and_then(|job| job.last_run.as_ref())
-            .is_some_and(|run| run.number > 2)
+        let job = test.store.job(JOB).await;
+        job.is_ok_and(|job| job.last_run.is_some_and(|run| run.number > 2))
     })
     .await;
     assert!(changes(&test.store, since).await.is_empty());

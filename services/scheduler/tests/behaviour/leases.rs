@@ -134,8 +134,8 @@ async fn on_shutdown_a_lease_is_given_back(test: TestStore) {
     let stop = CancellationToken::new();
     let running = replica(test.store.clone(), quick(), &stop);
     until(async || {
-        let jobs = test.store.jobs().await.unwrap();
-        jobs.first().is_some_and(|job| job.last_run.is_some())
+        let job = test.store.job(JOB).await;
+        job.is_ok_and(|job| job.last_run.is_some())
     })
     .await;
     stop.cancel();
