@@ -261,6 +261,7 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
         };
         refused!(tried, store.create_join_token(owner, token));
         refused!(tried, store.revoke_node_certificates(owner, theirs.node));
+        refused!(tried, store.confirm_removals(owner, theirs.node));
         let command = NewNodeCommand {
             id: fresh_id(),
             node_id: theirs.node,
