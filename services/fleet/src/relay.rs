@@ -54,7 +54,7 @@ async fn serve(listener: TcpListener, target: String, line: watch::Receiver<Line
                     tokio::spawn(carry(stream, target.clone(), line.clone()));
                 }
                 Ok(_refused) => {}
-                // Out of descriptors for now.
+                // There may be descriptors again when other connections have ended.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             changed = gone.changed() => if changed.is_err() { return },

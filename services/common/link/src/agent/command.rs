@@ -148,89 +148,15 @@ fn nothing_more() -> CommandAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::{Durable, Event, Settings};
-    use crate::{CommandOutcome, Down, Generation, PROTOCOL, Pace, SpoolId, StateEpoch, Welcome};
-
-    struct Zeros;
-
-    impl Entropy for Zeros {
-        fn fill(&mut self, bytes: &mut [u8]) {
-            bytes.fill(0);
-        }
-    }
-
-    const SERVER_MS: i64 = 1_790_000_000_000;
-
-    fn at(boottime_ms: i64) -> Now {
-        Now {
-            boottime_ms,
-            wall_ms: SERVER_MS,
-        }
-    }
+    use crate::CommandOutcome;
+    use crate::agent::Event;
+    use crate::agent::testing::{Host, SERVER_MS, Zeros, at};
 
     fn command(n: u8, kind: CommandKind) -> Command {
         Command {
             id: CommandId::from_bytes([n; 16]),
             kind: Some(kind),
             expires_at_ms: SERVER_MS + 60_000,
-        }
-    }
-
-    /// An agent and its disk.
-    struct Host {
-        agent: Agent,
-        disk: Durable,
-    }
-
-    impl Host {
-        fn start(disk: Durable) -> Self {
-            let (agent, effects) =
-                Agent::start(disk.clone(), Settings::default(), at(1), &mut Zeros);
-            let mut host = Self { agent, disk };
-            host.keep(&effects);
-            host
-        }
-
-        /// With a stream that is welcomed.
-        fn connected(disk: Durable) -> Self {
-            let mut host = Self::start(disk);
-            host.step(Event::EngineDown);
-            host.connect();
-            host
-        }
-
-        fn connect(&mut self) {
-            self.agent.step(Event::Tick, at(200_000), &mut Zeros);
-            self.step(Event::Connected);
-            self.step(Event::Message(Down::Welcome(Box::new(Welcome {
-                protocol: PROTOCOL,
-                generation: Generation(1),
-                state_epoch: StateEpoch(0),
-                server_time_ms: SERVER_MS,
-                pace: Pace::default(),
-                cursors: Vec::new(),
-                marks: Vec::new(),
-                quarantined: None,
-            }))));
-            assert!(self.agent.is_connected());
-        }
-
-        fn step(&mut self, event: Event) -> Vec<Effect> {
-            let effects = self.agent.step(event, at(200_000), &mut Zeros);
-            self.keep(&effects);
-            effects
-        }
-
-        fn give(&mut self, command: Command) -> Vec<Effect> {
-            self.step(Event::Message(Down::Command(command)))
-        }
-
-        fn keep(&mut self, effects: &[Effect]) {
-            for effect in effects {
-                if let Effect::Commit(transaction) = effect {
-                    self.disk.apply(transaction);
-                }
-            }
         }
     }
 
@@ -249,13 +175,9 @@ mod tests {
             .collect()
     }
 
-    fn empty() -> Durable {
-        Durable::new(SpoolId([1; 16]))
-    }
-
     #[test]
     fn that_it_was_seen_is_durable_before_it_is_done() {
-        let mut host = Host::connected(empty());
+        let mut host = Host::connected();
         let effects = host.give(command(1, CommandKind::RestartEngine));
         let commit = effects
             .iter()
@@ -269,7 +191,7 @@ mod tests {
 
     #[test]
     fn however_often_it_comes_it_is_done_once_and_answered_as_the_first_time() {
-        let mut host = Host::connected(empty());
+        let mut host = Host::connected();
         let collect = command(1, CommandKind::CollectLogs);
         assert_eq!(runs(&host.give(collect)), 1);
         assert!(host.give(collect).is_empty(), "it is being done");
@@ -282,18 +204,18 @@ mod tests {
         let again = host.give(collect);
         assert_eq!((runs(&again), answers(&again)), (0, vec![&answer]));
 
-        let mut restarted = Host::connected(host.disk);
+        let mut restarted = Host::connected_from(host.disk);
         let again = restarted.give(collect);
         assert_eq!((runs(&again), answers(&again)), (0, vec![&answer]));
     }
 
     #[test]
     fn what_an_earlier_start_has_begun_is_not_begun_again() {
-        let mut killed = Host::connected(empty());
+        let mut killed = Host::connected();
         let restart = command(1, CommandKind::RestartEngine);
         assert_eq!(runs(&killed.give(restart)), 1);
 
-        let mut host = Host::connected(killed.disk);
+        let mut host = Host::connected_from(killed.disk);
         let again = host.give(restart);
         assert_eq!(runs(&again), 0);
         assert_eq!(answers(&again)[0].outcome, CommandOutcome::Failed);
@@ -301,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_result_without_a_stream_waits_for_the_command_to_come_again() {
-        let mut host = Host::connected(empty());
+        let mut host = Host::connected();
         let restart = command(1, CommandKind::RestartEngine);
         host.give(restart);
         host.step(Event::Disconnected);
@@ -318,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_is_over_or_unknown_is_not_begun() {
-        let mut host = Host::connected(empty());
+        let mut host = Host::connected();
         let over = Command {
             expires_at_ms: SERVER_MS,
             ..command(1, CommandKind::RestartEngine)
@@ -340,7 +262,7 @@ mod tests {
 
     #[test]
     fn drain_ends_the_stream_once_and_resync_asks_for_everything() {
-        let mut host = Host::connected(empty());
+        let mut host = Host::connected();
         let effects = host.give(command(1, CommandKind::Resync));
         let asks =
             |effect: &Effect| matches!(effect, Effect::Send(Up::ConfigAck(ack)) if ack.resync);
@@ -359,7 +281,7 @@ mod tests {
 
     #[test]
     fn only_so_many_are_on_record_and_none_is_forgotten_while_it_may_come_again() {
-        let mut host = Host::connected(empty());
+        let mut host = Host::connected();
         let numbered = |n: usize| Command {
             id: CommandId::from_parts(n as i64, [0; 10]),
             ..command(0, CommandKind::Resync)

@@ -15,6 +15,9 @@ mod meter;
 mod reconcile;
 mod spool;
 mod stream;
+mod target;
+#[cfg(test)]
+mod testing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,7 +69,7 @@ pub struct Agent {
     /// Written to `durable` already, to be committed before the next effect that relies on it.
     tx: Transaction,
     out: Vec<Effect>,
-    desired: Option<reconcile::Desired>,
+    desired: Option<target::Desired>,
     engine: reconcile::Engine,
     engines: Vec<EngineStatus>,
     spool: spool::Spool,

@@ -4,29 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-use vpnpanel_domain::{Multiplier, PeerId, PeriodId, UserId};
+use vpnpanel_domain::PeerId;
 
-use super::{Agent, Alarm, Change, CounterRecord, Effect, Now, Ticket, Write};
-use crate::state_digest::StateSum;
-use crate::wire::{KeptState, KeptUser, Update};
+use super::target::state_error;
+use super::{Agent, Change, CounterRecord, Effect, Now, Ticket, Write};
 use crate::{
-    AppliedState, ConfigAck, ConfigChunk, ConfigError, CounterKey, CounterMark, DesiredInbound,
-    DesiredPeer, DesiredUser, Digest, Error, Incarnation, RemovalBound, Revision, Totals, Up,
-    UpdateKind, wire,
+    AppliedState, ConfigError, CounterKey, CounterMark, DesiredInbound, DesiredPeer, Incarnation,
+    Totals,
 };
-
-/// The desired state, indexed.
-#[derive(Debug, Clone)]
-pub(super) struct Desired {
-    pub(super) state: AppliedState,
-    pub(super) multiplier: Multiplier,
-    inbounds: Vec<DesiredInbound>,
-    pub(super) users: BTreeMap<UserId, DesiredUser>,
-    owners: BTreeMap<PeerId, UserId>,
-    /// Each user's part in the digest.
-    digests: BTreeMap<UserId, Digest>,
-}
 
 /// The engine, as far as is known.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +32,7 @@ pub(super) struct Engine {
     /// Peers whose traffic this process has blocked.
     blocked: BTreeSet<PeerId>,
     /// What could not be applied of the desired state so far.
-    errors: Vec<ConfigError>,
+    pub(super) errors: Vec<ConfigError>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -60,207 +45,7 @@ enum Phase {
     Applying { ticket: Ticket, state: AppliedState },
 }
 
-impl Desired {
-    fn new(state: AppliedState, kept: KeptState) -> Self {
-        let mut desired = Self {
-            state,
-            multiplier: kept.head.multiplier,
-            inbounds: kept.head.inbounds,
-            users: BTreeMap::new(),
-            owners: BTreeMap::new(),
-            digests: BTreeMap::new(),
-        };
-        for user in kept.users {
-            desired.insert(user);
-        }
-        desired
-    }
-
-    /// Carries a change out, and on to the digest of what comes of it.
-    fn change(&mut self, revision: Revision, users: Vec<KeptUser>, removed: &[UserId]) {
-        let mut sum = StateSum::of(self.state.digest);
-        for user in removed {
-            if let Some(digest) = self.remove(*user) {
-                sum = sum.without(digest);
-            }
-        }
-        for user in users {
-            sum = sum.with(user.digest);
-            if let Some(digest) = self.remove(user.user.id) {
-                sum = sum.without(digest);
-            }
-            self.insert(user);
-        }
-        self.state = AppliedState {
-            revision,
-            digest: sum.digest(),
-        };
-    }
-
-    fn insert(&mut self, KeptUser { user, digest, .. }: KeptUser) {
-        for peer in &user.peers {
-            self.owners.insert(peer.id, user.id);
-        }
-        self.digests.insert(user.id, digest);
-        self.users.insert(user.id, user);
-    }
-
-    fn remove(&mut self, user: UserId) -> Option<Digest> {
-        for peer in self.users.remove(&user)?.peers {
-            self.owners.remove(&peer.id);
-        }
-        self.digests.remove(&user)
-    }
-
-    pub(super) fn user_of(&self, peer: PeerId) -> Option<&DesiredUser> {
-        self.users.get(self.owners.get(&peer)?)
-    }
-
-    fn peers(&self) -> impl Iterator<Item = (UserId, &DesiredPeer)> {
-        self.users
-            .values()
-            .flat_map(|user| user.peers.iter().map(|peer| (user.id, peer)))
-    }
-
-    /// Whether the user may use the period on this node, now or next.
-    pub(super) fn expects(&self, user: UserId, period: PeriodId) -> bool {
-        self.users.get(&user).is_some_and(|user| {
-            user.period.id == period || user.next_period.is_some_and(|next| next.id == period)
-        })
-    }
-}
-
 impl Agent {
-    /// Takes up the desired state that was on disk.
-    pub(super) fn recall_target(&mut self) {
-        let head = std::mem::take(&mut self.durable.target_head);
-        let users = std::mem::take(&mut self.durable.target_users);
-        let Some(state) = self.durable.target else {
-            return;
-        };
-        match KeptState::recall(state.digest, head, users.into_values()) {
-            Ok(kept) => self.desired = Some(Desired::new(state, kept)),
-            Err(error) => self.bad_state(&error),
-        }
-    }
-
-    /// Takes a piece of an update of the desired state; the last one makes it the target.
-    pub(super) fn take_config(&mut self, piece: ConfigChunk, now: Now) {
-        let (revision, kind) = (piece.revision, piece.kind);
-        let taken = match self.stream.assembly.push(piece) {
-            Ok(None) => return,
-            Ok(Some(update)) => self.take_update(update, now),
-            Err(error) => Err(error),
-        };
-        let Err(error) = taken else { return };
-        self.bad_state(&error);
-        match kind {
-            UpdateKind::Whole(digest) => {
-                let refused = AppliedState { revision, digest };
-                self.acknowledge_state(refused, vec![state_error(&error.to_string())]);
-            }
-            UpdateKind::Delta(_) => self.ask_for_whole(revision),
-        }
-    }
-
-    fn bad_state(&mut self, error: &Error) {
-        let reason = error.to_string();
-        self.out.push(Effect::Alarm(Alarm::BadState { reason }));
-    }
-
-    fn take_update(&mut self, update: Update, now: Now) -> Result<(), Error> {
-        let revision = update.revision;
-        match update.kind {
-            UpdateKind::Whole(digest) => {
-                let kept = wire::take_apart(&update.data)?;
-                if kept.digest != digest {
-                    return Err(Error::DigestMismatch("desired state"));
-                }
-                let stays: BTreeSet<_> = kept.users.iter().map(|kept| kept.user.id).collect();
-                if self.holds(revision, update.removals, |user| !stays.contains(&user)) {
-                    return Ok(());
-                }
-                let state = AppliedState { revision, digest };
-                self.write(Write::Target {
-                    state,
-                    head: kept.head.bytes.clone(),
-                    users: kept.users.iter().map(on_disk).collect(),
-                });
-                self.desired = Some(Desired::new(state, kept));
-            }
-            UpdateKind::Delta(base) => {
-                let (users, removed) = wire::take_delta_apart(&update.data)?;
-                let gone: BTreeSet<_> = removed.iter().copied().collect();
-                let known = self.desired.as_ref().map(|desired| desired.state.digest);
-                if known == Some(base)
-                    && self.holds(revision, update.removals, |user| gone.contains(&user))
-                {
-                    return Ok(());
-                }
-                let desired = self.desired.as_mut();
-                let Some(desired) = desired.filter(|desired| desired.state.digest == base) else {
-                    self.ask_for_whole(revision);
-                    return Ok(());
-                };
-                let kept = users.iter().map(on_disk).collect();
-                desired.change(revision, users, &removed);
-                let state = desired.state;
-                self.write(Write::TargetUsers {
-                    state,
-                    users: kept,
-                    removed,
-                });
-            }
-        }
-        self.retargeted(now);
-        Ok(())
-    }
-
-    /// Holds an update that would take away more users than it may, and says so.
-    fn holds(
-        &mut self,
-        revision: Revision,
-        bound: Option<RemovalBound>,
-        goes: impl Fn(UserId) -> bool,
-    ) -> bool {
-        let (Some(bound), Some(desired)) = (bound, &self.desired) else {
-            return false;
-        };
-        let removed = desired.users.keys().filter(|user| goes(**user)).count();
-        if bound.permits(removed, desired.users.len()) {
-            return false;
-        }
-        let digest = desired.state.digest;
-        self.out.push(Effect::Alarm(Alarm::RemovalsHeld {
-            removed,
-            of: desired.users.len(),
-        }));
-        self.answer_config(ConfigAck {
-            held_removals: u32::try_from(removed).unwrap_or(u32::MAX),
-            ..ConfigAck::of(AppliedState { revision, digest })
-        });
-        true
-    }
-
-    /// There is a new desired state.
-    fn retargeted(&mut self, now: Now) {
-        self.engine.dirty = true;
-        self.engine.errors.clear();
-        self.allowances.departed = true;
-        self.adopt(now);
-        let desired = self.desired.as_ref();
-        self.allowances
-            .gates
-            .retain(|user, _| desired.is_some_and(|desired| desired.users.contains_key(user)));
-        self.set_gates(None, now);
-        self.schedule_times(now);
-        if let (None, Some(desired)) = (self.engine.incarnation, &self.desired) {
-            let error = state_error("no engine runs on this node: see its health");
-            self.acknowledge_state(desired.state, vec![error]);
-        }
-        self.reconcile(now);
-    }
-
     /// The engine runs: what it has is compared with what it should have.
     pub(super) fn engine_up(&mut self, incarnation: Incarnation, peers: Vec<PeerId>, now: Now) {
         if self.durable.incarnation != Some(incarnation) {
@@ -460,47 +245,5 @@ impl Agent {
             }
             self.acknowledge_state(state, errors);
         }
-    }
-
-    pub(super) fn acknowledge_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
-        self.answer_config(ConfigAck {
-            errors,
-            ..ConfigAck::of(state)
-        });
-    }
-
-    /// A change cannot be built upon what is here.
-    fn ask_for_whole(&mut self, revision: Revision) {
-        let has = self.desired.as_ref().map(|desired| desired.state.digest);
-        let digest = has.unwrap_or(Digest([0; 32]));
-        self.answer_config(ConfigAck {
-            resync: true,
-            ..ConfigAck::of(AppliedState { revision, digest })
-        });
-    }
-
-    /// Somebody wants to have the whole compared.
-    pub(super) fn ask_for_whole_again(&mut self) {
-        let has = self.desired.as_ref().map(|desired| desired.state.revision);
-        self.ask_for_whole(has.unwrap_or(Revision(0)));
-    }
-
-    fn answer_config(&mut self, ack: ConfigAck) {
-        if self.stream.window().is_some() {
-            self.commit();
-            self.out.push(Effect::Send(Up::ConfigAck(ack)));
-        }
-    }
-}
-
-fn on_disk(user: &KeptUser) -> (UserId, Bytes) {
-    (user.user.id, user.bytes.clone())
-}
-
-fn state_error(message: &str) -> ConfigError {
-    ConfigError {
-        kind: "state".to_owned(),
-        id: String::new(),
-        message: message.to_owned(),
     }
 }
