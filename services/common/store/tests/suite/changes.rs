@@ -219,6 +219,7 @@ async fn changes_of_users_are_told_by_themselves_and_all_else_whole(test: TestSt
     assert!(changed.contains(&other) && !changed.contains(&same));
     assert_eq!(removed, [gone]);
     let elsewhere = new_node(store, None, "elsewhere").await;
+    read_until(store, before, |it| it.node_id == Some(elsewhere)).await;
     let nothing = store.desired_changes(elsewhere, before.revision());
     assert_eq!(nothing.await.unwrap(), DesiredChanges::Whole, "it is new");
 
