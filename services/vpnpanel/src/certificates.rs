@@ -2,9 +2,8 @@
 //! them, renews them at half their life, and hands those of other processes over through the data
 //! folder, where each takes its own into use without a restart.
 
-use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -257,18 +256,17 @@ impl Folder {
     }
 }
 
+/// Puts a file into the place of another, whole. Replicas may do so at the same moment: the last
+/// one's stays.
 fn replace(path: &Path, text: &str) -> Result<(), CertificateError> {
-    let beside = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        // Nobody else may read it, as is the way of temporary files.
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
     };
     write().map_err(|source| failed(path, source))
 }

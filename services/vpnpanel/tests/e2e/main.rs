@@ -17,6 +17,7 @@
 )]
 
 mod billing;
+mod chaos;
 mod clones;
 mod commands;
 mod crashes;

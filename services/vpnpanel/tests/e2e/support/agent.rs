@@ -13,6 +13,7 @@ use super::product::agent_binary;
 pub(crate) struct AgentFolder {
     folder: tempfile::TempDir,
     output: Output,
+    small_disk: bool,
 }
 
 /// An agent that runs.
@@ -27,7 +28,20 @@ impl AgentFolder {
         Self {
             folder: tempfile::tempdir().expect("a temporary folder"),
             output: Output::of("vpnpanel-agent"),
+            small_disk: false,
         }
+    }
+
+    /// The same on a disk of its own, of so many megabytes.
+    pub(crate) fn on_small_disk(megabytes: u32) -> Self {
+        let mut folder = Self::new();
+        let mut mount = std::process::Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+            .arg(folder.path());
+        vpnpanel_node_agent::testing::run(&mut mount);
+        folder.small_disk = true;
+        folder
     }
 
     /// Where it is.
@@ -81,10 +95,24 @@ impl AgentFolder {
 impl Drop for AgentFolder {
     fn drop(&mut self) {
         self.output.show_if_panicking();
+        if self.small_disk {
+            let mut unmount = std::process::Command::new("umount");
+            let _ = unmount.arg("-l").arg(self.path()).output();
+        }
     }
 }
 
 impl Agent {
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.process.runs()
+    }
+
+    /// Where it keeps what it knows.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Lines that it printed last.
     pub(crate) fn output(&self) -> Vec<String> {
         self.folder.output.lines()

@@ -2,6 +2,7 @@
 //! counters of a node, and traffic.
 
 pub(crate) mod agent;
+pub(crate) mod balancer;
 pub(crate) mod chance;
 pub(crate) mod counters;
 pub(crate) mod hosts;
@@ -9,13 +10,16 @@ pub(crate) mod panel;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod product;
+pub(crate) mod redis;
 pub(crate) mod rest;
 pub(crate) mod traffic;
 
 pub(crate) use agent::AgentFolder;
+pub(crate) use balancer::Balancer;
 pub(crate) use chance::{Chance, setting};
 pub(crate) use counters::{Counted, counters};
 pub(crate) use panel::{Panel, Subscriber};
 pub(crate) use postgres::Postgres;
-pub(crate) use product::{ALL_IN_ONE, ControlPlane, FLEET};
+pub(crate) use product::{ALL_IN_ONE, ControlPlane, FLEET, REPLICATED};
+pub(crate) use redis::Redis;
 pub(crate) use traffic::Traffic;

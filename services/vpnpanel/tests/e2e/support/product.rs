@@ -23,32 +23,95 @@ pub(crate) struct Role {
     pub(crate) name: &'static str,
     /// Port of its `/health`.
     admin_port: u16,
+    /// Where it listens: setting and port.
+    listens: &'static [(&'static str, u16)],
+    /// 0 listens on the standard ports, a replica so many thousands above them.
+    replica: u16,
+}
+
+impl Role {
+    const fn replica(self, replica: u16) -> Self {
+        Self { replica, ..self }
+    }
+
+    /// What to call it.
+    pub(crate) fn label(&self) -> String {
+        match self.replica {
+            0 => self.name.to_owned(),
+            replica => format!("{}-{replica}", self.name),
+        }
+    }
+
+    fn port(&self, standard: u16) -> u16 {
+        standard + self.replica * 1_000
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let admin = match self.name {
+            "control-api" => "VPNPANEL_CONTROL_API_ADMIN_LISTEN",
+            "collector" => "VPNPANEL_COLLECTOR_ADMIN_LISTEN",
+            _ => "VPNPANEL_SCHEDULER_ADMIN_LISTEN",
+        };
+        let own = self.listens.iter().copied();
+        let all = own.chain(std::iter::once((admin, self.admin_port)));
+        all.filter(|_| self.replica > 0)
+            .map(|(name, port)| (name, format!("127.0.0.1:{}", self.port(port))))
+            .collect()
+    }
 }
 
 /// Everything in one process.
 pub(crate) const ALL_IN_ONE: &[Role] = &[Role {
     name: "up",
     admin_port: 9101,
+    listens: &[],
+    replica: 0,
 }];
 
+const CONTROL_API: Role = Role {
+    name: "control-api",
+    admin_port: 9101,
+    listens: &[
+        ("VPNPANEL_CONTROL_API_LISTEN", 50_051),
+        ("VPNPANEL_CONTROL_API_SERVICES_LISTEN", 50_055),
+    ],
+    replica: 0,
+};
+const COLLECTOR: Role = Role {
+    name: "collector",
+    admin_port: 9102,
+    listens: &[
+        ("VPNPANEL_COLLECTOR_LISTEN", 50_052),
+        ("VPNPANEL_COLLECTOR_ENROLMENT_LISTEN", 50_053),
+    ],
+    replica: 0,
+};
+const SCHEDULER: Role = Role {
+    name: "scheduler",
+    admin_port: 9103,
+    listens: &[("VPNPANEL_SCHEDULER_LISTEN", 50_054)],
+    replica: 0,
+};
+const GATEWAY: Role = Role {
+    name: "gateway",
+    admin_port: 9104,
+    listens: &[],
+    replica: 0,
+};
+
 /// One process for each service.
-pub(crate) const FLEET: &[Role] = &[
-    Role {
-        name: "control-api",
-        admin_port: 9101,
-    },
-    Role {
-        name: "collector",
-        admin_port: 9102,
-    },
-    Role {
-        name: "scheduler",
-        admin_port: 9103,
-    },
-    Role {
-        name: "gateway",
-        admin_port: 9104,
-    },
+pub(crate) const FLEET: &[Role] = &[CONTROL_API, COLLECTOR, SCHEDULER, GATEWAY];
+
+/// Two replicas of each service, beside each other, and the gateway. Who calls the standard ports
+/// reaches either by a [`super::Balancer`].
+pub(crate) const REPLICATED: &[Role] = &[
+    CONTROL_API.replica(1),
+    CONTROL_API.replica(2),
+    COLLECTOR.replica(1),
+    COLLECTOR.replica(2),
+    SCHEDULER.replica(1),
+    SCHEDULER.replica(2),
+    GATEWAY,
 ];
 
 /// A control plane that runs on a host.
@@ -97,7 +160,7 @@ impl<'a> ControlPlane<'a> {
                 .collect(),
             processes: roles
                 .iter()
-                .map(|role| (*role, Output::of(role.name), None))
+                .map(|role| (*role, Output::of(&role.label()), None))
                 .collect(),
         };
         control.start_all();
@@ -137,15 +200,24 @@ impl<'a> ControlPlane<'a> {
                         "info,vpnpanel_gateway::observe=warn,vpnpanel_runtime::rpc=warn",
                     )
                     .envs(self.settings.iter().map(|(key, value)| (key, value)))
+                    .envs(role.settings())
                     .current_dir(self.data.path());
                 *process = Some(Process::start(output, &mut command));
             }
         }
         for (role, output, process) in &mut self.processes {
             let process = process.as_mut().expect("started");
-            let health = Rest::new(self.host, &format!("127.0.0.1:{}", role.admin_port));
-            eventually(&format!("{} is ready", role.name), START, || {
-                assert!(process.runs(), "{} ended: {:#?}", role.name, output.lines());
+            let health = Rest::new(
+                self.host,
+                &format!("127.0.0.1:{}", role.port(role.admin_port)),
+            );
+            eventually(&format!("{} is ready", role.label()), START, || {
+                assert!(
+                    process.runs(),
+                    "{} ended: {:#?}",
+                    role.label(),
+                    output.lines()
+                );
                 health
                     .call(hyper::Method::GET, "/health", None)
                     .is_ok_and(|answer| answer.status == 200)
@@ -161,13 +233,24 @@ impl<'a> ControlPlane<'a> {
     }
 
     /// Kills one process.
-    pub(crate) fn kill9_role(&mut self, name: &str) {
-        let (_, _, process) = self
+    pub(crate) fn kill9_role(&mut self, label: &str) {
+        self.take(label).into_iter().for_each(Process::kill9);
+    }
+
+    /// Stops one process in good order.
+    pub(crate) fn stop_role(&mut self, label: &str) {
+        if let Some(process) = self.take(label) {
+            let status = process.stop(STOP);
+            assert!(status.success(), "{label}: {status}");
+        }
+    }
+
+    fn take(&mut self, label: &str) -> Option<Process> {
+        let found = self
             .processes
             .iter_mut()
-            .find(|(role, ..)| role.name == name)
-            .unwrap_or_else(|| panic!("no {name}"));
-        process.take().into_iter().for_each(Process::kill9);
+            .find(|(role, ..)| role.label() == label);
+        found.unwrap_or_else(|| panic!("no {label}")).2.take()
     }
 
     /// Stops every process of it in good order.
