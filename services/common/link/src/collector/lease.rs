@@ -152,9 +152,10 @@ pub fn bill(period: &mut PeriodFacts, lease: &mut LeaseFacts, billed: MicroBytes
     });
 }
 
-/// Spreads what is free among a period's leases after a change of its limit, and asks idle ones
-/// back for those that have run dry. `leases` are all current ones of the period; returns the
-/// nodes whose lease changed.
+/// Spreads what is free among a period's leases after a change of its limit: first to those that
+/// have run dry. For those that stay so, it asks back from leases that lie idle, and from those
+/// that hold more than twice a fair share of what is left. `leases` are all current ones of the
+/// period; returns the nodes whose lease changed.
 pub fn rebalance(
     period: &mut PeriodFacts,
     leases: &mut [(NodeId, LeaseFacts)],
@@ -163,25 +164,26 @@ pub fn rebalance(
 ) -> Vec<NodeId> {
     let mut changed = Vec::new();
     let mut dry = false;
-    for (node, lease) in leases.iter_mut() {
-        match grow(period, lease, policy, 0) {
-            Growth::Grown => changed.push(*node),
-            Growth::Starved if lease.remaining().is_zero() => dry = true,
-            Growth::Starved | Growth::Enough => {}
+    for first in [true, false] {
+        for (node, lease) in leases.iter_mut() {
+            if lease.remaining().is_zero() != first {
+                continue;
+            }
+            match grow(period, lease, policy, 0) {
+                Growth::Grown => changed.push(*node),
+                Growth::Starved if lease.remaining().is_zero() => dry = true,
+                Growth::Starved | Growth::Enough => {}
+            }
         }
     }
     if dry {
+        let fair = fair_share(period, leases);
         for (node, lease) in leases.iter_mut() {
-            let idle = now_ms.saturating_sub(lease.moved_at_ms) >= policy.horizon_ms as i64;
-            if idle && lease.asked.is_none() && !lease.remaining().is_zero() {
-                // Half of what it has left: it may wake up before the answer comes.
-                let keep = MicroBytes::new(lease.remaining().get() / 2);
-                let floor = lease.billed.max(lease.consumed);
-                lease.asked = Some(if keep < MicroBytes::from_bytes(policy.step_min) {
-                    floor
-                } else {
-                    floor + keep
-                });
+            if lease.asked.is_some() {
+                continue;
+            }
+            if let Some(keep) = keep(lease, fair, policy, now_ms) {
+                lease.asked = Some(lease.billed.max(lease.consumed) + keep);
                 lease.version += 1;
                 changed.push(*node);
             }
@@ -190,6 +192,31 @@ pub fn rebalance(
     changed.sort_unstable();
     changed.dedup();
     changed
+}
+
+/// What each lease would have left if all had the same.
+fn fair_share(period: &PeriodFacts, leases: &[(NodeId, LeaseFacts)]) -> MicroBytes {
+    let free = period.available().unwrap_or(MicroBytes::ZERO);
+    let left = leases
+        .iter()
+        .fold(free, |left, (_, lease)| left + lease.remaining());
+    MicroBytes::new(left.get() / leases.len().max(1) as u128)
+}
+
+/// What a lease may keep of what it has left while others have run dry; `None` is all of it.
+fn keep(lease: &LeaseFacts, fair: MicroBytes, policy: &Policy, now_ms: i64) -> Option<MicroBytes> {
+    let remaining = lease.remaining();
+    let step_min = MicroBytes::from_bytes(policy.step_min);
+    // Not all at once: it may wake up, or need it, before the answer comes.
+    let half = MicroBytes::new(remaining.get() / 2);
+    let idle = now_ms.saturating_sub(lease.moved_at_ms) >= policy.horizon_ms as i64;
+    if idle {
+        let crumb = half < step_min;
+        (!remaining.is_zero()).then_some(if crumb { MicroBytes::ZERO } else { half })
+    } else {
+        let rich = half > fair && half >= step_min;
+        rich.then_some(half)
+    }
 }
 
 /// Frees what a lost node still holds: an operator's decision. What it reports later shows as
@@ -245,5 +272,78 @@ impl Default for Policy {
             line_rate: 5_000_000_000,
             line_burst_ms: 60_000,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vpnpanel_domain::{Limit, TenantId, UserId};
+
+    use super::*;
+
+    fn mib(amount: u64) -> MicroBytes {
+        MicroBytes::from_bytes(amount * MIB)
+    }
+
+    /// A period of which leases hold so many MiB and nothing else is free.
+    fn leased(held: &[u64]) -> (PeriodFacts, Vec<(NodeId, LeaseFacts)>) {
+        let user = UserId::from_parts(1, [0; 10]);
+        let all = held.iter().sum::<u64>();
+        let period = PeriodFacts {
+            user,
+            tenant: TenantId::from_parts(1, [0; 10]),
+            limit: Limit::from_wire(all * MIB),
+            used: MicroBytes::ZERO,
+            reserved: mib(all),
+            open: true,
+        };
+        let leases = held.iter().zip(1..).map(|(held, n)| {
+            let lease = LeaseFacts {
+                lease: LeaseId::from_parts(n, [0; 10]),
+                user,
+                version: 1,
+                answered: 1,
+                allowance: mib(*held),
+                asked: None,
+                billed: MicroBytes::ZERO,
+                consumed: MicroBytes::ZERO,
+                moved_at_ms: 0,
+            };
+            (NodeId::from_parts(n, [0; 10]), lease)
+        });
+        (period, leases.collect())
+    }
+
+    #[test]
+    fn a_dry_node_gets_its_share_of_what_others_hold_and_use() {
+        let (mut period, mut leases) = leased(&[16, 8, 0, 0]);
+        let policy = Policy::default();
+        let limit = period.limit.micro().unwrap();
+        for round in 0..20 {
+            rebalance(&mut period, &mut leases, &policy, 1_000);
+            for (_, lease) in &mut leases {
+                let state = LeaseState {
+                    user: lease.user,
+                    period: PeriodId::from_parts(1, [0; 10]),
+                    lease: lease.lease,
+                    version: lease.version,
+                    allowance: lease.asked.unwrap_or(lease.allowance),
+                    consumed: lease.consumed,
+                };
+                answer(&mut period, lease, &state, 1_000);
+            }
+            assert!(period.reserved <= limit, "round {round}");
+        }
+        rebalance(&mut period, &mut leases, &policy, 1_000);
+        for (_, lease) in &leases {
+            assert!(lease.remaining() >= mib(1), "{leases:#?}");
+            assert!(lease.remaining() <= mib(12), "{leases:#?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_asked_back_while_nobody_is_dry() {
+        let (mut period, mut leases) = leased(&[16, 1]);
+        assert!(rebalance(&mut period, &mut leases, &Policy::default(), 60_000_000).is_empty());
     }
 }
