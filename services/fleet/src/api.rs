@@ -179,15 +179,9 @@ impl Api {
 
     /// Switches a user on or off. A call that was cut off is made again: it changes nothing twice.
     pub(crate) async fn switch(&self, user: UserId, on: bool) -> Result<(), Error> {
-        let began = Instant::now();
-        loop {
-            match self.try_switch(user, on).await {
-                Err(error) if was_cut_off(&error) && began.elapsed() < AWAY => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                done => return done.map_err(Error::api("switching a user")),
-            }
-        }
+        answered(async || self.try_switch(user, on).await)
+            .await
+            .map_err(Error::api("switching a user"))
     }
 
     async fn try_switch(&self, user: UserId, on: bool) -> Result<(), vpnpanel_client::Error> {
@@ -211,7 +205,7 @@ impl Api {
             page_size: 1_000,
             ..ListUsersRequest::default()
         };
-        let users = self.client.pages(request).all().await;
+        let users = answered(async || self.client.pages(request.clone()).all().await).await;
         let users = users.map_err(Error::api(DOING))?.into_iter();
         users
             .map(|user| {
@@ -229,8 +223,11 @@ impl Api {
             interval: Interval::Day.into(),
             ..GetTenantUsageRequest::default()
         };
-        let usage = self.client.usage().get_tenant_usage(request).await;
-        let usage = usage.map_err(|s| Error::Api(DOING, s.into()))?.into_inner();
+        let usage = answered(async || {
+            let mut usage = self.client.usage();
+            Ok(usage.get_tenant_usage(request.clone()).await?)
+        });
+        let usage = usage.await.map_err(Error::api(DOING))?.into_inner();
         let shares = usage.nodes.into_iter();
         shares
             .map(|share| {
@@ -257,10 +254,27 @@ impl Api {
     }
 }
 
-/// Whether no service answered: the control plane is away, or went away during the call.
+/// Makes a call that changes nothing twice until it is answered, for a while.
+async fn answered<T>(
+    mut call: impl AsyncFnMut() -> Result<T, vpnpanel_client::Error>,
+) -> Result<T, vpnpanel_client::Error> {
+    let began = Instant::now();
+    loop {
+        match call().await {
+            Err(error) if was_cut_off(&error) && began.elapsed() < AWAY => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether the control plane or what it stands on is away, or went away during the call.
 fn was_cut_off(error: &vpnpanel_client::Error) -> bool {
     match error {
-        vpnpanel_client::Error::Api(error) => error.reason.is_empty(),
+        vpnpanel_client::Error::Api(error) => {
+            error.reason.is_empty() || error.code == tonic::Code::Unavailable
+        }
         vpnpanel_client::Error::Transport(_) => true,
         _ => false,
     }
