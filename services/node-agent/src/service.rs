@@ -109,6 +109,7 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
         identity: identity.node.to_string().into_bytes(),
         folder: settings.data_dir.clone(),
         force_userspace: false,
+        kernel_quota: settings.kernel_quota,
     });
     let clock = Clock::system();
     let (status, answers) = watch::channel(GetStatusResponse::default());
@@ -123,7 +124,7 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
     };
     let tls = users.control.clone();
     let driver = Driver {
-        settings: machine_settings(),
+        settings: machine_settings(settings.kernel_quota),
         spool,
         plane: Plane::new(Arc::new(engine)),
         link: link(&settings, &identity, users.link.clone())?,
@@ -177,10 +178,14 @@ fn link(settings: &Settings, identity: &Identity, tls: ClientTls) -> Result<Link
     Ok(Link { dialer, address })
 }
 
-fn machine_settings() -> MachineSettings {
+fn machine_settings(kernel_quota: bool) -> MachineSettings {
+    let mut capabilities = vec!["wireguard".to_owned()];
+    if kernel_quota {
+        capabilities.push("kernel-quota".to_owned());
+    }
     MachineSettings {
         agent_version: vpnpanel_runtime::VERSION.to_owned(),
-        capabilities: vec!["wireguard".to_owned(), "kernel-quota".to_owned()],
+        capabilities,
         host_boot: host_boot(),
         ..MachineSettings::default()
     }

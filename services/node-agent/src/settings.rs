@@ -54,6 +54,17 @@ pub struct Settings {
     )]
     pub admin_listen: ListenAddr,
 
+    /// Limits are kept by the kernel. Where its quotas fail, false leaves them to the reading of the
+    /// counters: a user may then pass what fits between two of them beyond a limit.
+    #[arg(
+        long,
+        env = "VPNPANEL_AGENT_KERNEL_QUOTA",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub kernel_quota: bool,
+
     /// How the host enrols when it has no identity yet.
     #[command(flatten)]
     pub enrollment: EnrollmentSettings,

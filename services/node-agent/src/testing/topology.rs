@@ -16,6 +16,8 @@ pub struct Topology {
     control: Option<Namespace>,
     server: Namespace,
     node: Namespace,
+    /// The way to a control plane's host that is another topology's.
+    way_to_control: Option<String>,
 }
 
 impl Topology {
@@ -47,6 +49,7 @@ impl Topology {
             control: None,
             server,
             node,
+            way_to_control: None,
         }
     }
 
@@ -104,6 +107,25 @@ impl Topology {
         self.control = Some(host);
     }
 
+    /// Connects the node to the control plane's host of another topology; there may be up to 60 such
+    /// nodes, each with an index of its own from 1 on.
+    pub fn join_control(&mut self, index: u8, of: &Self) {
+        let (near, far) = (format!("198.18.{index}.1"), format!("198.18.{index}.2"));
+        link_as(
+            (&self.node, "ctl0", &format!("{near}/30")),
+            (of.control(), &format!("node{index}"), &format!("{far}/30")),
+        );
+        self.way_to_control = Some(far);
+        self.add_way_to_control();
+    }
+
+    fn add_way_to_control(&self) {
+        if let Some(via) = &self.way_to_control {
+            let control = format!("{}/32", Self::CONTROL_ADDRESS);
+            self.node.run("ip", &["route", "add", &control, "via", via]);
+        }
+    }
+
     /// The control plane's host.
     ///
     /// # Panics
@@ -117,22 +139,32 @@ impl Topology {
     pub fn set_control_link(&self, up: bool) {
         let state = if up { "up" } else { "down" };
         self.node.run("ip", &["link", "set", "ctl0", state]);
+        if up {
+            // The kernel forgets ways over a link that goes down.
+            self.add_way_to_control();
+        }
     }
 }
 
 /// Connects two namespaces by a veth pair; the far end is always called `eth0`.
 fn link(near: &Namespace, name: &str, address: &str, far: &Namespace, far_address: &str) {
+    link_as((near, name, address), (far, "eth0", far_address));
+}
+
+/// The same with a name for the far end too.
+fn link_as(near: (&Namespace, &str, &str), far: (&Namespace, &str, &str)) {
     // Both ends are born in a namespace of the test: nothing passes through the host's.
     let temporary = format!("vt{}", unique());
-    near.run(
+    near.0.run(
         "ip",
         &[
-            "link", "add", name, "type", "veth", "peer", "name", &temporary,
+            "link", "add", near.1, "type", "veth", "peer", "name", &temporary,
         ],
     );
-    near.run("ip", &["link", "set", &temporary, "netns", far.name()]);
-    far.run("ip", &["link", "set", &temporary, "name", "eth0"]);
-    for (namespace, device, address) in [(near, name, address), (far, "eth0", far_address)] {
+    near.0
+        .run("ip", &["link", "set", &temporary, "netns", far.0.name()]);
+    far.0.run("ip", &["link", "set", &temporary, "name", far.1]);
+    for (namespace, device, address) in [near, far] {
         namespace.run("ip", &["address", "add", address, "dev", device]);
         namespace.run("ip", &["link", "set", device, "up"]);
     }

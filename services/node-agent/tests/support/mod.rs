@@ -194,6 +194,7 @@ fn engine(folder: &tempfile::TempDir) -> WireGuardEngine {
         identity: folder.path().as_os_str().as_encoded_bytes().to_vec(),
         folder: folder.path().to_owned(),
         force_userspace: false,
+        kernel_quota: true,
     })
 }
 

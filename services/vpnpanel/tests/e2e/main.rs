@@ -22,6 +22,7 @@ mod clones;
 mod commands;
 mod crashes;
 mod fleet;
+mod hard_cap;
 mod outage;
 mod quota;
 mod readme;

@@ -24,9 +24,14 @@ use crate::nft::Counted;
 /// kernel aggregates.
 pub const QUOTA_SLACK: u64 = 64 << 10;
 
+/// The kernel takes no more.
+const NO_LIMIT: u64 = i64::MAX.cast_unsigned();
+
 /// The users that have a limit, and what is known of their quotas.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Allowances {
+    /// The kernel cuts; otherwise whoever reads the counters does.
+    in_kernel: bool,
     peers: HashMap<UserId, BTreeSet<PeerId>>,
     /// Sums of the user's counters at which the user is cut; none for those who may pass nothing.
     cuts: HashMap<UserId, i128>,
@@ -36,6 +41,16 @@ pub(super) struct Allowances {
 }
 
 impl Allowances {
+    pub(super) fn new(in_kernel: bool) -> Self {
+        Self {
+            in_kernel,
+            peers: HashMap::new(),
+            cuts: HashMap::new(),
+            offsets: HashMap::new(),
+            over: HashSet::new(),
+        }
+    }
+
     /// Notes which user a peer belongs to now, if any.
     pub(super) fn set_owner(&mut self, peer: PeerId, before: Option<UserId>, now: Option<UserId>) {
         if before == now {
@@ -114,10 +129,12 @@ impl Allowances {
         let Some(cut) = self.cuts.get(&user) else {
             return 0;
         };
+        if !self.in_kernel {
+            return NO_LIMIT;
+        }
         let offset = self.offsets.get(&user).copied().unwrap_or(0);
         let limit = cut + offset + i128::from(QUOTA_SLACK);
-        // The kernel takes no more than i64::MAX.
-        u64::try_from(limit.clamp(0, i128::from(i64::MAX))).unwrap_or(0)
+        u64::try_from(limit.clamp(0, i128::from(NO_LIMIT))).unwrap_or(0)
     }
 
     /// The limits of all who may pass something, for comparison with what is programmed.
@@ -152,7 +169,7 @@ mod tests {
     }
 
     fn allowances() -> Allowances {
-        let mut allowances = Allowances::default();
+        let mut allowances = Allowances::new(true);
         allowances.set_owner(PHONE, None, Some(USER));
         allowances.set_owner(LAPTOP, None, Some(USER));
         allowances

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use vpnpanel_domain::{InboundId, PeerId, UserId};
 
-use super::Running;
 use super::allowance::Allowances;
 use super::device::{Backend, Device};
 use super::names::Names;
 use super::uapi::{InterfaceReport, PeerSettings};
+use super::{Running, WireGuardOptions};
 use crate::engine::{Inbound, Listed, Peer, PeerOp, Reading, Session, Status};
 use crate::nft::{Entry, Member, Scope, Table};
 use crate::{Error, clock, host};
@@ -62,10 +62,10 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(names: Names, folder: PathBuf, force_userspace: bool) -> Self {
+    pub(super) fn new(names: Names, options: WireGuardOptions) -> Self {
         Self {
             names,
-            folder,
+            folder: options.folder,
             backend: None,
             version: "wireguard".to_owned(),
             table: None,
@@ -73,10 +73,10 @@ impl Core {
             peers: HashMap::new(),
             owners: HashMap::new(),
             endpoints: HashMap::new(),
-            allowances: Allowances::default(),
+            allowances: Allowances::new(options.kernel_quota),
             last: HashMap::new(),
             problem: None,
-            force_userspace,
+            force_userspace: options.force_userspace,
         }
     }
 

@@ -45,21 +45,26 @@ pub struct WireGuardOptions {
     pub folder: PathBuf,
     /// Use wireguard-go even where the kernel has WireGuard.
     pub force_userspace: bool,
+    /// The kernel cuts users at their allowances; otherwise they are cut when counters are read.
+    pub kernel_quota: bool,
 }
 
 /// The WireGuard engine. Its operations block for milliseconds, on tokio's threads for that.
 #[derive(Debug, Clone)]
 pub struct WireGuardEngine {
     core: Arc<Mutex<Core>>,
+    kernel_quota: bool,
 }
 
 impl WireGuardEngine {
     /// An engine that has touched nothing yet.
     pub fn new(options: WireGuardOptions) -> Self {
         let names = names::Names::new(&options.identity);
-        let core = Core::new(names, options.folder, options.force_userspace);
+        let kernel_quota = options.kernel_quota;
+        let core = Core::new(names, options);
         Self {
             core: Arc::new(Mutex::new(core)),
+            kernel_quota,
         }
     }
 
@@ -92,7 +97,7 @@ impl Engine for WireGuardEngine {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             kind: KIND,
-            kernel_quota: true,
+            kernel_quota: self.kernel_quota,
             counts_delivered_only: true,
         }
     }

@@ -14,6 +14,7 @@ pub(crate) struct AgentFolder {
     folder: tempfile::TempDir,
     output: Output,
     small_disk: bool,
+    settings: Vec<(String, String)>,
 }
 
 /// An agent that runs.
@@ -29,7 +30,14 @@ impl AgentFolder {
             folder: tempfile::tempdir().expect("a temporary folder"),
             output: Output::of("vpnpanel-agent"),
             small_disk: false,
+            settings: Vec::new(),
         }
+    }
+
+    /// The same with a setting of the agent.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// The same on a disk of its own, of so many megabytes.
@@ -84,6 +92,7 @@ impl AgentFolder {
             .args(["-c", &format!("exec env {line}")])
             .env("PATH", format!("{folder}:{path}"))
             .env("VPNPANEL_AGENT_DATA_DIR", self.path())
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .current_dir(self.path());
         Agent {
             process: Process::start(&self.output, &mut command),

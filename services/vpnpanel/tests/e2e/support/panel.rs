@@ -129,6 +129,21 @@ impl<'a> Panel<'a> {
             .to_owned()
     }
 
+    /// The user's configuration for a node.
+    pub(crate) fn configuration_for(&self, user: &str, node: &str) -> String {
+        let answer = self
+            .rest
+            .get(&format!("{}/connections", self.user_path(user)));
+        let connections = answer["connections"].as_array();
+        let text = connections.into_iter().flatten();
+        let mut text = text.filter(|connection| connection["nodeId"] == node);
+        let text = text
+            .next()
+            .and_then(|found| found["wireguardConfig"].as_str());
+        text.unwrap_or_else(|| panic!("no connection to {node}: {answer}"))
+            .to_owned()
+    }
+
     /// The user.
     pub(crate) fn user(&self, id: &str) -> Value {
         self.rest.get(&self.user_path(id))
