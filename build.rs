@@ -54,6 +54,7 @@ fn main() -> Result<()> {
         // NodeLinkService has a method of the name that tonic would give its own constructor;
         // clients are made from a channel.
         .build_transport(false)
+        .codec_path("crate::SmallBuffers")
         .include_file("packages.rs")
         .compile_fds_with_config(compiler.file_descriptor_set(), names)?;
     Ok(())

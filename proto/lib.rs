@@ -9,6 +9,7 @@
 //! UserServiceServer::new(Guarded::new(handlers, guard))
 //! ```
 
+mod codec;
 mod contract;
 mod guard;
 mod redacted;
@@ -29,6 +30,7 @@ mod packages {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
+pub use codec::SmallBuffers;
 pub use contract::{Access, METHODS, Method, method};
 pub use guard::{Call, Guard, Guarded};
 pub use packages::google;

@@ -134,8 +134,8 @@ pub struct Settings {
     )]
     pub report_interval: HumanDuration,
 
-    /// How often agents send Health; a node that is silent for four times as long
-    /// is cut.
+    /// How often agents send Health when something has changed, and every third time when not; a node
+    /// that is silent for six times as long is cut.
     #[arg(
         id = "collector_health_interval",
         long = "collector-health-interval",
@@ -257,7 +257,7 @@ impl Settings {
 
     /// After how long without a frame a stream is cut.
     pub(crate) fn silence(&self) -> Duration {
-        self.health_interval.0.saturating_mul(4)
+        self.health_interval.0.saturating_mul(6)
     }
 
     /// Permits for bytes of batches: at least one batch of the largest size.

@@ -13,18 +13,18 @@ use crate::error::Error;
 /// Frames that wait for the connection; a piece of desired state has up to 1 MiB.
 pub(super) const QUEUE: usize = 4;
 
+/// What waits: a pointer to it, because a channel keeps room for 32 of its items.
+pub(super) type Waiting = Box<Result<ConnectResponse, Status>>;
+
 /// The driver's end of a stream's way down.
 #[derive(Debug)]
 pub(super) struct Outbound {
-    frames: mpsc::Sender<Result<ConnectResponse, Status>>,
+    frames: mpsc::Sender<Waiting>,
     patience: Duration,
 }
 
 impl Outbound {
-    pub(super) fn new(
-        frames: mpsc::Sender<Result<ConnectResponse, Status>>,
-        patience: Duration,
-    ) -> Self {
+    pub(super) fn new(frames: mpsc::Sender<Waiting>, patience: Duration) -> Self {
         Self { frames, patience }
     }
 
@@ -34,7 +34,7 @@ impl Outbound {
     /// [`Error::SlowAgent`] when it does not fit in time, [`Error::Broken`] when nobody reads any
     /// more.
     pub(super) async fn send(&self, message: Down) -> Result<(), Error> {
-        let frame = Ok(wire::down_to_wire(message));
+        let frame = Box::new(Ok(wire::down_to_wire(message)));
         match timeout(self.patience, self.frames.send(frame)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Error::Broken("the agent is gone".to_owned())),
@@ -45,7 +45,11 @@ impl Outbound {
     /// Ends the stream with the reason, if the agent still listens.
     pub(super) async fn end(self, error: Error) {
         // a full queue to an agent that does not read: it learns by the closed stream
-        let _gone = timeout(Duration::from_secs(1), self.frames.send(Err(error.into()))).await;
+        let _gone = timeout(
+            Duration::from_secs(1),
+            self.frames.send(Box::new(Err(error.into()))),
+        )
+        .await;
     }
 
     /// Completes when the agent has hung up.

@@ -5,7 +5,7 @@
 use std::pin::Pin;
 
 use async_trait::async_trait;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -124,6 +124,7 @@ impl NodeLinkService for NodeLink {
             }
             .instrument(span),
         );
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        let frames = ReceiverStream::new(outgoing).map(|frame| *frame);
+        Ok(Response::new(Box::pin(frames)))
     }
 }

@@ -19,6 +19,8 @@ const BACKOFF_MIN_MS: u64 = 1_000;
 const HEALTHY_MS: i64 = 60_000;
 /// From Hello to Welcome.
 const GREETING_MS: i64 = 15_000;
+/// In how many intervals of Health a node that is as it was says so once.
+const HEALTH_REPEATED: u32 = 3;
 /// Counters in Hello.
 const HELLO_COUNTERS: usize = 16_384;
 
@@ -37,6 +39,8 @@ pub(super) struct Stream {
     pub(super) assembly: Assembly,
     pace: Pace,
     next_health_ms: i64,
+    /// What was said of the node's health last on this stream, and how often it was not repeated.
+    told_health: Option<(Health, u32)>,
     quarantined: bool,
 }
 
@@ -73,6 +77,7 @@ impl Stream {
             assembly: Assembly::default(),
             pace: Pace::default(),
             next_health_ms: 0,
+            told_health: None,
             quarantined: false,
         }
     }
@@ -114,16 +119,28 @@ impl Agent {
             }
             Phase::Live { .. } if now.boottime_ms >= self.stream.next_health_ms => {
                 self.stream.next_health_ms = now.boottime_ms + self.stream.pace.health_ms as i64;
-                let (unacked_batches, unacked_bytes) = self.unacked();
-                let applied = self.durable.applied.map(|state| state.revision);
-                self.out.push(Effect::Send(Up::Health(Health {
-                    engines: self.engines.clone(),
-                    unacked_batches,
-                    unacked_bytes,
-                    applied_revision: applied.unwrap_or(Revision(0)),
-                })));
+                self.tell_health();
             }
             _ => {}
+        }
+    }
+
+    /// Says how the node is; what is as it was is repeated less often.
+    fn tell_health(&mut self) {
+        let (unacked_batches, unacked_bytes) = self.unacked();
+        let applied = self.durable.applied.map(|state| state.revision);
+        let health = Health {
+            engines: self.engines.clone(),
+            unacked_batches,
+            unacked_bytes,
+            applied_revision: applied.unwrap_or(Revision(0)),
+        };
+        match &mut self.stream.told_health {
+            Some((told, kept)) if *told == health && *kept + 1 < HEALTH_REPEATED => *kept += 1,
+            told => {
+                *told = Some((health.clone(), 0));
+                self.out.push(Effect::Send(Up::Health(health)));
+            }
         }
     }
 
@@ -241,6 +258,7 @@ impl Agent {
         };
         self.stream.pace = welcome.pace;
         self.stream.next_health_ms = now.boottime_ms;
+        self.stream.told_health = None;
         self.stream.quarantined = welcome.quarantined.is_some();
         if let Some(reason) = welcome.quarantined {
             self.out.push(Effect::Alarm(Alarm::Quarantined { reason }));
@@ -292,5 +310,40 @@ impl Agent {
         self.settle_departed();
         self.send_lease_reports();
         self.pump();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Event;
+    use crate::agent::testing::{Host, Zeros, at};
+
+    /// Health that was sent in so many intervals from a moment on.
+    fn told(host: &mut Host, from_ms: i64, intervals: i64) -> usize {
+        (0..intervals)
+            .flat_map(|n| {
+                let now = at(from_ms + n * Pace::default().health_ms as i64);
+                host.agent.step(Event::Tick, now, &mut Zeros)
+            })
+            .filter(|effect| matches!(effect, Effect::Send(Up::Health(_))))
+            .count()
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_said_every_third_time_and_a_change_at_once() {
+        let mut host = Host::connected();
+        assert_eq!(told(&mut host, 200_000, 9), 2);
+        assert_eq!(told(&mut host, 245_000, 1), 1, "a third time again");
+        let engine = crate::EngineStatus {
+            kind: "wireguard".to_owned(),
+            version: "1".to_owned(),
+            healthy: false,
+            problem: "it does not run".to_owned(),
+            peers: 0,
+            incarnation: None,
+        };
+        host.step(Event::EngineStatus(vec![engine]));
+        assert_eq!(told(&mut host, 250_000, 1), 1);
     }
 }
