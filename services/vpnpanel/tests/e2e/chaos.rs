@@ -1,9 +1,5 @@
 //! Two of every service, PostgreSQL, Redis and fifty nodes, of which everything breaks at random: in
 //! the end each byte is billed once, no allowances pass a limit, and every node does what it should.
-//!
-//! | variable | meaning |
-//! | --- | --- |
-//! | `VPNPANEL_TEST_CHAOS_SECS` | how long things break (default 120) |
 
 use std::path::Path;
 use std::process::Command;

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `VPNPANEL_TEST_SEED` | replays the random choices of a run |
 //! | `VPNPANEL_TEST_KILLS` | how many processes are killed under traffic (default 8) |
+//! | `VPNPANEL_TEST_CHAOS_SECS` | how long everything of a replicated fleet breaks (default 120) |
 //! | `VPNPANEL_TEST_OUTAGE_SECS` | how long the control plane is away (default 15) |
 #![allow(
     clippy::unwrap_used,
