@@ -17,7 +17,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{Node, random};
-use vpnpanel_domain::{PeerId, UserId};
+use vpnpanel_domain::{PeerId, SpeedLimit, UserId};
 use vpnpanel_node_agent::engine::{Engine, Peer};
 use vpnpanel_node_agent::testing::require_root;
 
@@ -120,6 +120,7 @@ fn peer(node: &Node, number: usize) -> Peer {
         blocked: false,
         limited: number.is_multiple_of(2),
         not_after_ms: None,
+        speed: SpeedLimit::NONE,
     }
 }
 

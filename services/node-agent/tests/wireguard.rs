@@ -294,6 +294,7 @@ fn a_restarted_agent_adopts_engine_peers_and_counters() {
             identity: node.folder.path().as_os_str().as_encoded_bytes().to_vec(),
             folder: node.folder.path().to_owned(),
             force_userspace: false,
+            most_paced: vpnpanel_node_agent::engine::MOST_PACED,
         },
     );
     let inbounds = vec![node.inbound.clone()];

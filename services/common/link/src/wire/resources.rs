@@ -241,7 +241,7 @@ mod tests {
     use super::super::desired::{encode_delta, encode_state};
     use super::*;
     use crate::{DesiredDelta, DesiredPeriod, DesiredState};
-    use vpnpanel_domain::PeriodId;
+    use vpnpanel_domain::{PeriodId, SpeedLimit};
 
     fn user(n: u8, blocked: bool) -> DesiredUser {
         DesiredUser {
@@ -254,6 +254,7 @@ mod tests {
             blocked,
             limited: true,
             not_after_ms: None,
+            speed: SpeedLimit::NONE,
             peers: Vec::new(),
         }
     }

@@ -9,6 +9,7 @@ mod device;
 mod genl;
 mod kernel;
 mod names;
+mod pacing;
 mod uapi;
 mod userspace;
 
@@ -19,8 +20,10 @@ use async_trait::async_trait;
 use vpnpanel_domain::{InboundId, PeerId, UserId};
 
 pub use allowance::QUOTA_SLACK;
+pub use pacing::MOST_PACED;
 
 use self::core::Core;
+use self::pacing::Pacing;
 use super::{Capabilities, Engine, Inbound, Incarnation, Listed, PeerOp, Reading, Session, Status};
 use crate::Error;
 
@@ -45,6 +48,9 @@ pub struct WireGuardOptions {
     pub folder: PathBuf,
     /// Use wireguard-go even where the kernel has WireGuard.
     pub force_userspace: bool,
+    /// Users that are held back to their speed by classes, and not by drops alone: at most
+    /// [`MOST_PACED`].
+    pub most_paced: usize,
 }
 
 /// The WireGuard engine. Its operations block for milliseconds, on tokio's threads for that.
@@ -57,7 +63,8 @@ impl WireGuardEngine {
     /// An engine that has touched nothing yet.
     pub fn new(options: WireGuardOptions) -> Self {
         let names = names::Names::new(&options.identity);
-        let core = Core::new(names, options.folder, options.force_userspace);
+        let pacing = Pacing::new(&names, options.most_paced.min(MOST_PACED));
+        let core = Core::new(names, options.folder, options.force_userspace, pacing);
         Self {
             core: Arc::new(Mutex::new(core)),
         }
@@ -141,6 +148,7 @@ impl Engine for WireGuardEngine {
                 kind: KIND,
                 version: KIND.to_owned(),
                 problem: Some(error.to_string()),
+                shortfall: None,
                 peers: 0,
                 incarnation: None,
             },
