@@ -361,19 +361,7 @@ fn of_many_limited_users_only_those_with_traffic_have_classes() {
     }
     let (node, subscribers) = Node::new("many", 1);
     let [slow] = &subscribers[..] else { panic!() };
-    let idle: Vec<Peer> = (0..2_000_u16)
-        .map(|number| {
-            let [high, low] = (number + 256).to_be_bytes();
-            Peer {
-                id: PeerId::from_bytes(support::random()),
-                user: UserId::from_bytes(support::random()),
-                public_key: support::random(),
-                addresses: [std::net::Ipv4Addr::new(10, 66, high, low).into()].into(),
-                speed: down(5),
-                ..slow.peer.clone()
-            }
-        })
-        .collect();
+    let idle = crowd(slow, 2_000);
     node.set(&idle.iter().collect::<Vec<_>>());
     node.set(&[&limited(slow, down(10))]);
     node.read();
@@ -387,4 +375,62 @@ fn of_many_limited_users_only_those_with_traffic_have_classes() {
     assert_limited(rate, 10);
     assert_eq!(classes(&node, &interface).len(), 1);
     drop((download, client));
+}
+
+#[test]
+fn more_active_users_than_classes_have_their_limits_and_the_status_says_so() {
+    if !require_root() {
+        return;
+    }
+    let (node, subscribers) = Node::with_most_paced("crowd", 1, 700);
+    let [slow] = &subscribers[..] else { panic!() };
+    let crowd = crowd(slow, 800);
+    node.set(&crowd.iter().collect::<Vec<_>>());
+    node.read();
+    let interface = node.interface();
+    node.host().enter(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        for address in crowd.iter().flat_map(|peer| &peer.addresses) {
+            socket.send_to(b"hello", (*address, 9)).unwrap();
+        }
+    });
+    // Not all at once: the counters would have to wait.
+    node.read();
+    let first = classes(&node, &interface).len();
+    assert!(first > 0 && first < 700, "{first}");
+    let status = || node.host().block_on(node.engine.status());
+    assert_eq!(
+        status().shortfall.map(|it| it.contains("100 users")),
+        Some(true)
+    );
+    let rules = node.host().run("nft", &["list", "ruleset"]);
+    assert_eq!(rules.matches("limit sd_").count(), 800);
+
+    let peers: Vec<Peer> = crowd
+        .into_iter()
+        .map(|peer| Peer {
+            speed: SpeedLimit::NONE,
+            ..peer
+        })
+        .collect();
+    node.set(&peers.iter().collect::<Vec<_>>());
+    eventually("nothing is left", PATIENCE, || nothing_is_left(&node));
+    assert_eq!(status().shortfall, None);
+}
+
+/// Limited users that nobody is connected as.
+fn crowd(like: &Subscriber, count: u16) -> Vec<Peer> {
+    (0..count)
+        .map(|number| {
+            let [high, low] = (number + 256).to_be_bytes();
+            Peer {
+                id: PeerId::from_bytes(support::random()),
+                user: UserId::from_bytes(support::random()),
+                public_key: support::random(),
+                addresses: [std::net::Ipv4Addr::new(10, 66, high, low).into()].into(),
+                speed: down(5),
+                ..like.peer.clone()
+            }
+        })
+        .collect()
 }
