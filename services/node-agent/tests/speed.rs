@@ -390,7 +390,8 @@ fn more_active_users_than_classes_have_their_limits_and_the_status_says_so() {
     let interface = node.interface();
     node.host().enter(|| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-        for address in crowd.iter().flat_map(|peer| &peer.addresses) {
+        let addresses = crowd.iter().flat_map(|peer| &peer.addresses);
+        for address in addresses.filter(|address| address.is_ipv4()) {
             socket.send_to(b"hello", (*address, 9)).unwrap();
         }
     });
@@ -427,7 +428,11 @@ fn crowd(like: &Subscriber, count: u16) -> Vec<Peer> {
                 id: PeerId::from_bytes(support::random()),
                 user: UserId::from_bytes(support::random()),
                 public_key: support::random(),
-                addresses: [std::net::Ipv4Addr::new(10, 66, high, low).into()].into(),
+                addresses: [
+                    std::net::Ipv4Addr::new(10, 66, high, low).into(),
+                    format!("fd66::{high:x}:{low:x}").parse().unwrap(),
+                ]
+                .into(),
                 speed: down(5),
                 ..like.peer.clone()
             }

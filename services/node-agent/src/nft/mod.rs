@@ -209,6 +209,9 @@ impl Table {
 
     /// Deletes speeds that no address refers to any more.
     pub fn sweep_rates(&mut self) -> Result<(), Error> {
+        if self.rates.is_empty() {
+            return Ok(());
+        }
         let in_use: HashSet<_> = self
             .mirror
             .entries()

@@ -13,13 +13,14 @@
 //! what should be, so a restarted agent goes on with what it finds.
 
 mod slots;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use vpnpanel_domain::{InboundId, Speed, UserId};
+use vpnpanel_domain::{InboundId, PeerId, SpeedLimit, UserId};
 
 use super::names::Names;
 use crate::engine::Peer;
@@ -27,9 +28,13 @@ use crate::nft::{Redirect, Table};
 use crate::tc::{Classes, Scheduler};
 use crate::{Error, host};
 use slots::Slots;
+use wanted::{Limited, Wanted, difference};
 
 /// Users that are paced at once: with more classes the kernel takes too long to make one.
 pub const MOST_PACED: usize = 10_000;
+
+/// What becomes of users that are not paced.
+const DROPS: &str = "are held back to their speed by drops";
 
 /// What is paced and where. Empty until users with a limit have traffic.
 #[derive(Debug)]
@@ -44,7 +49,15 @@ pub(super) struct Pacing {
     redirect: Option<(Redirect, Devices)>,
     /// What an earlier agent left has been looked at.
     adopted: bool,
+    lacks: Lacks,
     shortfall: Option<String>,
+}
+
+/// What the kernel does not have; it is not asked again.
+#[derive(Debug, Default)]
+struct Lacks {
+    htb: bool,
+    ifb: bool,
 }
 
 /// A device whose packets wait in classes.
@@ -57,24 +70,10 @@ struct Queue {
 /// Devices by name and number.
 type Devices = BTreeSet<(String, u32)>;
 
-/// The users that have a limit, with their peers.
-type Limited<'a> = BTreeMap<UserId, Vec<&'a Peer>>;
-
-/// The classes of packets to, or from, addresses.
-type Paces = HashMap<IpAddr, u32>;
-
-/// What should be there.
-#[derive(Debug, Default)]
-struct Wanted {
-    classes: BTreeMap<String, Classes>,
-    down: Paces,
-    up: Paces,
-}
-
 /// What pacing is about: the peers and where they are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
-    pub(super) peers: &'a HashMap<vpnpanel_domain::PeerId, Peer>,
+    pub(super) peers: &'a HashMap<PeerId, Peer>,
     /// Names of the interfaces.
     pub(super) interfaces: &'a BTreeMap<InboundId, String>,
     /// Users that had traffic since the last look.
@@ -92,6 +91,7 @@ impl Pacing {
             queues: BTreeMap::new(),
             redirect: None,
             adopted: false,
+            lacks: Lacks::default(),
             shortfall: None,
         }
     }
@@ -106,7 +106,7 @@ impl Pacing {
     pub(super) fn keep(&mut self, view: View<'_>, table: &mut Table, now: Instant) {
         let mut limited = Limited::new();
         for peer in view.peers.values() {
-            if peer.speed != vpnpanel_domain::SpeedLimit::NONE {
+            if peer.speed != SpeedLimit::NONE {
                 limited.entry(peer.user).or_default().push(peer);
             }
         }
@@ -164,7 +164,11 @@ impl Pacing {
         }
         self.slots
             .update(|user| limited.contains_key(&user), view.active, now);
-        let mut wanted = self.wanted(scheduler, limited, view);
+        let class = |user| {
+            let minor = self.slots.of(user)?;
+            Some((minor, scheduler.class(minor)))
+        };
+        let mut wanted = Wanted::of(limited, view.interfaces, &self.through, class);
         let shortfall = self.open_devices(scheduler, &mut wanted, &mut devices)?;
         for (device, classes) in &wanted.classes {
             self.set_classes(scheduler, device, classes)?;
@@ -207,40 +211,6 @@ impl Pacing {
         Ok(())
     }
 
-    fn wanted(&self, scheduler: &Scheduler, limited: &Limited<'_>, view: View<'_>) -> Wanted {
-        let mut wanted = Wanted::default();
-        let classes = &mut wanted.classes;
-        for (user, peers) in limited {
-            let Some(minor) = self.slots.of(*user) else {
-                continue;
-            };
-            for peer in peers {
-                let Some(interface) = view.interfaces.get(&peer.inbound) else {
-                    continue;
-                };
-                if let Some(speed) = above(peer.speed.down) {
-                    let classes = classes.entry(interface.clone()).or_default();
-                    classes.insert(minor, speed);
-                }
-                if let Some(speed) = exactly(peer.speed.up) {
-                    let classes = classes.entry(self.through.clone()).or_default();
-                    classes.insert(minor, speed);
-                    let class = scheduler.class(minor);
-                    wanted
-                        .up
-                        .extend(peer.addresses.iter().map(|it| (*it, class)));
-                }
-                // Also of those who may receive without limit: so a restarted agent knows
-                // whose class it is.
-                let class = scheduler.class(minor);
-                wanted
-                    .down
-                    .extend(peer.addresses.iter().map(|it| (*it, class)));
-            }
-        }
-        wanted
-    }
-
     /// Sees to it that the devices can have classes; takes those out of what is wanted that cannot,
     /// and says why.
     fn open_devices(
@@ -249,45 +219,36 @@ impl Pacing {
         wanted: &mut Wanted,
         devices: &mut BTreeMap<String, u32>,
     ) -> Result<Option<String>, Error> {
-        let mut shortfall = None;
-        if self.slots.left_out() > 0 {
-            shortfall = Some(format!(
-                "{} users are held back to their speed by drops: more have traffic than there are classes",
-                self.slots.left_out()
-            ));
+        let mut shortfall = match self.slots.left_out() {
+            0 => None,
+            users => Some(format!("{users} users {DROPS}: all classes are taken")),
+        };
+        if self.lacks.htb {
+            *wanted = Wanted::default();
+            return Ok(Some(format!("users {DROPS}: the kernel has no htb")));
         }
-        if wanted.classes.contains_key(&self.through) && !devices.contains_key(&self.through) {
-            if host::add_ifb(&self.through)? {
-                *devices = scheduler.links()?;
-            } else {
-                shortfall =
-                    Some("uploads are held back by drops: the kernel has no ifb".to_owned());
-            }
+        if wanted.classes.contains_key(&self.through) && !self.has_through(scheduler, devices)? {
+            shortfall = Some(format!("uploading users {DROPS}: the kernel has no ifb"));
         }
         for name in wanted.classes.keys().cloned().collect::<Vec<_>>() {
-            let opened = match devices.get(&name) {
+            let refusal = match devices.get(&name) {
                 // It is being made anew, or cannot be.
-                None => Ok(false),
-                Some(index) => self.open_device(scheduler, &name, *index),
+                None => None,
+                Some(index) => match self.open_device(scheduler, &name, *index) {
+                    Ok(()) => continue,
+                    Err(Error::TrafficControl { source, .. }) => Some(source),
+                    Err(error) => return Err(error),
+                },
             };
-            match opened {
-                Ok(true) => continue,
-                Ok(false) => (),
-                Err(Error::TrafficControl { source, .. }) => {
-                    shortfall = Some(match source {
-                        Errno::ENOENT => {
-                            "users are held back to their speed by drops: the kernel has no htb"
-                                .to_owned()
-                        }
-                        Errno::EEXIST => format!(
-                            "users of {name} are held back to their speed by drops: somebody else has set its qdisc"
-                        ),
-                        error => format!(
-                            "users of {name} are held back to their speed by drops: {error}"
-                        ),
-                    });
-                }
-                Err(error) => return Err(error),
+            if let Some(errno) = refusal {
+                self.lacks.htb = errno == Errno::ENOENT;
+                shortfall = Some(match errno {
+                    Errno::ENOENT => format!("users {DROPS}: the kernel has no htb"),
+                    Errno::EEXIST => {
+                        format!("users of {name} {DROPS}: somebody else has set its qdisc")
+                    }
+                    errno => format!("users of {name} {DROPS}: {errno}"),
+                });
             }
             self.queues.remove(&name);
             wanted.classes.remove(&name);
@@ -301,24 +262,40 @@ impl Pacing {
         Ok(shortfall)
     }
 
-    /// Whether the device has a root of ours now.
+    /// Whether the device of ours is there; makes it where it can be.
+    fn has_through(
+        &mut self,
+        scheduler: &mut Scheduler,
+        devices: &mut BTreeMap<String, u32>,
+    ) -> Result<bool, Error> {
+        if devices.contains_key(&self.through) {
+            return Ok(true);
+        }
+        self.lacks.ifb = self.lacks.ifb || !host::add_ifb(&self.through)?;
+        if !self.lacks.ifb {
+            *devices = scheduler.links()?;
+        }
+        Ok(!self.lacks.ifb)
+    }
+
+    /// Puts a root of ours on the device unless it is there.
     fn open_device(
         &mut self,
         scheduler: &mut Scheduler,
         name: &str,
         index: u32,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         if let Some(queue) = self.queues.get(name)
             && queue.index == index
             && scheduler.is_open(index)?
         {
-            return Ok(true);
+            return Ok(());
         }
         scheduler.open_device(index)?;
         let classes = Classes::new();
         self.queues
             .insert(name.to_owned(), Queue { index, classes });
-        Ok(true)
+        Ok(())
     }
 
     fn set_classes(
@@ -408,69 +385,5 @@ impl Pacing {
         self.queues.clear();
         Redirect::remove(&self.table)?;
         host::remove(&self.through)
-    }
-}
-
-/// What takes addresses from the classes they are in to those they should be in.
-fn difference(
-    present: impl Iterator<Item = (IpAddr, u32)>,
-    wanted: &Paces,
-) -> Vec<(IpAddr, Option<u32>)> {
-    let mut missing = wanted.clone();
-    let mut changes = Vec::new();
-    for (address, class) in present {
-        let should = missing.remove(&address);
-        if should != Some(class) {
-            changes.push((address, should));
-        }
-    }
-    changes.extend(
-        missing
-            .into_iter()
-            .map(|(address, class)| (address, Some(class))),
-    );
-    changes
-}
-
-/// The speed of a class that drops nothing that the table let through: 4 % more.
-fn above(speed: Speed) -> Option<u32> {
-    let bytes = speed.bytes_per_second()?;
-    Some(u32::try_from(bytes + bytes / 25).unwrap_or(u32::MAX))
-}
-
-/// The speed of a class that leaves the table nothing to drop.
-fn exactly(speed: Speed) -> Option<u32> {
-    Some(u32::try_from(speed.bytes_per_second()?).unwrap_or(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_go_over_to_their_classes_and_nothing_else_moves() {
-        let address = |n: u8| IpAddr::from([10, 0, 0, n]);
-        let present = [(address(1), 1), (address(2), 2), (address(3), 3)];
-        let wanted = Paces::from([(address(1), 1), (address(2), 9), (address(4), 4)]);
-        let mut changes = difference(present.into_iter(), &wanted);
-        changes.sort();
-        let expected = [
-            (address(2), Some(9)),
-            (address(3), None),
-            (address(4), Some(4)),
-        ];
-        assert_eq!(changes, expected);
-    }
-
-    #[test]
-    fn a_class_to_the_user_is_faster_than_the_table_and_one_from_it_is_not() {
-        let speed = Speed::nearest(10_000_000);
-        assert_eq!(above(speed), Some(1_300_000));
-        assert_eq!(exactly(speed), Some(1_250_000));
-        assert_eq!(
-            (above(Speed::UNLIMITED), exactly(Speed::UNLIMITED)),
-            (None, None)
-        );
-        assert_eq!(above(Speed::nearest(u64::MAX)), Some(1_300_000_000));
     }
 }
