@@ -11,8 +11,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use prost::Message;
 use vpnpanel_auth::AccessClaims;
 use vpnpanel_domain::{
-    AccountId, InboundId, LeaseId, MicroBytes, Multiplier, PeerId, PeriodId, SessionId, TenantId,
-    UserId,
+    AccountId, InboundId, LeaseId, MicroBytes, Multiplier, PeerId, PeriodId, SessionId, Speed,
+    SpeedLimit, TenantId, UserId,
 };
 use vpnpanel_fuzz_targets::test_key;
 use vpnpanel_link::wire::{
@@ -236,6 +236,10 @@ fn frames() {
             blocked: false,
             limited: true,
             not_after_ms: Some(NOW_MS),
+            speed: SpeedLimit {
+                up: Speed::nearest(10_000_000),
+                down: Speed::nearest(20_000_000),
+            },
             peers: vec![DesiredPeer {
                 id: peer,
                 inbound,

@@ -236,6 +236,7 @@ impl Engine for SyntheticEngine {
             kind: KIND,
             version: "simulated".to_owned(),
             problem: None,
+            shortfall: None,
             peers: self.peers(),
             incarnation: Some(self.incarnation),
         }
@@ -245,7 +246,7 @@ impl Engine for SyntheticEngine {
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng as _;
-    use vpnpanel_domain::InboundId;
+    use vpnpanel_domain::{InboundId, SpeedLimit};
 
     use super::*;
 
@@ -263,6 +264,7 @@ mod tests {
             blocked: false,
             limited,
             not_after_ms: None,
+            speed: SpeedLimit::NONE,
         }))
     }
 

@@ -55,6 +55,8 @@ fn user(n: u64) -> User {
         create_time: time(1_790_000_000),
         update_time: time(1_795_000_000),
         etag: "a1b2c3d4".to_owned(),
+        speed_limit_up_bps: 0,
+        speed_limit_down_bps: 0,
     }
 }
 

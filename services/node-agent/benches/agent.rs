@@ -17,7 +17,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{Node, random};
-use vpnpanel_domain::{PeerId, UserId};
+use vpnpanel_domain::{PeerId, Speed, SpeedLimit, UserId};
 use vpnpanel_node_agent::engine::{Engine, Peer};
 use vpnpanel_node_agent::testing::require_root;
 
@@ -73,6 +73,8 @@ fn measure(count: usize) {
     );
     println!("| {count} | memory for the peers | {grown} MiB | – | – | ≤ 40 MiB at 10,000 |");
 
+    classes(&node, &peers);
+
     let one = peer(&node, count);
     let add = median(|| {
         node.set(&[&one]);
@@ -108,6 +110,49 @@ fn measure(count: usize) {
     );
 }
 
+/// Everybody gets a limit of its speed, and a packet: how fast are classes made?
+fn classes(node: &Node, peers: &[Peer]) {
+    let speed = SpeedLimit {
+        down: Speed::nearest(10_000_000),
+        ..SpeedLimit::NONE
+    };
+    let limited: Vec<Peer> = peers
+        .iter()
+        .map(|peer| Peer {
+            speed,
+            limited: false,
+            ..peer.clone()
+        })
+        .collect();
+    node.set(&limited.iter().collect::<Vec<_>>());
+    node.read();
+    let pass = || {
+        node.host().enter(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            for address in peers.iter().flat_map(|peer| &peer.addresses) {
+                socket.send_to(b"hello", (*address, 9)).unwrap();
+            }
+        });
+    };
+    let interface = node.interface();
+    let made = || {
+        let args = ["class", "show", "dev", &interface];
+        let listed = node.host().run("tc", &args);
+        listed.matches("class htb").count()
+    };
+    let mut spent = Duration::ZERO;
+    while made() < peers.len() {
+        pass();
+        let began = Instant::now();
+        node.read();
+        spent += began.elapsed();
+    }
+    let count = peers.len();
+    let each = count as f64 / spent.as_secs_f64();
+    println!("| {count} | make a class for each, readings included | {each:.0} / s | – | – | – |");
+    node.set(&peers.iter().collect::<Vec<_>>());
+}
+
 fn peer(node: &Node, number: usize) -> Peer {
     let [high, low] = u16::try_from(number + 2).unwrap().to_be_bytes();
     Peer {
@@ -120,6 +165,7 @@ fn peer(node: &Node, number: usize) -> Peer {
         blocked: false,
         limited: number.is_multiple_of(2),
         not_after_ms: None,
+        speed: SpeedLimit::NONE,
     }
 }
 

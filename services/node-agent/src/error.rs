@@ -52,6 +52,14 @@ pub enum Error {
         /// What the kernel answered.
         source: Errno,
     },
+    /// The packet scheduler refused an operation.
+    #[error("traffic control: cannot {operation}: {source}")]
+    TrafficControl {
+        /// What was asked for.
+        operation: &'static str,
+        /// What the kernel answered.
+        source: Errno,
+    },
     /// The kernel's answer could not be parsed.
     #[error("nftables: malformed netlink message")]
     MalformedNetlink,

@@ -13,6 +13,7 @@ pub mod renewal;
 mod service;
 mod settings;
 pub mod spool;
+mod tc;
 #[cfg(feature = "testing")]
 pub mod testing;
 

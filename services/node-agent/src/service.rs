@@ -13,7 +13,7 @@ use vpnpanel_runtime::tls::{ClientTls, Dialer, ServerTls};
 use vpnpanel_runtime::{Grpc, PeerIdentity, Service};
 
 use crate::driver::{AgentMetrics, Driver, Link, Plane, StatusFacts, SystemEntropy};
-use crate::engine::{WireGuardEngine, WireGuardOptions};
+use crate::engine::{MOST_PACED, WireGuardEngine, WireGuardOptions};
 use crate::enrollment::{EnrollmentError, Identity, enroll, is_asked_again};
 use crate::renewal::{Renewal, Users};
 use crate::spool::{Spool, SpoolError};
@@ -110,6 +110,7 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
         folder: settings.data_dir.clone(),
         force_userspace: false,
         kernel_quota: settings.kernel_quota,
+        most_paced: MOST_PACED,
     });
     let clock = Clock::system();
     let (status, answers) = watch::channel(GetStatusResponse::default());

@@ -295,6 +295,7 @@ fn a_restarted_agent_adopts_engine_peers_and_counters() {
             folder: node.folder.path().to_owned(),
             force_userspace: false,
             kernel_quota: true,
+            most_paced: vpnpanel_node_agent::engine::MOST_PACED,
         },
     );
     let inbounds = vec![node.inbound.clone()];

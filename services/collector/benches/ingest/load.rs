@@ -10,7 +10,7 @@ use std::{
 };
 
 use tonic::transport::Channel;
-use vpnpanel_domain::{Limit, ResetStrategy, TenantId, UserId};
+use vpnpanel_domain::{Limit, ResetStrategy, SpeedLimit, TenantId, UserId};
 use vpnpanel_link::{Attribution, CounterKey, Down, Up};
 use vpnpanel_store::{NewUser, Page, Store, User, UserFilter, fresh_id, testing::TestStore};
 
@@ -145,6 +145,7 @@ pub(crate) async fn make_users(store: &Store, tenant: TenantId, count: usize) ->
                 note: String::new(),
                 group_ids: BTreeSet::new(),
                 limit: Limit::None,
+                speed: SpeedLimit::NONE,
                 reset_strategy: ResetStrategy::None,
                 expires_at_ms: None,
                 on_hold_ms: None,

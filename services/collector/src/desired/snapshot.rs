@@ -177,6 +177,7 @@ fn desired_user(user: NodeUser, sealer: &Sealer) -> Result<DesiredUser, Error> {
         blocked: !user.may_connect(),
         limited: user.limit != Limit::None,
         not_after_ms: user.expires_at_ms,
+        speed: user.speed,
         peers: user
             .peers
             .into_iter()

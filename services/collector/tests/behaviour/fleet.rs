@@ -8,7 +8,8 @@ use uuid::Uuid;
 use vpnpanel_api::{Call, Guard};
 use vpnpanel_collector::{Dependencies, Settings};
 use vpnpanel_domain::{
-    GroupId, InboundId, Limit, Multiplier, NodeId, ResetStrategy, TenantId, UserId, Zone,
+    GroupId, InboundId, Limit, Multiplier, NodeId, ResetStrategy, SpeedLimit, TenantId, UserId,
+    Zone,
 };
 use vpnpanel_link::Attribution;
 use vpnpanel_pki::{
@@ -234,6 +235,7 @@ impl Fleet {
             note: String::new(),
             group_ids: BTreeSet::from([self.group]),
             limit: Limit::from_wire(limit),
+            speed: SpeedLimit::NONE,
             reset_strategy: ResetStrategy::None,
             expires_at_ms: None,
             on_hold_ms: None,

@@ -7,6 +7,7 @@
 pub mod bytes;
 pub mod id;
 pub mod period;
+pub mod speed;
 pub mod status;
 pub mod zone;
 
@@ -17,6 +18,7 @@ pub use id::{
     PlanId, SessionId, TenantId, UserId, WebhookId,
 };
 pub use period::{ResetStrategy, Schedule, Window};
+pub use speed::{Speed, SpeedLimit};
 pub use status::{UserFacts, UserStatus};
 pub use zone::Zone;
 
@@ -44,6 +46,9 @@ pub enum Error {
     /// The instant is outside of the years that a calendar can compute with.
     #[error("instant {0} ms is out of the calendar's range")]
     InstantOutOfRange(i64),
+    /// A speed is bounded by 64 kbit/s to 10 Gbit/s, or not at all.
+    #[error("a speed limit is 0 or from 64000 to 10000000000 bits per second, not {0}")]
+    Speed(u64),
     /// A multiplier has to be at most 1000.0 (one billion millionths).
     #[error("a multiplier is at most 1000000000 millionths, not {0}")]
     MultiplierTooLarge(u32),

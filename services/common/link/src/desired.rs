@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use vpnpanel_domain::{InboundId, Multiplier, PeerId, PeriodId, UserId};
+use vpnpanel_domain::{InboundId, Multiplier, PeerId, PeriodId, SpeedLimit, UserId};
 
 /// Most bytes of an encoded desired state: about 500,000 users.
 pub const MAX_STATE_BYTES: usize = 128 * 1024 * 1024;
@@ -103,6 +103,8 @@ pub struct DesiredUser {
     pub limited: bool,
     /// It ends then, control plane or not, milliseconds of the Unix epoch.
     pub not_after_ms: Option<i64>,
+    /// How fast it may be, all of its peers together.
+    pub speed: SpeedLimit,
     /// In the order of their ids.
     pub peers: Vec<DesiredPeer>,
 }

@@ -6,7 +6,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vpnpanel_domain::{
-    DeviceId, InboundId, Limit, NodeId, PeerId, PeriodId, TenantId, UserFacts, UserId, UserStatus,
+    DeviceId, InboundId, Limit, NodeId, PeerId, PeriodId, SpeedLimit, TenantId, UserFacts, UserId,
+    UserStatus,
 };
 
 use crate::changes::{self, LogPosition};
@@ -15,7 +16,7 @@ use crate::connections::address;
 use crate::error::{Result, StoreError};
 use crate::inbounds::WireGuard;
 use crate::nodes::{self, Node};
-use crate::{amount, removals, sql};
+use crate::{amount, removals, sql, users};
 
 /// Everything that a node should do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct NodeUser {
     pub period_ends_at_ms: Option<i64>,
     /// What it may use in it.
     pub limit: Limit,
+    /// How fast it may be on the node.
+    pub speed: SpeedLimit,
     /// Its peers, by id.
     pub peers: Vec<NodePeer>,
 }
@@ -160,7 +163,7 @@ pub(crate) async fn users(
         "SELECT u.id, u.tenant_id, u.disabled, u.expires_at, u.on_hold, q.id, q.ends_at,
                 q.limit_bytes, q.billed_bytes, q.billed_micro,
                 p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key, d.id,
-                t.suspended_at
+                t.suspended_at, u.speed_up_bps, u.speed_down_bps
          FROM peers p
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
          JOIN tenants t ON t.id = p.tenant_id
@@ -196,6 +199,7 @@ pub(crate) async fn users(
                 period_id: PeriodId::new(sql::get(row, 5)?),
                 period_ends_at_ms: sql::get(row, 6)?,
                 limit: facts.limit,
+                speed: users::speed(row, 17)?,
                 peers: Vec::new(),
             });
         }

@@ -7,8 +7,8 @@ use sea_orm::sea_query::LockType;
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
 use vpnpanel_domain::{
-    GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Schedule, TenantId, UserFacts, UserId,
-    Zone,
+    GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Schedule, Speed, TenantId, UserFacts,
+    UserId, Zone,
 };
 
 use crate::audit::Event;
@@ -35,6 +35,10 @@ pub struct UserPatch {
     pub group_ids: Option<BTreeSet<GroupId>>,
     /// The limit, of the current period too.
     pub limit: Option<Limit>,
+    /// How fast it may send on each node.
+    pub speed_up: Option<Speed>,
+    /// How fast it may receive on each node.
+    pub speed_down: Option<Speed>,
     /// When a new period begins; holds from the next one on.
     pub reset_strategy: Option<ResetStrategy>,
     /// When it ends; `Some(None)` is never.
@@ -93,6 +97,12 @@ impl Store {
         }
         if let Some(limit) = patch.limit {
             change.limit_bytes = Set(sql::signed(limit.to_wire()));
+        }
+        if let Some(speed) = patch.speed_up {
+            change.speed_up_bps = Set(sql::signed(speed.bps()));
+        }
+        if let Some(speed) = patch.speed_down {
+            change.speed_down_bps = Set(sql::signed(speed.bps()));
         }
         if let Some(strategy) = patch.reset_strategy {
             change.reset_strategy = Set(strategy.to_string());

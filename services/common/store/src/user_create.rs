@@ -6,8 +6,8 @@ use std::fmt;
 
 use sea_orm::{ActiveValue, EntityTrait};
 use vpnpanel_domain::{
-    DeviceId, GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Schedule, TenantId, UserFacts,
-    UserId, Zone,
+    DeviceId, GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Schedule, SpeedLimit, TenantId,
+    UserFacts, UserId, Zone,
 };
 
 use crate::audit::Event;
@@ -39,6 +39,8 @@ pub struct NewUser {
     pub group_ids: BTreeSet<GroupId>,
     /// What it may use in a period.
     pub limit: Limit,
+    /// How fast it may be on each node.
+    pub speed: SpeedLimit,
     /// When a new period begins.
     pub reset_strategy: ResetStrategy,
     /// When it ends.
@@ -273,6 +275,8 @@ fn row(new: &NewUser, period: PeriodId, tenant: TenantId, now: i64) -> user::Mod
         version: 1,
         created_at: now,
         updated_at: now,
+        speed_up_bps: sql::signed(new.speed.up.bps()),
+        speed_down_bps: sql::signed(new.speed.down.bps()),
         deleted_at: None,
     }
 }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::{ConnectionTrait, QueryResult};
 use uuid::Uuid;
 use vpnpanel_domain::{
-    GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, TenantId, UserFacts, UserId, UserStatus,
+    GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Speed, SpeedLimit, TenantId, UserFacts,
+    UserId, UserStatus,
 };
 
 use crate::connect::Store;
@@ -34,6 +35,8 @@ pub struct User {
     pub group_ids: BTreeSet<GroupId>,
     /// What it may use in a period.
     pub limit: Limit,
+    /// How fast it may be on each node.
+    pub speed: SpeedLimit,
     /// When a new period begins.
     pub reset_strategy: ResetStrategy,
     /// When it ends.
@@ -198,7 +201,7 @@ const SELECT: &str = "
     SELECT u.id, u.username, u.note, u.disabled, u.expires_at, u.on_hold, u.on_hold_ms,
            u.limit_bytes, u.reset_strategy, u.credentials_version, u.version, u.created_at,
            u.updated_at, p.id, p.starts_at, p.ends_at, p.up, p.down, p.billed_bytes,
-           p.billed_micro, p.last_used_at, p.limit_bytes
+           p.billed_micro, p.last_used_at, p.limit_bytes, u.speed_up_bps, u.speed_down_bps
     FROM users u JOIN periods p ON p.id = u.period_id";
 
 async fn with_groups(
@@ -256,6 +259,7 @@ fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
         disabled: facts.disabled,
         group_ids: BTreeSet::new(),
         limit: Limit::from_wire(sql::unsigned(sql::get(row, 7)?)),
+        speed: speed(row, 22)?,
         reset_strategy: strategy
             .parse()
             .map_err(|error| StoreError::corrupt("users.reset_strategy", error))?,
@@ -274,5 +278,17 @@ fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
         version: sql::unsigned(sql::get(row, 10)?),
         created_at_ms: sql::get(row, 11)?,
         updated_at_ms: sql::get(row, 12)?,
+    })
+}
+
+/// A speed limit from two columns of bits per second.
+pub(crate) fn speed(row: &QueryResult, first: usize) -> Result<SpeedLimit> {
+    let one = |index| -> Result<Speed> {
+        let bps = sql::unsigned(sql::get(row, index)?);
+        Speed::new(bps).map_err(|error| StoreError::corrupt("users.speed_bps", error))
+    };
+    Ok(SpeedLimit {
+        up: one(first)?,
+        down: one(first + 1)?,
     })
 }

@@ -8,7 +8,9 @@ use vpnpanel_api::user::v1::{
     GetUserResponse, ListUsersRequest, ListUsersResponse, Period, ResetUserUsageRequest,
     ResetUserUsageResponse, UpdateUserRequest, UpdateUserResponse, User, UserStatus as WireStatus,
 };
-use vpnpanel_domain::{GroupId, Limit, ResetStrategy, TenantId, UserId, UserStatus};
+use vpnpanel_domain::{
+    GroupId, Limit, ResetStrategy, Speed, SpeedLimit, TenantId, UserId, UserStatus,
+};
 use vpnpanel_store::{self as store, NewUser, UserFilter, UserPatch, fresh_id};
 
 use crate::{
@@ -27,6 +29,8 @@ const CHANGEABLE: &[&str] = &[
     "group_ids",
     "data_limit_bytes",
     "expire_time",
+    "speed_limit_up_bps",
+    "speed_limit_down_bps",
 ];
 
 pub(crate) async fn create(
@@ -48,6 +52,10 @@ pub(crate) async fn create(
         username: text::name("user.username", &user.username)?,
         group_ids: groups(&user)?,
         limit: Limit::from_wire(user.data_limit_bytes),
+        speed: SpeedLimit {
+            up: speed_up(&user)?,
+            down: speed_down(&user)?,
+        },
         reset_strategy: ResetStrategy::None,
         expires_at_ms: expires_at(&user)?,
         on_hold_ms: None,
@@ -115,6 +123,9 @@ pub(crate) async fn update(
     let in_groups = mask.take("group_ids", !user.group_ids.is_empty(), &user);
     let limit = user.data_limit_bytes;
     let expire_time = mask.take("expire_time", user.expire_time.is_some(), &user);
+    let up = mask.take("speed_limit_up_bps", user.speed_limit_up_bps != 0, &user);
+    let down = user.speed_limit_down_bps != 0;
+    let down = mask.take("speed_limit_down_bps", down, &user);
     let patch = UserPatch {
         username: username
             .map(|name| text::name("user.username", name))
@@ -122,6 +133,8 @@ pub(crate) async fn update(
         group_ids: in_groups.map(groups).transpose()?,
         limit: mask.take("data_limit_bytes", limit != 0, Limit::from_wire(limit)),
         expires_at_ms: expire_time.map(expires_at).transpose()?,
+        speed_up: up.map(speed_up).transpose()?,
+        speed_down: down.map(speed_down).transpose()?,
         note: mask.take("note", !user.note.is_empty(), user.note.clone()),
         ..UserPatch::default()
     };
@@ -221,6 +234,18 @@ fn expires_at(user: &User) -> Result<Option<i64>, Error> {
         .transpose()
 }
 
+fn speed_up(user: &User) -> Result<Speed, Error> {
+    speed("user.speed_limit_up_bps", user.speed_limit_up_bps)
+}
+
+fn speed_down(user: &User) -> Result<Speed, Error> {
+    speed("user.speed_limit_down_bps", user.speed_limit_down_bps)
+}
+
+fn speed(field: &'static str, bps: u64) -> Result<Speed, Error> {
+    Speed::new(bps).map_err(|error| Error::field(field, error.to_string()))
+}
+
 fn status(status: WireStatus) -> Result<Option<UserStatus>, Error> {
     Ok(match status {
         WireStatus::Unspecified => None,
@@ -267,6 +292,8 @@ impl IntoWire for store::User {
             create_time: Some(time::timestamp(self.created_at_ms)),
             update_time: Some(time::timestamp(self.updated_at_ms)),
             etag: etag::of(self.version),
+            speed_limit_up_bps: self.speed.up.bps(),
+            speed_limit_down_bps: self.speed.down.bps(),
         }
     }
 }

@@ -295,3 +295,32 @@ async fn fifty_users_made_at_once_have_fifty_addresses() {
     let keys: HashSet<_> = peers.iter().map(|peer| peer.public_key.clone()).collect();
     assert_eq!((addresses.len(), keys.len()), (50, 50));
 }
+
+#[tokio::test]
+async fn a_speed_is_bounded_by_what_makes_sense_or_not_at_all() {
+    let (_panel, tenant, admin) = setting().await;
+    let mut request = create_user(tenant, "ada", &[]);
+    if let Some(user) = &mut request.user {
+        user.speed_limit_down_bps = 20_000_000;
+    }
+    let made = admin.users().create_user(admin.ask(request)).await;
+    let made = made.unwrap().into_inner().user.unwrap();
+    let speeds = |user: &User| (user.speed_limit_up_bps, user.speed_limit_down_bps);
+    assert_eq!(speeds(&made), (0, 20_000_000));
+
+    let mut wanted = made.clone();
+    wanted.etag.clear();
+    wanted.speed_limit_up_bps = 64_000;
+    wanted.speed_limit_down_bps = 0;
+    let changed = update(&admin, wanted.clone(), &["speed_limit_up_bps"]).await;
+    assert_eq!(speeds(&changed.unwrap()), (64_000, 20_000_000));
+    let changed = update(&admin, wanted.clone(), &["speed_limit_down_bps"]).await;
+    assert_eq!(speeds(&changed.unwrap()), (64_000, 0));
+    assert_eq!(speeds(&get(&admin, &made).await.unwrap()), (64_000, 0));
+
+    for bad in [1, 63_999, 10_000_000_001] {
+        wanted.speed_limit_up_bps = bad;
+        let refused = update(&admin, wanted.clone(), &["speed_limit_up_bps"]).await;
+        assert_eq!(fields(refused), ["user.speed_limit_up_bps"], "{bad}");
+    }
+}

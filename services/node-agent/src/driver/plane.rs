@@ -145,10 +145,10 @@ impl Plane {
         let names: Vec<PeerId> = remove
             .iter()
             .copied()
-            .chain(upsert.iter().map(|(_, peer)| peer.id))
+            .chain(upsert.iter().map(|upsert| upsert.peer.id))
             .collect();
         let mut ops: Vec<PeerOp> = self.subscribers.remove(remove);
-        touched.extend(upsert.iter().map(|(user, _)| *user));
+        touched.extend(upsert.iter().map(|upsert| upsert.user));
         ops.extend(self.subscribers.upsert(upsert));
         for (peer, result) in names.into_iter().zip(self.engine.apply(ops).await) {
             if let Err(error) = result {
@@ -185,7 +185,7 @@ impl Plane {
             kind: status.kind.to_owned(),
             version: status.version,
             healthy: status.problem.is_none() && status.incarnation.is_some(),
-            problem: status.problem.unwrap_or_default(),
+            problem: status.problem.or(status.shortfall).unwrap_or_default(),
             peers: u32::try_from(status.peers).unwrap_or(u32::MAX),
             incarnation: status.incarnation.map(Incarnation),
         }]

@@ -4,9 +4,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use vpnpanel_domain::{PeerId, UserId};
+use vpnpanel_domain::{PeerId, SpeedLimit, UserId};
 use vpnpanel_link::DesiredPeer;
-use vpnpanel_link::agent::Gate;
+use vpnpanel_link::agent::{Gate, Upsert};
 
 use crate::engine::{Key32, Peer, PeerOp};
 
@@ -67,13 +67,13 @@ impl Subscribers {
     }
 
     /// Takes peers that should be there; gives what the engine is to do, in the same order.
-    pub(super) fn upsert(&mut self, peers: Vec<(UserId, DesiredPeer)>) -> Vec<PeerOp> {
+    pub(super) fn upsert(&mut self, peers: Vec<Upsert>) -> Vec<PeerOp> {
         peers
             .into_iter()
-            .map(|(user, desired)| {
-                let id = desired.id;
+            .map(|Upsert { user, speed, peer }| {
+                let id = peer.id;
                 let (limited, blocked) = settings(self.gates.get(&user).copied(), false);
-                let peer = engine_peer(user, desired, limited, blocked);
+                let peer = engine_peer(user, speed, peer, (limited, blocked));
                 self.forget_owner(id);
                 self.leaving.remove(&id);
                 self.of_user.entry(user).or_default().insert(id);
@@ -164,7 +164,12 @@ fn settings(gate: Option<Gate>, limited_before: bool) -> (bool, bool) {
     }
 }
 
-fn engine_peer(user: UserId, desired: DesiredPeer, limited: bool, blocked: bool) -> Peer {
+fn engine_peer(
+    user: UserId,
+    speed: SpeedLimit,
+    desired: DesiredPeer,
+    (limited, blocked): (bool, bool),
+) -> Peer {
     let ipv4 = desired.ipv4.map(IpAddr::V4);
     let ipv6 = desired.ipv6.map(IpAddr::V6);
     Peer {
@@ -177,6 +182,7 @@ fn engine_peer(user: UserId, desired: DesiredPeer, limited: bool, blocked: bool)
         blocked,
         limited,
         not_after_ms: None,
+        speed,
     }
 }
 
@@ -189,21 +195,26 @@ mod tests {
     const USER: UserId = UserId::from_bytes([1; 16]);
     const PEER: PeerId = PeerId::from_bytes([2; 16]);
 
-    fn desired() -> DesiredPeer {
-        DesiredPeer {
+    fn desired() -> Upsert {
+        let peer = DesiredPeer {
             id: PEER,
             inbound: InboundId::from_bytes([3; 16]),
             public_key: [4; 32],
             preshared_key: None,
             ipv4: Some([10, 0, 0, 2].into()),
             ipv6: None,
+        };
+        Upsert {
+            user: USER,
+            speed: SpeedLimit::NONE,
+            peer,
         }
     }
 
     fn with_gate(gate: Gate) -> (Subscribers, Vec<PeerOp>) {
         let mut subscribers = Subscribers::default();
         subscribers.set_gates(vec![(USER, gate)], &HashMap::new());
-        let ops = subscribers.upsert(vec![(USER, desired())]);
+        let ops = subscribers.upsert(vec![desired()]);
         (subscribers, ops)
     }
 
@@ -227,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_peer_without_a_gate_is_blocked() {
-        let ops = Subscribers::default().upsert(vec![(USER, desired())]);
+        let ops = Subscribers::default().upsert(vec![desired()]);
         assert_eq!(flags(&ops[0]), (false, true));
     }
 
@@ -271,7 +282,7 @@ mod tests {
         subscribers.leave(&[PEER]);
         let orders = subscribers.set_gates(vec![(USER, Gate::Open)], &HashMap::new());
         assert_eq!(orders.unblock, vec![]);
-        let back = subscribers.upsert(vec![(USER, desired())]);
+        let back = subscribers.upsert(vec![desired()]);
         assert_eq!(flags(&back[0]), (false, false));
     }
 

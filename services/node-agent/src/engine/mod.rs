@@ -12,7 +12,7 @@ use vpnpanel_domain::{PeerId, UserId};
 pub use types::{
     Capabilities, Inbound, Incarnation, Key32, Listed, Peer, PeerOp, Reading, Session, Status,
 };
-pub use wireguard::{QUOTA_SLACK, Running, WireGuardEngine, WireGuardOptions};
+pub use wireguard::{MOST_PACED, QUOTA_SLACK, Running, WireGuardEngine, WireGuardOptions};
 
 use crate::Error;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use vpnpanel_domain::{InboundId, PeerId, UserId};
+use vpnpanel_domain::{InboundId, PeerId, SpeedLimit, UserId};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A nonce that changes whenever counters restart.
@@ -80,6 +80,8 @@ pub struct Peer {
     pub limited: bool,
     /// The end of its access, milliseconds of the Unix epoch.
     pub not_after_ms: Option<i64>,
+    /// How fast its user may be, all of the user's peers together; the same in each of them.
+    pub speed: SpeedLimit,
 }
 
 /// A change of one peer.
@@ -133,6 +135,8 @@ pub struct Status {
     pub version: String,
     /// What is wrong and what to do; none when it runs and is configured.
     pub problem: Option<String>,
+    /// What it does less well on this host than it could, though it runs.
+    pub shortfall: Option<String>,
     /// Peers in force.
     pub peers: usize,
     /// The incarnation of its counters, once it runs.

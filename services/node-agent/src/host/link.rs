@@ -44,6 +44,17 @@ pub(crate) fn add_wireguard(interface: &str) -> Result<bool, Error> {
     }
 }
 
+/// Makes a device that packets are sent through; false when the kernel has no such.
+pub(crate) fn add_ifb(interface: &str) -> Result<bool, Error> {
+    match ip(&["link", "add", "dev", interface, "type", "ifb"]) {
+        Ok(_) => (),
+        Err(Error::Command { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    ip(&["link", "set", "dev", interface, "up"])?;
+    Ok(true)
+}
+
 /// Brings addresses, MTU and state of an interface to what they should be; what is right
 /// already is not touched.
 pub(crate) fn configure(interface: &str, settings: &InterfaceSettings) -> Result<(), Error> {

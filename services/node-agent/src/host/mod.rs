@@ -6,6 +6,7 @@ mod preflight;
 
 pub(crate) use command::{find, run};
 pub(crate) use link::{
-    InterfaceSettings, add_wireguard, configure, enable_forwarding, exists, interfaces, remove,
+    InterfaceSettings, add_ifb, add_wireguard, configure, enable_forwarding, exists, interfaces,
+    remove,
 };
 pub use preflight::preflight;

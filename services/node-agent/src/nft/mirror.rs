@@ -9,7 +9,7 @@ use vpnpanel_domain::{PeerId, UserId};
 use super::Name;
 use super::schema::{self, Pair};
 use super::socket::Socket;
-use super::wire::Batch;
+use super::wire::{Batch, Element};
 use crate::Error;
 
 /// Two ends of a membership closer than this are the same: what the kernel reports back is
@@ -23,10 +23,23 @@ pub struct Entry {
     pub peer: PeerId,
     /// Whose quota holds; none is without limit.
     pub quota: Option<UserId>,
+    /// How fast it may send; none is without limit.
+    pub up: Option<Rate>,
+    /// How fast it may receive; none is without limit.
+    pub down: Option<Rate>,
     /// Traffic is dropped, and nothing is counted.
     pub blocked: bool,
     /// How long the address is one at all.
     pub member: Member,
+}
+
+/// A speed in one direction, that all addresses of a user share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// Who shares it.
+    pub user: UserId,
+    /// How fast.
+    pub bytes_per_second: u64,
 }
 
 /// Membership of an address.
@@ -41,6 +54,8 @@ pub enum Member {
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     entries: HashMap<IpAddr, Entry>,
+    /// Classes that packets to an address are put into.
+    paces: HashMap<IpAddr, u32>,
 }
 
 impl Mirror {
@@ -58,6 +73,8 @@ impl Mirror {
             let entry = Entry {
                 peer: address.1,
                 quota: None,
+                up: None,
+                down: None,
                 blocked: false,
                 member: Member::Until(0),
             };
@@ -71,6 +88,17 @@ impl Mirror {
         })? {
             mirror.at(address, |entry| entry.quota = Some(user));
         }
+        for (address, name) in listed(socket, table, schema::SPEED_UP, |object, _| {
+            Name::parse(object?)
+        })? {
+            mirror.at(address, |entry| entry.up = name.rate());
+        }
+        for (address, name) in listed(socket, table, schema::SPEED_DOWN, |object, _| {
+            Name::parse(object?)
+        })? {
+            mirror.at(address, |entry| entry.down = name.rate());
+        }
+        mirror.paces = numbers(socket, table, schema::PACE)?.into_iter().collect();
         for (address, expires) in
             listed(socket, table, schema::MEMBERS, |_, expires| Some(expires))?
         {
@@ -114,6 +142,18 @@ impl Mirror {
             (quotas.0.map(name), quotas.1.map(name)),
         );
 
+        for (map, prefix, rate) in [
+            (
+                schema::SPEED_UP,
+                "su",
+                (|e: &Entry| e.up) as fn(&Entry) -> _,
+            ),
+            (schema::SPEED_DOWN, "sd", |e: &Entry| e.down),
+        ] {
+            let name = |entry: Option<&Entry>| Some(super::rate_name(prefix, rate(entry?)?));
+            key.map_to(batch, map, (name(present), name(wanted)));
+        }
+
         let blocked = (
             present.is_some_and(|e| e.blocked),
             wanted.is_some_and(|e| e.blocked),
@@ -145,10 +185,46 @@ impl Mirror {
         };
     }
 
+    pub(super) fn paces(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        self.paces.iter().map(|(address, class)| (*address, *class))
+    }
+
+    /// Appends what puts packets to an address into another class, or into none.
+    pub(super) fn pace(&self, batch: &mut Batch, address: IpAddr, class: Option<u32>) {
+        pace(batch, address, (self.paces.get(&address).copied(), class));
+    }
+
+    /// Notes that a class is in force.
+    pub(super) fn paced(&mut self, address: IpAddr, class: Option<u32>) {
+        match class {
+            Some(class) => self.paces.insert(address, class),
+            None => self.paces.remove(&address),
+        };
+    }
+
     fn at(&mut self, address: IpAddr, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.entries.get_mut(&address) {
             change(entry);
         }
+    }
+}
+
+/// Appends what takes an address from a class to another.
+pub(super) fn pace(
+    batch: &mut Batch,
+    address: IpAddr,
+    (present, wanted): (Option<u32>, Option<u32>),
+) {
+    if present == wanted {
+        return;
+    }
+    let key = Key::of(address);
+    if present.is_some() {
+        key.delete(batch, schema::PACE);
+    }
+    if let Some(class) = wanted {
+        let (map, key) = key.parts(schema::PACE);
+        batch.add_number(map, key, class);
     }
 }
 
@@ -225,6 +301,22 @@ fn listed<T>(
     set: Pair,
     take: impl Fn(Option<&[u8]>, Option<u64>) -> Option<T>,
 ) -> Result<Vec<(IpAddr, T)>, Error> {
+    each(socket, table, set, |element| {
+        take(element.object, element.expires_in_ms)
+    })
+}
+
+/// All elements of a pair of maps to numbers.
+fn numbers(socket: &mut Socket, table: &str, map: Pair) -> Result<Vec<(IpAddr, u32)>, Error> {
+    each(socket, table, map, |element| element.number)
+}
+
+fn each<T>(
+    socket: &mut Socket,
+    table: &str,
+    set: Pair,
+    take: impl Fn(Element<'_>) -> Option<T>,
+) -> Result<Vec<(IpAddr, T)>, Error> {
     let mut all = Vec::new();
     for name in [set.0, set.1] {
         all.extend(socket.elements(table, name, |element| {
@@ -232,7 +324,7 @@ fn listed<T>(
                 4 => IpAddr::from(<[u8; 4]>::try_from(element.key).ok()?),
                 _ => IpAddr::from(<[u8; 16]>::try_from(element.key).ok()?),
             };
-            Some((address, take(element.object, element.expires_in_ms)?))
+            Some((address, take(element)?))
         })?);
     }
     Ok(all)

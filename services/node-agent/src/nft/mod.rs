@@ -1,4 +1,4 @@
-//! Our table in nf_tables: who may pass, how much of it, and what is billed.
+//! Our table in nf_tables: who may pass, how much of it and how fast, and what is billed.
 //!
 //! Its counters are the billing source, and its nonce is their incarnation: they outlive the
 //! agent and WireGuard. The fixed part is a script for `nft` ([`schema`]); everything that
@@ -7,6 +7,7 @@
 //! whenever the kernel contradicts it.
 
 mod mirror;
+mod redirect;
 mod schema;
 mod socket;
 mod wire;
@@ -17,17 +18,22 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use vpnpanel_domain::{PeerId, UserId};
 
-pub use mirror::{Entry, Member};
+pub use mirror::{Entry, Member, Rate};
+pub(crate) use redirect::Redirect;
 pub use schema::Scope;
 
 use crate::Error;
 use crate::host;
 use mirror::Mirror;
 use socket::Socket;
-use wire::{Batch, Kind};
+use wire::{Batch, Family, Kind};
 
 /// Size at which a transaction is closed and the next one begun.
 const TRANSACTION: usize = 512 << 10;
+
+/// Bytes that a limited user may be ahead of a second's worth: the largest packet that the kernel
+/// aggregates passes also at the slowest speed.
+const BURST: u32 = 66 << 10;
 
 /// What the table has counted, at one moment under one incarnation.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +55,13 @@ pub struct Table {
     mirror: Mirror,
     counters: HashSet<PeerId>,
     quotas: HashMap<UserId, u64>,
+    rates: HashSet<(Direction, Rate)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Direction {
+    Up,
+    Down,
 }
 
 impl Table {
@@ -82,6 +95,7 @@ impl Table {
             mirror: Mirror::default(),
             counters: HashSet::new(),
             quotas: HashMap::new(),
+            rates: HashSet::new(),
         };
         table.refresh()?;
         Ok(table)
@@ -120,6 +134,7 @@ impl Table {
     /// whole ruleset for example.
     pub fn exists(&mut self) -> Result<bool, Error> {
         self.socket.has_object(
+            Family::Inet,
             &self.name,
             Kind::Counter,
             &incarnation_name(&self.incarnation),
@@ -192,6 +207,50 @@ impl Table {
         Ok(())
     }
 
+    /// Deletes speeds that no address refers to any more.
+    pub fn sweep_rates(&mut self) -> Result<(), Error> {
+        if self.rates.is_empty() {
+            return Ok(());
+        }
+        let in_use: HashSet<_> = self
+            .mirror
+            .entries()
+            .flat_map(|(_, entry)| rates_of(entry))
+            .collect();
+        let idle: Vec<_> = self.rates.difference(&in_use).copied().collect();
+        for slice in idle.chunks(2000) {
+            let mut batch = Batch::new(&self.name);
+            for (direction, rate) in slice {
+                batch.delete_object(Kind::Limit, &rate_name(direction.prefix(), *rate));
+            }
+            self.socket.commit(batch)?;
+            for rate in slice {
+                self.rates.remove(rate);
+            }
+        }
+        Ok(())
+    }
+
+    /// The classes that packets to addresses are put into.
+    pub(crate) fn paces(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        self.mirror.paces()
+    }
+
+    /// Puts packets to addresses into classes, or into none.
+    pub(crate) fn pace(&mut self, changes: &[(IpAddr, Option<u32>)]) -> Result<(), Error> {
+        for slice in changes.chunks(2000) {
+            let mut batch = Batch::new(&self.name);
+            for (address, class) in slice {
+                self.mirror.pace(&mut batch, *address, *class);
+            }
+            self.socket.commit(batch)?;
+            for (address, class) in slice {
+                self.mirror.paced(*address, *class);
+            }
+        }
+        Ok(())
+    }
+
     /// Reads all quotas, then all counters.
     ///
     /// # Errors
@@ -214,7 +273,7 @@ impl Table {
                 Name::Incarnation(nonce) => ours = nonce == self.incarnation,
                 Name::Up(peer) => peers.entry(peer).or_default().0 = bytes,
                 Name::Down(peer) => peers.entry(peer).or_default().1 = bytes,
-                Name::Quota(_) => (),
+                Name::Quota(_) | Name::Speed(..) => (),
             }
         }
         if !ours {
@@ -253,6 +312,7 @@ impl Table {
         while !rest.is_empty() {
             let mut batch = Batch::new(&self.name);
             let (mut counters, mut quotas) = (HashSet::new(), HashSet::new());
+            let mut rates = HashSet::new();
             let mut taken = 0;
             while batch.len() < TRANSACTION
                 && let Some((address, wanted)) = rest.get(taken)
@@ -271,6 +331,12 @@ impl Table {
                         // Nothing passes until a limit is set.
                         batch.set_quota(&quota_name(user), 0);
                     }
+                    for rate in rates_of(entry) {
+                        if !self.rates.contains(&rate) && rates.insert(rate) {
+                            let name = rate_name(rate.0.prefix(), rate.1);
+                            batch.add_limit(&name, rate.1.bytes_per_second, BURST);
+                        }
+                    }
                 }
                 self.mirror
                     .change(&mut batch, *address, wanted.as_ref(), now_ms);
@@ -279,6 +345,7 @@ impl Table {
             self.socket.commit(batch)?;
             self.counters.extend(counters);
             self.quotas.extend(quotas.into_iter().map(|user| (user, 0)));
+            self.rates.extend(rates);
             for (address, wanted) in done {
                 self.mirror.changed(*address, wanted.as_ref());
             }
@@ -303,6 +370,16 @@ impl Table {
             .read_quotas()?
             .into_iter()
             .map(|(user, (limit, _))| (user, limit))
+            .collect();
+        let rates = self
+            .socket
+            .objects(&self.name, Kind::Limit, |object| Name::parse(object.name))?;
+        self.rates = rates
+            .into_iter()
+            .filter_map(|name| match name {
+                Name::Speed(direction, rate) => Some((direction, rate)),
+                _ => None,
+            })
             .collect();
         self.mirror = Mirror::read(&mut self.socket, &self.name)?;
         Ok(())
@@ -333,6 +410,7 @@ enum Name {
     Up(PeerId),
     Down(PeerId),
     Quota(UserId),
+    Speed(Direction, Rate),
 }
 
 impl Name {
@@ -343,14 +421,46 @@ impl Name {
             return id(nonce).map(Self::Incarnation);
         }
         let (kind, digits) = text.split_once('_')?;
+        let (digits, speed) = match digits.split_once('_') {
+            Some((digits, speed)) => (digits, speed.parse().ok()),
+            None => (digits, None),
+        };
         let bytes = id(digits)?;
+        let rate = |bytes_per_second| Rate {
+            user: UserId::from_bytes(bytes),
+            bytes_per_second,
+        };
         match kind {
+            "su" => Some(Self::Speed(Direction::Up, rate(speed?))),
+            "sd" => Some(Self::Speed(Direction::Down, rate(speed?))),
             "u" => Some(Self::Up(PeerId::from_bytes(bytes))),
             "d" => Some(Self::Down(PeerId::from_bytes(bytes))),
             "q" => Some(Self::Quota(UserId::from_bytes(bytes))),
             _ => None,
         }
     }
+
+    fn rate(self) -> Option<Rate> {
+        match self {
+            Self::Speed(_, rate) => Some(rate),
+            _ => None,
+        }
+    }
+}
+
+impl Direction {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Up => "su",
+            Self::Down => "sd",
+        }
+    }
+}
+
+fn rates_of(entry: &Entry) -> impl Iterator<Item = (Direction, Rate)> + use<> {
+    let up = entry.up.map(|rate| (Direction::Up, rate));
+    let down = entry.down.map(|rate| (Direction::Down, rate));
+    up.into_iter().chain(down)
 }
 
 fn incarnation_name(nonce: &[u8; 16]) -> String {
@@ -359,6 +469,13 @@ fn incarnation_name(nonce: &[u8; 16]) -> String {
 
 fn quota_name(user: UserId) -> String {
     format!("q_{}", user.uuid().simple())
+}
+
+/// The speed is a part of the name: another speed is another object, and addresses go over to it at
+/// one moment.
+fn rate_name(prefix: &str, rate: Rate) -> String {
+    let user = rate.user.uuid().simple();
+    format!("{prefix}_{user}_{}", rate.bytes_per_second)
 }
 
 fn nft(script: &str) -> Result<(), Error> {

@@ -5,10 +5,12 @@
 //! 1. between two subscribers, or to a link-local address (cloud metadata): dropped;
 //! 2. an address that is no member (any more; membership may carry a `not_after`): dropped;
 //! 3. an address in `blocked`: dropped;
-//! 4. the user's quota, one object for both directions and all devices: dropped when it is over;
-//! 5. the peer's counter of the direction: what is billed.
+//! 4. faster than the user may be in this direction, all devices together: dropped;
+//! 5. the user's quota, one object for both directions and all devices: dropped when it is over;
+//! 6. the peer's counter of the direction: what is billed;
+//! 7. to a user that is held back to a speed by a class of the interface: the class is named.
 //!
-//! So nothing that was dropped is billed. The same chains stand in `forward`, and in `input` and
+//! So nothing that was dropped here is billed. The same chains stand in `forward`, and in `input` and
 //! `output` for traffic with the node itself, which is billed like any other; whether the node's
 //! own services may be reached is left to the host's firewall. A new table gets its incarnation,
 //! a counter whose name holds a nonce, in the transaction that makes it.
@@ -21,6 +23,9 @@ use ipnet::IpNet;
 /// The sets and maps of each address family: (IPv4, IPv6).
 pub(super) const UP: Pair = Pair("up4", "up6");
 pub(super) const DOWN: Pair = Pair("down4", "down6");
+pub(super) const SPEED_UP: Pair = Pair("speed_up4", "speed_up6");
+pub(super) const SPEED_DOWN: Pair = Pair("speed_down4", "speed_down6");
+pub(super) const PACE: Pair = Pair("pace4", "pace6");
 pub(super) const QUOTA: Pair = Pair("quota4", "quota6");
 pub(super) const MEMBERS: Pair = Pair("members4", "members6");
 pub(super) const BLOCKED: Pair = Pair("blocked4", "blocked6");
@@ -61,7 +66,14 @@ pub(super) fn script(table: &str, scope: &Scope, incarnation: Option<&str>) -> S
         line(format!("add element inet {table} ifaces {{ {names} }}"));
     }
     for (family, address, v6) in [("4", "ipv4_addr", false), ("6", "ipv6_addr", true)] {
-        for (map, object) in [("up", "counter"), ("down", "counter"), ("quota", "quota")] {
+        for (map, object) in [
+            ("up", "counter"),
+            ("down", "counter"),
+            ("quota", "quota"),
+            ("speed_up", "limit"),
+            ("speed_down", "limit"),
+            ("pace", "classid"),
+        ] {
             line(format!(
                 "add map inet {table} {map}{family} {{ type {address} : {object}; }}"
             ));
@@ -143,6 +155,10 @@ fn rules() -> Vec<(&'static str, String)> {
             rules.push((chain, format!("{ip} {side} @blocked{family} drop")));
             rules.push((
                 chain,
+                format!("limit name {ip} {side} map @speed_{map}{family} drop"),
+            ));
+            rules.push((
+                chain,
                 format!("quota name {ip} {side} map @quota{family} drop"),
             ));
             rules.push((
@@ -151,7 +167,16 @@ fn rules() -> Vec<(&'static str, String)> {
             ));
         }
     }
+    // IPv4's forwarding sets the priority from the type of service; IPv6's keeps what it was.
+    rules.push((
+        "from_peer",
+        "meta nfproto ipv6 meta priority set none".to_owned(),
+    ));
     for (ip, family) in [("ip", "4"), ("ip6", "6")] {
+        rules.push((
+            "to_peer",
+            format!("meta priority set {ip} daddr map @pace{family}"),
+        ));
         rules.push((
             "postrouting",
             format!("{ip} saddr @pools{family} oifname != @ifaces oifname != \"lo\" masquerade"),
@@ -183,7 +208,9 @@ mod tests {
                 .unwrap_or_else(|| panic!("{what} in {script}"))
         };
         assert!(at("@members4 drop") < at("saddr @blocked4 drop"));
-        assert!(at("saddr @blocked4 drop") < at("saddr map @quota4 drop"));
+        assert!(at("saddr @blocked4 drop") < at("saddr map @speed_up4 drop"));
+        assert!(at("saddr map @speed_up4 drop") < at("saddr map @quota4 drop"));
+        assert!(at("daddr map @speed_down6 drop") < at("daddr map @quota6 drop"));
         assert!(at("saddr map @quota4 drop") < at("saddr map @up4"));
         assert!(at("daddr map @quota6 drop") < at("daddr map @down6"));
     }

@@ -9,7 +9,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::wire::{self, Batch, Element, Kind, Object, Reply};
+use super::wire::{self, Batch, Element, Family, Kind, Object, Reply};
 use crate::Error;
 
 /// A batch is one datagram: the kernel takes it whole from a buffer of this size.
@@ -130,6 +130,7 @@ impl Socket {
     /// Whether an object exists.
     pub(super) fn has_object(
         &mut self,
+        family: Family,
         table: &str,
         kind: Kind,
         name: &str,
@@ -140,7 +141,7 @@ impl Socket {
         };
         self.drain();
         self.sequence = self.sequence.wrapping_add(1);
-        let bytes = wire::get_object(table, kind, name, self.sequence);
+        let bytes = wire::get_object(family, table, kind, name, self.sequence);
         send(self.fd.as_raw_fd(), &bytes, MsgFlags::empty()).map_err(failed)?;
         loop {
             let length = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {

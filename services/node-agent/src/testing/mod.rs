@@ -16,7 +16,7 @@ mod traffic;
 pub use client::WgQuick;
 pub use netns::{Namespace, require_root};
 pub use topology::Topology;
-pub use traffic::{Download, Server, flood, upload};
+pub use traffic::{Download, Server, Upload, flood, upload};
 
 use std::time::{Duration, Instant};
 

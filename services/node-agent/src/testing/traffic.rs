@@ -188,6 +188,52 @@ impl Drop for Download {
     }
 }
 
+/// An upload that runs until it is dropped.
+#[derive(Debug)]
+pub struct Upload {
+    stream: TcpStream,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Upload {
+    /// Sends to the server without end, from a namespace.
+    pub fn start(host: &Namespace, server: &Server) -> Self {
+        let address = server.address();
+        let mut stream = host.enter(|| {
+            TcpStream::connect_timeout(&address, Duration::from_secs(20)).expect("a connection")
+        });
+        write!(
+            stream,
+            "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+            1_u64 << 50
+        )
+        .expect("a request");
+        let mut copy = stream.try_clone().expect("a stream");
+        let writer = std::thread::spawn(move || {
+            // It ends with an error when it is dropped.
+            let _ = std::io::copy(&mut std::io::repeat(0xa5), &mut copy);
+        });
+        Self {
+            stream,
+            writer: Some(writer),
+        }
+    }
+
+    /// Whether the connection has ended.
+    pub fn ended(&self) -> bool {
+        self.writer.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
 /// Uploads so many bytes from a namespace and returns how many the server says it read.
 pub fn upload(host: &Namespace, server: &Server, bytes: u64) -> u64 {
     let address = server.address();

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use vpnpanel_domain::{InboundId, PeerId, UserId};
+use vpnpanel_domain::{InboundId, PeerId, SpeedLimit, UserId};
 use vpnpanel_node_agent::engine::{
-    Engine, Inbound, Key32, Peer, PeerOp, Reading, WireGuardEngine, WireGuardOptions,
+    Engine, Inbound, Key32, MOST_PACED, Peer, PeerOp, Reading, WireGuardEngine, WireGuardOptions,
 };
 use vpnpanel_node_agent::testing::{Namespace, Topology, WgQuick};
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -28,9 +28,17 @@ pub(crate) struct Subscriber {
 
 impl Node {
     pub(crate) fn new(label: &str, subscribers: u8) -> (Self, Vec<Subscriber>) {
+        Self::with_most_paced(label, subscribers, MOST_PACED)
+    }
+
+    pub(crate) fn with_most_paced(
+        label: &str,
+        subscribers: u8,
+        most_paced: usize,
+    ) -> (Self, Vec<Subscriber>) {
         let mut network = Topology::new(label);
         let folder = tempfile::tempdir().unwrap();
-        let engine = engine(&folder);
+        let engine = engine(&folder, most_paced);
         let inbound = Inbound {
             id: InboundId::from_bytes(random()),
             private_key: Key32::new(random()),
@@ -59,9 +67,9 @@ impl Node {
         self.network.node()
     }
 
-    /// Has the engine adopt what runs, as a restarted agent does.
+    /// Has an engine adopt what runs, as a restarted agent does, and do without the old one.
     pub(crate) fn restart_agent(&mut self) {
-        self.engine = engine(&self.folder);
+        self.engine = engine(&self.folder, MOST_PACED);
         self.ensure();
     }
 
@@ -147,6 +155,16 @@ impl Node {
         )
     }
 
+    /// The name of the tunnel's interface.
+    pub(crate) fn interface(&self) -> String {
+        let links = self.host().run("ip", &["-br", "link"]);
+        let mut names = links
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        let ours = |name: &&str| name.starts_with("vp") && name.len() == 14;
+        names.find(ours).expect("an interface").to_owned()
+    }
+
     /// The process of wireguard-go.
     pub(crate) fn engine_pid(&self) -> i32 {
         let ours = |pid: &i32| {
@@ -175,6 +193,7 @@ impl Subscriber {
             blocked: false,
             limited: false,
             not_after_ms: None,
+            speed: SpeedLimit::NONE,
         };
         Self {
             index,
@@ -189,12 +208,13 @@ const ORACLE: &str = "table inet oracle { counter up { } \n counter down { } \n 
     chain forward { type filter hook forward priority 50; policy accept; \
     oifname \"up0\" counter name up \n iifname \"up0\" counter name down \n } \n }";
 
-fn engine(folder: &tempfile::TempDir) -> WireGuardEngine {
+fn engine(folder: &tempfile::TempDir, most_paced: usize) -> WireGuardEngine {
     WireGuardEngine::new(WireGuardOptions {
         identity: folder.path().as_os_str().as_encoded_bytes().to_vec(),
         folder: folder.path().to_owned(),
         force_userspace: false,
         kernel_quota: true,
+        most_paced,
     })
 }
 

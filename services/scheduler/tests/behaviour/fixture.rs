@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use vpnpanel_domain::{Limit, ResetStrategy, TenantId, UserId, UserStatus, Zone};
+use vpnpanel_domain::{Limit, ResetStrategy, SpeedLimit, TenantId, UserId, UserStatus, Zone};
 use vpnpanel_runtime::{
     metrics,
     settings::{self, MapEnvironment},
@@ -69,6 +69,7 @@ pub(crate) async fn users(store: &Store, count: usize, expires_at_ms: Option<i64
             note: String::new(),
             group_ids: BTreeSet::new(),
             limit: Limit::None,
+            speed: SpeedLimit::NONE,
             reset_strategy: ResetStrategy::None,
             expires_at_ms,
             on_hold_ms: None,

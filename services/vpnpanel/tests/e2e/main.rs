@@ -28,4 +28,5 @@ mod outage;
 mod quota;
 mod readme;
 mod renewal;
+mod speed;
 mod support;

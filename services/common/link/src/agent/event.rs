@@ -2,7 +2,7 @@
 //! after the other: a [`Effect::Commit`] is durable before the next effect begins. That order is
 //! the whole of the contract between this machine and its driver.
 
-use vpnpanel_domain::{CommandId, PeerId, UserId};
+use vpnpanel_domain::{CommandId, PeerId, SpeedLimit, UserId};
 
 use super::durable::{EpochNumber, Transaction};
 use crate::{
@@ -166,13 +166,24 @@ pub struct Change {
     /// The inbounds to have, all of them: open those that are missing, reload those that
     /// differ, close the others. Nothing but a changed inbound may be reloaded.
     pub inbounds: Vec<DesiredInbound>,
-    /// Peers to have, with their users: add those that are missing, modify those that differ,
+    /// Peers to have: add those that are missing, modify those that differ,
     /// lift a block.
     /// Their counters start at zero unless they exist in this incarnation; a counter that
     /// exists goes on.
-    pub upsert: Vec<(UserId, DesiredPeer)>,
+    pub upsert: Vec<Upsert>,
     /// Peers to remove. Their counters must stay, or never restart, in this incarnation.
     pub remove: Vec<PeerId>,
+}
+
+/// A peer to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upsert {
+    /// Whose it is.
+    pub user: UserId,
+    /// How fast that user may be, all of its peers together.
+    pub speed: SpeedLimit,
+    /// The peer.
+    pub peer: DesiredPeer,
 }
 
 /// Something that a person should look at.

@@ -27,7 +27,7 @@ pub use command::CommandRecord;
 pub use durable::{
     BatchRecord, CounterRecord, Durable, EpochNumber, EpochRecord, TimeAnchor, Transaction, Write,
 };
-pub use event::{Alarm, Change, Effect, Event, Gate, Now, Reading, Ticket};
+pub use event::{Alarm, Change, Effect, Event, Gate, Now, Reading, Ticket, Upsert};
 
 use crate::{BootId, EngineStatus, Entropy, Epoch, Grant, Incarnation};
 

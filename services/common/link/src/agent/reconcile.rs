@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vpnpanel_domain::PeerId;
+use vpnpanel_domain::{PeerId, SpeedLimit};
 
 use super::target::state_error;
-use super::{Agent, Change, CounterRecord, Effect, Now, Ticket, Write};
+use super::{Agent, Change, CounterRecord, Effect, Now, Ticket, Upsert, Write};
 use crate::{
     AppliedState, ConfigError, CounterKey, CounterMark, DesiredInbound, DesiredPeer, Incarnation,
     Totals,
@@ -19,7 +19,7 @@ pub(super) struct Engine {
     /// `None` while it does not run.
     pub(super) incarnation: Option<Incarnation>,
     /// Peers it has; their settings, where this process has set them.
-    pub(super) installed: BTreeMap<PeerId, Option<DesiredPeer>>,
+    pub(super) installed: BTreeMap<PeerId, Option<(SpeedLimit, DesiredPeer)>>,
     /// Counters without books: this disk is younger than they are. With their marks, once told.
     pub(super) unknown: BTreeMap<PeerId, Option<CounterMark>>,
     /// It may differ from the desired state.
@@ -164,12 +164,17 @@ impl Agent {
             .collect();
         let upsert: Vec<_> = desired
             .peers()
-            .filter(|(_, peer)| {
+            .filter(|(user, peer)| {
                 let known = self.engine.installed.get(&peer.id);
+                let same = |(speed, known): &(_, _)| *speed == user.speed && known == *peer;
                 self.engine.blocked.contains(&peer.id)
-                    || known.is_none_or(|known| known.as_ref() != Some(peer))
+                    || !known.is_some_and(|known| known.as_ref().is_some_and(same))
             })
-            .map(|(user, peer)| (user, peer.clone()))
+            .map(|(user, peer)| Upsert {
+                user: user.id,
+                speed: user.speed,
+                peer: peer.clone(),
+            })
             .collect();
         let inbounds = desired.inbounds.clone();
         let state = desired.state;
@@ -185,7 +190,7 @@ impl Agent {
             return self.applied_state(state);
         }
         let server_ms = self.server_ms(now);
-        for (_, peer) in &upsert {
+        for Upsert { peer, .. } in &upsert {
             let key = CounterKey {
                 incarnation,
                 peer: peer.id,
@@ -202,8 +207,9 @@ impl Agent {
             self.engine.installed.remove(peer);
             self.engine.blocked.remove(peer);
         }
-        for (_, peer) in &upsert {
-            self.engine.installed.insert(peer.id, Some(peer.clone()));
+        for Upsert { speed, peer, .. } in &upsert {
+            let known = (*speed, peer.clone());
+            self.engine.installed.insert(peer.id, Some(known));
             self.engine.blocked.remove(&peer.id);
         }
         self.engine.inbounds = Some(inbounds.clone());

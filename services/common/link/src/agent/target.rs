@@ -82,10 +82,10 @@ impl Desired {
         self.users.get(self.owners.get(&peer)?)
     }
 
-    pub(super) fn peers(&self) -> impl Iterator<Item = (UserId, &DesiredPeer)> {
+    pub(super) fn peers(&self) -> impl Iterator<Item = (&DesiredUser, &DesiredPeer)> {
         self.users
             .values()
-            .flat_map(|user| user.peers.iter().map(|peer| (user.id, peer)))
+            .flat_map(|user| user.peers.iter().map(move |peer| (user, peer)))
     }
 
     /// Whether the user may use the period on this node, now or next.
@@ -274,8 +274,10 @@ pub(super) fn state_error(message: &str) -> ConfigError {
 mod tests {
     use super::*;
     use crate::agent::testing::Host;
+    use crate::agent::{Change, Event};
     use crate::wire::{encode_delta, encode_state, pieces, state_digest};
-    use crate::{DesiredDelta, DesiredPeriod, DesiredState, Down};
+    use crate::{DesiredDelta, DesiredPeriod, DesiredState, Down, Incarnation};
+    use vpnpanel_domain::{InboundId, Speed, SpeedLimit};
 
     const FEW: RemovalBound = RemovalBound {
         users: 1,
@@ -293,6 +295,7 @@ mod tests {
             blocked: false,
             limited: false,
             not_after_ms: None,
+            speed: SpeedLimit::NONE,
             peers: Vec::new(),
         }
     }
@@ -384,5 +387,92 @@ mod tests {
         let next = answer(&mut host, &delta(2, has.digest, &[3], &[1]));
         assert!(!next.resync);
         assert_eq!(users(&host), ids(&[2, 3]));
+    }
+
+    /// Hands the engine's empty counters over.
+    fn read(host: &mut Host, asked: &[Effect]) {
+        let ticket = asked.iter().find_map(|effect| match effect {
+            Effect::ReadCounters(ticket) => Some(*ticket),
+            _ => None,
+        });
+        host.step(Event::Sample {
+            ticket: ticket.expect("a read"),
+            before: Incarnation([1; 16]),
+            after: Incarnation([1; 16]),
+            readings: Vec::new(),
+        });
+    }
+
+    fn told(host: &mut Host, update: &Update) -> Vec<Effect> {
+        let pieces: Vec<_> = pieces(update).collect();
+        pieces
+            .into_iter()
+            .flat_map(|piece| host.hear(Down::ConfigUpdate(piece)))
+            .collect()
+    }
+
+    fn change(effects: Vec<Effect>) -> Change {
+        let mut changes = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Apply(change) => Some(change),
+            _ => None,
+        });
+        changes.next().expect("a change")
+    }
+
+    #[test]
+    fn a_changed_speed_reaches_the_engine_with_its_users_peers_alone() {
+        let with_speed = |n: u8, bps: u64| DesiredUser {
+            speed: SpeedLimit {
+                up: Speed::UNLIMITED,
+                down: Speed::nearest(bps),
+            },
+            peers: vec![DesiredPeer {
+                id: PeerId::from_bytes([n; 16]),
+                inbound: InboundId::from_bytes([7; 16]),
+                public_key: [n; 32],
+                preshared_key: None,
+                ipv4: None,
+                ipv6: None,
+            }],
+            ..user(n)
+        };
+        let mut host = Host::connected();
+        let asked = host.step(Event::EngineUp {
+            incarnation: Incarnation([1; 16]),
+            peers: Vec::new(),
+        });
+        read(&mut host, &asked);
+        let data = encode_state(&DesiredState {
+            users: vec![with_speed(1, 0), with_speed(2, 0)],
+            ..DesiredState::default()
+        });
+        let digest = state_digest(&data).unwrap();
+        let whole = Update {
+            revision: Revision(1),
+            kind: UpdateKind::Whole(digest),
+            removals: None,
+            data,
+        };
+        let first = change(told(&mut host, &whole));
+        assert_eq!(first.upsert.len(), 2);
+        host.step(Event::Applied {
+            ticket: first.ticket,
+            errors: Vec::new(),
+        });
+        let data = encode_delta(&DesiredDelta {
+            users: vec![with_speed(2, 5_000_000)],
+            removed: Vec::new(),
+        });
+        let delta = Update {
+            revision: Revision(2),
+            kind: UpdateKind::Delta(digest),
+            removals: None,
+            data,
+        };
+        let changed = change(told(&mut host, &delta));
+        assert_eq!(changed.upsert.len(), 1);
+        assert_eq!(changed.upsert[0].user, user(2).id);
+        assert_eq!(changed.upsert[0].speed.down.bps(), 5_000_000);
+        assert!(changed.remove.is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use prost::Message;
-use vpnpanel_domain::{Multiplier, PeriodId, UserId};
+use vpnpanel_domain::{Multiplier, PeriodId, Speed, SpeedLimit, UserId};
 
 use super::{decode, pb};
 use crate::{
@@ -111,6 +111,8 @@ fn user_to_wire(user: &DesiredUser) -> pb::DesiredUser {
             .map(|next| next.id.into_bytes().to_vec())
             .unwrap_or_default(),
         next_period_ends_ms: next.and_then(|next| next.ends_ms).unwrap_or(0),
+        speed_limit_up_bps: user.speed.up.bps(),
+        speed_limit_down_bps: user.speed.down.bps(),
     }
 }
 
@@ -127,6 +129,11 @@ pub(super) fn user_from_wire(user: pb::DesiredUser) -> Result<DesiredUser, Error
         blocked: user.blocked,
         limited: user.limited,
         not_after_ms: instant(user.not_after_ms),
+        // A bound that a newer control plane may give is kept as nearly as can be.
+        speed: SpeedLimit {
+            up: Speed::nearest(user.speed_limit_up_bps),
+            down: Speed::nearest(user.speed_limit_down_bps),
+        },
         peers: user
             .peers
             .into_iter()

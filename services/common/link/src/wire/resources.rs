@@ -241,7 +241,7 @@ mod tests {
     use super::super::desired::{encode_delta, encode_state};
     use super::*;
     use crate::{DesiredDelta, DesiredPeriod, DesiredState};
-    use vpnpanel_domain::PeriodId;
+    use vpnpanel_domain::{PeriodId, Speed, SpeedLimit};
 
     fn user(n: u8, blocked: bool) -> DesiredUser {
         DesiredUser {
@@ -254,6 +254,7 @@ mod tests {
             blocked,
             limited: true,
             not_after_ms: None,
+            speed: SpeedLimit::NONE,
             peers: Vec::new(),
         }
     }
@@ -283,6 +284,22 @@ mod tests {
         assert_eq!(removed, [user(1, false).id]);
         let after = state([user(2, true), user(3, false)]);
         assert_eq!(sum.digest(), state_digest(&after).unwrap());
+    }
+
+    #[test]
+    fn a_speed_comes_through_and_counts() {
+        let limited = DesiredUser {
+            speed: SpeedLimit {
+                up: Speed::nearest(64_000),
+                down: Speed::nearest(10_000_000_000),
+            },
+            ..user(1, false)
+        };
+        let kept = take_apart(&state([limited.clone()])).unwrap();
+        assert_eq!(kept.users[0].user, limited);
+        let without = take_apart(&state([user(1, false)])).unwrap();
+        assert_eq!(without.users[0].user.speed, SpeedLimit::NONE);
+        assert_ne!(kept.digest, without.digest);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::{
-    InboundId, LeaseId, Limit, MicroBytes, Multiplier, NodeId, PeerId, PeriodId, TenantId, UserId,
+    InboundId, LeaseId, Limit, MicroBytes, Multiplier, NodeId, PeerId, PeriodId, SpeedLimit,
+    TenantId, UserId,
 };
 use vpnpanel_link::collector::ingest::{Effects, Needs, Orphan};
 use vpnpanel_link::collector::{LeaseFacts, Loaded, NodeFacts, PeriodFacts, Policy, lease};
@@ -311,6 +312,7 @@ impl Database {
             blocked: user.disabled || facts.is_some_and(|facts| facts.limit.is_reached(facts.used)),
             limited: facts.is_some_and(|facts| facts.limit != Limit::None),
             not_after_ms: None,
+            speed: SpeedLimit::NONE,
             peers: user
                 .peers
                 .iter()

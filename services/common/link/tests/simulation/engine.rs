@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::{PeerId, UserId};
-use vpnpanel_link::agent::{Change, Gate, Reading};
+use vpnpanel_link::agent::{Change, Gate, Reading, Upsert};
 use vpnpanel_link::{Incarnation, Totals};
 
 pub(crate) struct Engine {
@@ -94,7 +94,7 @@ impl Engine {
             self.peers.remove(peer);
             self.blocked.remove(peer);
         }
-        for (user, peer) in &change.upsert {
+        for Upsert { user, peer, .. } in &change.upsert {
             self.peers.insert(peer.id, *user);
             self.blocked.remove(&peer.id);
             self.counters.entry(peer.id).or_default();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use vpnpanel_domain::{CommandId, NodeId, PeerId};
 use vpnpanel_link::agent::{
     Agent, Alarm, Change, Durable, Effect, EpochNumber, Event, Now, Reading, Settings, Ticket,
-    Transaction, Write,
+    Transaction, Upsert, Write,
 };
 use vpnpanel_link::{
     Batch, CounterKey, DesiredUser, Incarnation, Payload, Seq, SpoolId, Totals, Up, wire,
@@ -406,7 +406,7 @@ impl Host {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
-        for (_, peer) in &change.upsert {
+        for Upsert { peer, .. } in &change.upsert {
             let key = CounterKey {
                 incarnation: self.engine.incarnation,
                 peer: peer.id,

@@ -24,6 +24,8 @@ pub(crate) struct Model {
     pub(crate) version: i64,
     pub(crate) created_at: i64,
     pub(crate) updated_at: i64,
+    pub(crate) speed_up_bps: i64,
+    pub(crate) speed_down_bps: i64,
     pub(crate) deleted_at: Option<i64>,
 }
 

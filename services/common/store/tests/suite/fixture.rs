@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::Ipv4Net;
 use vpnpanel_domain::{
-    DeviceId, GroupId, InboundId, Limit, Multiplier, NodeId, PeerId, ResetStrategy, TenantId,
-    UserId, Zone,
+    DeviceId, GroupId, InboundId, Limit, Multiplier, NodeId, PeerId, ResetStrategy, SpeedLimit,
+    TenantId, UserId, Zone,
 };
 use vpnpanel_link::collector::ingest::{Decoded, Submission};
 use vpnpanel_link::{
@@ -170,6 +170,7 @@ pub(crate) fn new_user(name: &str, groups: impl Into<BTreeSet<GroupId>>) -> NewU
         note: String::new(),
         group_ids: groups.into(),
         limit: Limit::None,
+        speed: SpeedLimit::NONE,
         reset_strategy: ResetStrategy::None,
         expires_at_ms: None,
         on_hold_ms: None,

@@ -1,12 +1,13 @@
 //! The life of a user: names, versions, repeated requests, status.
 
-use vpnpanel_domain::{AccountId, Limit, UserStatus};
+use vpnpanel_domain::{AccountId, Limit, Speed, SpeedLimit, UserStatus};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    Page, RequestKey, StoreError, TenantLimits, TenantPatch, UserFilter, UserPatch, fresh_id,
-    on_each_database,
+    Change, DesiredChanges, LogPosition, NewUser, Page, RequestKey, StoreError, TenantLimits,
+    TenantPatch, UserFilter, UserPatch, fresh_id, on_each_database,
 };
 
+use crate::changes::read_until;
 use crate::fixture::{World, new_tenant, new_user};
 
 on_each_database!(
@@ -19,6 +20,7 @@ on_each_database!(
     filters_follow_the_clock,
     a_groups_of_another_tenant_cannot_be_used,
     a_tenants_limit_of_users_holds,
+    a_changed_speed_reaches_the_nodes_with_that_user_alone,
 );
 
 async fn names_are_unique_in_a_tenant_whatever_their_case(test: TestStore) {
@@ -330,4 +332,47 @@ async fn a_tenants_limit_of_users_holds(test: TestStore) {
         }
     }
     assert_eq!(made, 3);
+}
+
+async fn a_changed_speed_reaches_the_nodes_with_that_user_alone(test: TestStore) {
+    let world = World::new(test).await;
+    let (store, tenant) = (&world.store, world.tenant);
+    let fast = SpeedLimit {
+        up: Speed::nearest(64_000),
+        down: Speed::nearest(10_000_000_000),
+    };
+    let new = NewUser {
+        speed: fast,
+        ..new_user("ada", [world.group])
+    };
+    let ada = store.create_user(tenant, new, None).await.unwrap();
+    let bob = world.user("bob", Limit::None).await;
+    assert_eq!((ada.speed, bob.speed), (fast, SpeedLimit::NONE));
+
+    let state = store.desired_state(world.node).await.unwrap();
+    let speeds: Vec<_> = state.users.iter().map(|it| (it.id, it.speed)).collect();
+    assert_eq!(speeds, [(ada.id, fast), (bob.id, SpeedLimit::NONE)]);
+
+    let slower = UserPatch {
+        speed_down: Some(Speed::nearest(5_000_000)),
+        ..UserPatch::default()
+    };
+    // What made the world lies behind the log's end from here on.
+    let made = |it: &Change| it.user_id == Some(bob.id);
+    read_until(store, LogPosition::default(), made).await;
+    let before = store.log_tail().await.unwrap();
+    let changed = store
+        .update_user(tenant, bob.id, slower, None)
+        .await
+        .unwrap();
+    assert_eq!(changed.speed.up, Speed::UNLIMITED);
+    read_until(store, before, made).await;
+    let told = store.desired_changes(world.node, before.revision()).await;
+    let Ok(DesiredChanges::Users { users, removed, .. }) = told else {
+        panic!("{told:?}")
+    };
+    let told = users.iter().find(|it| it.id == bob.id).unwrap();
+    assert_eq!(told.speed, changed.speed);
+    assert_eq!(removed, []);
+    assert_eq!(store.user(tenant, ada.id).await.unwrap().speed, fast);
 }

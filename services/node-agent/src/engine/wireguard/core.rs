@@ -5,17 +5,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use ipnet::IpNet;
-use vpnpanel_domain::{InboundId, PeerId, UserId};
+use vpnpanel_domain::{InboundId, PeerId, Speed, SpeedLimit, UserId};
 
 use super::allowance::Allowances;
 use super::device::{Backend, Device};
 use super::names::Names;
+use super::pacing::{Pacing, View};
 use super::uapi::{InterfaceReport, PeerSettings};
 use super::{Running, WireGuardOptions};
 use crate::engine::{Inbound, Listed, Peer, PeerOp, Reading, Session, Status};
-use crate::nft::{Entry, Member, Scope, Table};
+use crate::nft::{Entry, Member, Rate, Scope, Table};
 use crate::{Error, clock, host};
 
 /// An inbound that is up.
@@ -59,10 +61,13 @@ pub(super) struct Core {
     last: HashMap<PeerId, (u64, u64)>,
     problem: Option<String>,
     force_userspace: bool,
+    pacing: Pacing,
+    /// Peers were told: until then what is paced stays as it is.
+    told: bool,
 }
 
 impl Core {
-    pub(super) fn new(names: Names, options: WireGuardOptions) -> Self {
+    pub(super) fn new(names: Names, options: WireGuardOptions, pacing: Pacing) -> Self {
         Self {
             names,
             folder: options.folder,
@@ -77,6 +82,8 @@ impl Core {
             last: HashMap::new(),
             problem: None,
             force_userspace: options.force_userspace,
+            pacing,
+            told: false,
         }
     }
 
@@ -292,7 +299,45 @@ impl Core {
         {
             tracing::warn!(event = "quotas_not_swept", %error, "unused quotas stay for now");
         }
+        if let Some(table) = &mut self.table
+            && let Err(error) = table.sweep_rates()
+        {
+            tracing::warn!(event = "speeds_not_swept", %error, "unused speeds stay for now");
+        }
+        self.told = true;
+        self.pace(&HashSet::new());
         results
+    }
+
+    /// Holds users back to their speed, those with traffic by classes.
+    fn pace(&mut self, active: &HashSet<UserId>) {
+        let Some(table) = self.table.as_mut().filter(|_| self.told) else {
+            return;
+        };
+        let interfaces = self.interfaces.iter();
+        let interfaces = interfaces
+            .map(|(id, interface)| (*id, interface.name.clone()))
+            .collect();
+        let view = View {
+            peers: &self.peers,
+            interfaces: &interfaces,
+            active,
+        };
+        self.pacing.keep(view, table, Instant::now());
+    }
+
+    /// Users with a speed limit that had traffic since the last reading.
+    fn active(&self, counted: &HashMap<PeerId, (u64, u64)>) -> HashSet<UserId> {
+        let moved = |peer: PeerId| {
+            self.last
+                .get(&peer)
+                .is_some_and(|it| Some(it) != counted.get(&peer))
+        };
+        self.peers
+            .values()
+            .filter(|peer| peer.speed != SpeedLimit::NONE && moved(peer.id))
+            .map(|peer| peer.user)
+            .collect()
     }
 
     /// Checks a peer against the inbounds and the other peers, and claims its addresses.
@@ -480,13 +525,17 @@ impl Core {
             .filter(|(_, (limit, used))| used >= limit)
             .map(|(user, _)| *user)
             .collect();
+        let active = self.active(&counted.peers);
         self.last.clone_from(&counted.peers);
+        let table = self.table.as_mut().ok_or(Error::Stopped)?;
         if let Err(error) = program_limits(table, &self.allowances) {
             // Users are cut early at worst; the reading counts all the same.
             tracing::error!(event = "quota_failed", %error, "quotas lag behind their allowances");
         }
+        let incarnation = table.incarnation();
+        self.pace(&active);
         Ok(Reading {
-            incarnation: table.incarnation(),
+            incarnation,
             at_ms,
             peers: counted.peers,
             exhausted,
@@ -575,6 +624,7 @@ impl Core {
             kind: super::KIND,
             version: self.version.clone(),
             problem: self.problem.clone(),
+            shortfall: self.pacing.shortfall().map(ToOwned::to_owned),
             peers: self.peers.len(),
             incarnation: self.table.as_ref().map(Table::incarnation),
         }
@@ -594,6 +644,7 @@ impl Core {
             interface.device.remove()?;
         }
         self.interfaces.clear();
+        self.pacing.destroy()?;
         self.table = None;
         Table::remove(&self.names.table())
     }
@@ -647,6 +698,8 @@ fn entries_of(peer: &Peer) -> impl Iterator<Item = (IpAddr, Option<Entry>)> + us
     let entry = Entry {
         peer: peer.id,
         quota: peer.limited.then_some(peer.user),
+        up: rate_of(peer, peer.speed.up),
+        down: rate_of(peer, peer.speed.down),
         blocked: peer.blocked,
         member: peer.not_after_ms.map_or(Member::Always, Member::Until),
     };
@@ -654,6 +707,13 @@ fn entries_of(peer: &Peer) -> impl Iterator<Item = (IpAddr, Option<Entry>)> + us
         .clone()
         .into_iter()
         .map(move |address| (address, Some(entry.clone())))
+}
+
+fn rate_of(peer: &Peer, speed: Speed) -> Option<Rate> {
+    speed.bytes_per_second().map(|bytes_per_second| Rate {
+        user: peer.user,
+        bytes_per_second,
+    })
 }
 
 fn settings_of(peer: &Peer, endpoint: Option<SocketAddr>) -> PeerSettings {

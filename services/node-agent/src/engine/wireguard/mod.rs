@@ -9,6 +9,7 @@ mod device;
 mod genl;
 mod kernel;
 mod names;
+mod pacing;
 mod uapi;
 mod userspace;
 
@@ -19,8 +20,10 @@ use async_trait::async_trait;
 use vpnpanel_domain::{InboundId, PeerId, UserId};
 
 pub use allowance::QUOTA_SLACK;
+pub use pacing::MOST_PACED;
 
 use self::core::Core;
+use self::pacing::Pacing;
 use super::{Capabilities, Engine, Inbound, Incarnation, Listed, PeerOp, Reading, Session, Status};
 use crate::Error;
 
@@ -47,6 +50,9 @@ pub struct WireGuardOptions {
     pub force_userspace: bool,
     /// The kernel cuts users at their allowances; otherwise they are cut when counters are read.
     pub kernel_quota: bool,
+    /// Users that are held back to their speed by classes, and not by drops alone: at most
+    /// [`MOST_PACED`].
+    pub most_paced: usize,
 }
 
 /// The WireGuard engine. Its operations block for milliseconds, on tokio's threads for that.
@@ -61,7 +67,8 @@ impl WireGuardEngine {
     pub fn new(options: WireGuardOptions) -> Self {
         let names = names::Names::new(&options.identity);
         let kernel_quota = options.kernel_quota;
-        let core = Core::new(names, options);
+        let pacing = Pacing::new(&names, options.most_paced.min(MOST_PACED));
+        let core = Core::new(names, options, pacing);
         Self {
             core: Arc::new(Mutex::new(core)),
             kernel_quota,
@@ -146,6 +153,7 @@ impl Engine for WireGuardEngine {
                 kind: KIND,
                 version: KIND.to_owned(),
                 problem: Some(error.to_string()),
+                shortfall: None,
                 peers: 0,
                 incarnation: None,
             },

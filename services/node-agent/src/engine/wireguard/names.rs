@@ -34,6 +34,18 @@ impl Names {
         format!("vp{}p", self.tag)
     }
 
+    /// The device that packets of held-back users are sent through.
+    pub(super) fn through(&self) -> String {
+        format!("vp{}u", self.tag)
+    }
+
+    /// Major number of our qdiscs: below those that the kernel gives by itself (0x8000), above the
+    /// numbers of classes, which are their queues'.
+    pub(super) fn major(&self) -> u16 {
+        let tag = u32::from_str_radix(&self.tag, 16).unwrap_or_default();
+        0x7000 | u16::try_from(tag & 0xfff).unwrap_or_default()
+    }
+
     /// Whether an interface is one of this agent's.
     pub(super) fn is_ours(&self, interface: &str) -> bool {
         interface.len() == 14 && interface.starts_with(&format!("vp{}", self.tag))
@@ -63,6 +75,8 @@ mod tests {
         assert!(names.interface(inbound).len() <= 15);
         assert!(names.is_ours(&names.interface(inbound)));
         assert!(!names.is_ours(&names.probe()));
+        assert!(!names.is_ours(&names.through()));
+        assert!((0x7000..0x8000).contains(&names.major()));
         assert!(!names.is_ours(&Names::new(b"elsewhere").interface(inbound)));
     }
 }

@@ -170,6 +170,13 @@ impl<'a> Panel<'a> {
             .patch(&path, &json!({"dataLimitBytes": limit.to_string()}))
     }
 
+    /// Changes how fast the user may receive, bits per second.
+    pub(crate) fn set_speed_down(&self, id: &str, bps: u64) -> Value {
+        let path = format!("{}?updateMask=speedLimitDownBps", self.user_path(id));
+        self.rest
+            .patch(&path, &json!({"speedLimitDownBps": bps.to_string()}))
+    }
+
     /// The user's usage in quarters of an hour.
     pub(crate) fn user_usage(&self, id: &str) -> Usage {
         usage(&self.rest.get(&format!(
