@@ -111,6 +111,8 @@ fn user_to_wire(user: &DesiredUser) -> pb::DesiredUser {
             .map(|next| next.id.into_bytes().to_vec())
             .unwrap_or_default(),
         next_period_ends_ms: next.and_then(|next| next.ends_ms).unwrap_or(0),
+        period_spent: user.period.spent,
+        next_period_spent: next.is_some_and(|next| next.spent),
     }
 }
 
@@ -118,11 +120,16 @@ pub(super) fn user_from_wire(user: pb::DesiredUser) -> Result<DesiredUser, Error
     let next_period = if user.next_period_id.is_empty() {
         None
     } else {
-        Some(period(&user.next_period_id, user.next_period_ends_ms)?)
+        let spent = user.next_period_spent;
+        Some(period(
+            &user.next_period_id,
+            user.next_period_ends_ms,
+            spent,
+        )?)
     };
     Ok(DesiredUser {
         id: user.id.as_slice().try_into()?,
-        period: period(&user.period_id, user.period_ends_ms)?,
+        period: period(&user.period_id, user.period_ends_ms, user.period_spent)?,
         next_period,
         blocked: user.blocked,
         limited: user.limited,
@@ -172,10 +179,11 @@ fn peer_from_wire(peer: pb::DesiredPeer) -> Result<DesiredPeer, Error> {
     })
 }
 
-fn period(id: &[u8], ends_ms: i64) -> Result<DesiredPeriod, Error> {
+fn period(id: &[u8], ends_ms: i64, spent: bool) -> Result<DesiredPeriod, Error> {
     Ok(DesiredPeriod {
         id: PeriodId::try_from(id)?,
         ends_ms: instant(ends_ms),
+        spent,
     })
 }
 
