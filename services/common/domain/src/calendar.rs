@@ -121,10 +121,7 @@ mod tests {
         let first = monthly.after(next).unwrap().unwrap();
         assert_eq!(
             (first.window.starts_ms, first.window.ends_ms),
-            (
-                at("2026-02-01T00:00:00Z"),
-                Some(at("2026-03-01T00:00:00Z"))
-            )
+            (at("2026-02-01T00:00:00Z"), Some(at("2026-03-01T00:00:00Z")))
         );
         assert_eq!(first.anchor_ms, first.window.starts_ms);
         let never = calendar(ResetStrategy::None, "UTC");
@@ -182,7 +179,10 @@ mod tests {
         let now = next.window.ends_ms.unwrap() + 21 * DAY_MS + HOUR_MS;
         let since = daily.since(next, now).unwrap().unwrap();
         assert!(since.window.contains(now), "{since:?}");
-        assert_eq!(since.window.ends_ms.unwrap() - since.window.starts_ms, DAY_MS);
+        assert_eq!(
+            since.window.ends_ms.unwrap() - since.window.starts_ms,
+            DAY_MS
+        );
         assert!(since.window.starts_ms >= next.window.ends_ms.unwrap());
     }
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use vpnpanel_api::user::v1::{
     CreateUserRequest, CreateUserResponse, DeleteUserRequest, DeleteUserResponse,
     DisableUserRequest, DisableUserResponse, EnableUserRequest, EnableUserResponse, GetUserRequest,
-    GetUserResponse, ListUsersRequest, ListUsersResponse, Period, ResetUserUsageRequest,
-    ResetUserUsageResponse, UpdateUserRequest, UpdateUserResponse, User, UserStatus as WireStatus,
+    GetUserResponse, ListUserPeriodsRequest, ListUserPeriodsResponse, ListUsersRequest,
+    ListUsersResponse, Period, ResetStrategy as WireStrategy, ResetUserUsageRequest,
+    ResetUserUsageResponse, UpdateUserRequest, UpdateUserResponse, UsageReset, User,
+    UserStatus as WireStatus,
 };
 use vpnpanel_domain::{GroupId, Limit, ResetStrategy, TenantId, UserId, UserStatus};
 use vpnpanel_store::{self as store, NewUser, UserFilter, UserPatch, fresh_id};
@@ -27,6 +29,7 @@ const CHANGEABLE: &[&str] = &[
     "group_ids",
     "data_limit_bytes",
     "expire_time",
+    "usage_reset",
 ];
 
 pub(crate) async fn create(
@@ -48,7 +51,7 @@ pub(crate) async fn create(
         username: text::name("user.username", &user.username)?,
         group_ids: groups(&user)?,
         limit: Limit::from_wire(user.data_limit_bytes),
-        reset_strategy: ResetStrategy::None,
+        reset_strategy: reset_strategy(&user)?,
         expires_at_ms: expires_at(&user)?,
         on_hold_ms: None,
         disabled: false,
@@ -115,6 +118,7 @@ pub(crate) async fn update(
     let in_groups = mask.take("group_ids", !user.group_ids.is_empty(), &user);
     let limit = user.data_limit_bytes;
     let expire_time = mask.take("expire_time", user.expire_time.is_some(), &user);
+    let usage_reset = mask.take("usage_reset", user.usage_reset.is_some(), &user);
     let patch = UserPatch {
         username: username
             .map(|name| text::name("user.username", name))
@@ -122,6 +126,7 @@ pub(crate) async fn update(
         group_ids: in_groups.map(groups).transpose()?,
         limit: mask.take("data_limit_bytes", limit != 0, Limit::from_wire(limit)),
         expires_at_ms: expire_time.map(expires_at).transpose()?,
+        reset_strategy: usage_reset.map(reset_strategy).transpose()?,
         note: mask.take("note", !user.note.is_empty(), user.note.clone()),
         ..UserPatch::default()
     };
@@ -201,6 +206,25 @@ pub(crate) async fn reset_usage(
     })
 }
 
+pub(crate) async fn periods(
+    context: &Context,
+    _caller: &Caller,
+    message: ListUserPeriodsRequest,
+) -> Result<ListUserPeriodsResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let list = List::new("user periods").of(tenant_id).of(id);
+    let page = list.page(message.page_size, &message.page_token)?;
+    let mut periods = context
+        .store
+        .user_periods(tenant_id, id, page.keyset())
+        .await?;
+    let next_page_token = list.cut(&page, &mut periods, |period| period.id.uuid());
+    Ok(ListUserPeriodsResponse {
+        periods: periods.into_iter().map(IntoWire::into_wire).collect(),
+        next_page_token,
+    })
+}
+
 /// The user that a request names.
 pub(crate) fn named(tenant: &str, user: &str) -> Result<(TenantId, UserId), Error> {
     Ok((
@@ -219,6 +243,29 @@ fn expires_at(user: &User) -> Result<Option<i64>, Error> {
     let time = user.expire_time.as_ref();
     time.map(|time| time::unix_ms("user.expire_time", time))
         .transpose()
+}
+
+fn reset_strategy(user: &User) -> Result<ResetStrategy, Error> {
+    let Some(reset) = &user.usage_reset else {
+        return Ok(ResetStrategy::None);
+    };
+    let days = reset.rolling_days;
+    let strategy = match reset.strategy() {
+        WireStrategy::Unspecified | WireStrategy::None => ResetStrategy::None,
+        WireStrategy::Daily => ResetStrategy::Daily,
+        WireStrategy::Weekly => ResetStrategy::Weekly,
+        WireStrategy::Monthly => ResetStrategy::Monthly,
+        WireStrategy::Yearly => ResetStrategy::Yearly,
+        WireStrategy::Rolling => ResetStrategy::Rolling { days },
+    };
+    let field = "user.usage_reset.rolling_days";
+    if days != 0 && !matches!(strategy, ResetStrategy::Rolling { .. }) {
+        return Err(Error::field(field, "is only for a rolling quota"));
+    }
+    strategy
+        .validate()
+        .map_err(|error| Error::field(field, error.to_string()))?;
+    Ok(strategy)
 }
 
 fn status(status: WireStatus) -> Result<Option<UserStatus>, Error> {
@@ -256,17 +303,48 @@ impl IntoWire for store::User {
             data_limit_bytes: self.limit.to_wire(),
             used_bytes: self.period.used.floor_bytes(),
             online_time: self.period.last_used_at_ms.map(time::timestamp),
-            period: Some(Period {
-                id: self.period.id.to_string(),
-                start_time: Some(time::timestamp(self.period.starts_at_ms)),
-                end_time: self.period.ends_at_ms.map(time::timestamp),
-                up_bytes: self.period.up,
-                down_bytes: self.period.down,
-            }),
+            period: Some(self.period.into_wire()),
+            usage_reset: Some(self.reset_strategy.into_wire()),
             expire_time: self.expires_at_ms.map(time::timestamp),
             create_time: Some(time::timestamp(self.created_at_ms)),
             update_time: Some(time::timestamp(self.updated_at_ms)),
             etag: etag::of(self.version),
+        }
+    }
+}
+
+impl IntoWire for store::Period {
+    type Wire = Period;
+
+    fn into_wire(self) -> Period {
+        Period {
+            id: self.id.to_string(),
+            start_time: Some(time::timestamp(self.starts_at_ms)),
+            end_time: self.ends_at_ms.map(time::timestamp),
+            up_bytes: self.up,
+            down_bytes: self.down,
+            usage_reset: Some(self.reset_strategy.into_wire()),
+            data_limit_bytes: self.limit.to_wire(),
+            used_bytes: self.used.floor_bytes(),
+        }
+    }
+}
+
+impl IntoWire for ResetStrategy {
+    type Wire = UsageReset;
+
+    fn into_wire(self) -> UsageReset {
+        let (strategy, rolling_days) = match self {
+            Self::None => (WireStrategy::None, 0),
+            Self::Daily => (WireStrategy::Daily, 0),
+            Self::Weekly => (WireStrategy::Weekly, 0),
+            Self::Monthly => (WireStrategy::Monthly, 0),
+            Self::Yearly => (WireStrategy::Yearly, 0),
+            Self::Rolling { days } => (WireStrategy::Rolling, days),
+        };
+        UsageReset {
+            strategy: strategy.into(),
+            rolling_days,
         }
     }
 }

@@ -190,8 +190,13 @@ impl Plane {
             if self.newest(node).is_none() {
                 continue;
             }
-            let grants = self.database.open_leases(node, &self.policy, now_ms, random);
-            self.send_grants(grants.into_iter().map(|grant| (node, grant)).collect(), now_ms);
+            let grants = self
+                .database
+                .open_leases(node, &self.policy, now_ms, random);
+            self.send_grants(
+                grants.into_iter().map(|grant| (node, grant)).collect(),
+                now_ms,
+            );
         }
     }
 
