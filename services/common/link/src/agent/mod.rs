@@ -7,6 +7,8 @@
 //! ([`Agent::start`]) after a while: the engine goes on by itself meanwhile.
 
 mod allowance;
+#[cfg(test)]
+mod boundaries;
 mod clock;
 mod command;
 mod durable;

@@ -14,6 +14,8 @@ use vpnpanel_store::{
 use crate::fixture::{Agent, World, new_user};
 
 pub(crate) const DAY: i64 = 24 * 3_600_000;
+/// 10:00 UTC on 10 January 2027: no midnight comes in the middle of a test.
+const MORNING: i64 = 1_799_575_200_000;
 const LEASE: Duration = Duration::from_secs(3_600);
 const JOB: &str = "roll-periods";
 
@@ -70,6 +72,7 @@ impl std::ops::Deref for Member {
 
 impl Member {
     pub(crate) async fn new(test: TestStore, limit: Limit, strategy: ResetStrategy) -> Self {
+        set_clock(&test, MORNING);
         let world = World::new(test).await;
         let mut new = new_user("ada", [world.group]);
         new.limit = limit;
