@@ -22,6 +22,7 @@ mod commands;
 mod crashes;
 mod fleet;
 mod outage;
+mod periods;
 mod quota;
 mod readme;
 mod renewal;

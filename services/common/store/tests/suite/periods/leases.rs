@@ -1,6 +1,7 @@
 //! Leases of a period that has not begun.
 
 use vpnpanel_domain::{Limit, MicroBytes, ResetStrategy};
+use vpnpanel_link::LeaseState;
 use vpnpanel_link::collector::Policy;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{AheadCursor, LEASES_AHEAD_MS, UserPatch, on_each_database};
@@ -37,6 +38,28 @@ async fn a_node_holds_a_share_of_the_next_period_before_it_begins(test: TestStor
     // What is used up of the one leaves the other as it is, on the node and after the rollover.
     member.use_in(periods[1].id, 100 * MIB).await;
     member.roll_at(periods[1].ends_at_ms.unwrap()).await;
+    let held = member.store.unanswered_grants(member.node).await.unwrap();
+    let of: Vec<_> = held.iter().map(|grant| grant.period).collect();
+    assert_eq!(of, [periods[0].id], "those of the old one are forgotten");
+    let late = LeaseState {
+        user: member.id,
+        period: periods[1].id,
+        lease: grants[0].lease,
+        version: 1,
+        allowance: grants[0].allowance,
+        consumed: MicroBytes::ZERO,
+    };
+    let mut submission = member.agent.submission(Vec::new());
+    submission.leases = vec![late];
+    let policy = Policy::default();
+    let done = member
+        .store
+        .ingest(vec![submission], &policy)
+        .await
+        .unwrap();
+    assert_eq!(done.replies[0].grants, [], "nothing is granted of it");
+    let held = member.store.unanswered_grants(member.node).await.unwrap();
+    assert_eq!(held.len(), 1);
     let more = open(&member).await;
     assert_eq!(more.len(), 1, "of the period after it");
     assert_eq!(more[0].period, member.periods().await[0].id);
