@@ -205,8 +205,9 @@ impl Agent {
         let all = users.is_none().then(|| desired.users.values());
         let some = users.map(|users| users.iter().filter_map(|id| desired.users.get(id)));
         for user in all.into_iter().flatten().chain(some.into_iter().flatten()) {
-            let gate = self.gate(user, server_ms);
-            behind |= self.charged_period(user, server_ms) != user.period_at(server_ms);
+            let period = self.charged_period(user, server_ms);
+            let gate = self.gate(user, period, server_ms);
+            behind |= period != user.period_at(server_ms);
             let key = match gate {
                 Gate::Open => Held::Open,
                 Gate::Quota { remaining, counted } => {
@@ -230,8 +231,8 @@ impl Agent {
         }
     }
 
-    fn gate(&self, user: &DesiredUser, server_ms: i64) -> Gate {
-        let period = self.charged_period(user, server_ms);
+    /// How far a user passes whose traffic is charged to a period.
+    fn gate(&self, user: &DesiredUser, period: PeriodId, server_ms: i64) -> Gate {
         let ended = user.not_after_ms.is_some_and(|end| end <= server_ms);
         if user.blocked || ended || user.is_spent(period) {
             return Gate::Blocked;

@@ -145,6 +145,16 @@ impl Database {
         }
     }
 
+    /// Closes a period that is over, and forgets its leases.
+    fn bury(&mut self, period: PeriodId) {
+        self.close(period);
+        self.rows.leases.retain(|(_, of), _| *of != period);
+        self.stranded.retain(|(_, of, _)| *of != period);
+        if let Some(facts) = self.rows.periods.get_mut(&period) {
+            facts.reserved = MicroBytes::ZERO;
+        }
+    }
+
     /// Rolls over the users whose period has ended; those whose next one has as well are brought to
     /// the window that holds now.
     pub(crate) fn roll(&mut self, now_ms: i64, random: &mut Random, mutation: Option<Mutation>) {
@@ -168,13 +178,13 @@ impl Database {
             let current = match ended(&self.ends, next) {
                 None => next,
                 Some(end) => {
-                    self.close(next);
+                    self.bury(next);
                     let ends = end + ((now_ms - end) / length + 1) * length;
                     self.open_period(id, tenant, limit, Some(ends), random)
                 }
             };
             let ends = self.ends[&current].map(|end| end + length);
-            self.close(old);
+            self.bury(old);
             let next = if mutation == Some(Mutation::PeriodIdReused) {
                 self.place_period(old, id, tenant, limit, ends);
                 old

@@ -96,6 +96,13 @@ fn an_engine_that_dies_again_and_again_lets_nobody_beyond_the_limit() {
 }
 
 #[test]
+fn a_node_that_is_cut_off_over_boundaries_bills_the_announced_periods_and_no_other() {
+    for seed in 0..50 {
+        World::cut_off_over_boundaries(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
 fn every_broken_rule_is_found() {
     let missed: Vec<_> = Mutation::ALL
         .into_iter()

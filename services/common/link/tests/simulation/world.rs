@@ -84,11 +84,91 @@ impl Misfortune {
     }
 }
 
+impl Misfortune {
+    /// The same world in calm.
+    fn none(&self) -> Self {
+        Self {
+            agent_kills: 0,
+            stream_cuts: 0,
+            collector_crashes: 0,
+            engine_deaths: 0,
+            disk_losses: 0,
+            long_sleeps: 0,
+            partitions: 0,
+            scheduler_absences: 0,
+            multiplier_changes: 0,
+            transaction_failures: 0,
+            ..self.clone()
+        }
+    }
+}
+
 impl World {
     pub(crate) fn new(seed: u64, mutation: Option<Mutation>) -> Self {
         let mut random = Random::new(seed);
         let misfortune = Misfortune::draw(&mut random);
         Self::with(random, misfortune, mutation)
+    }
+
+    /// One host and one user, who goes on while nobody can be reached over more than one boundary.
+    pub(crate) fn cut_off_over_boundaries(seed: u64) -> Result<(), String> {
+        let mut random = Random::new(seed);
+        let drawn = Misfortune::draw(&mut random);
+        let mut world = Self::with(
+            random,
+            Misfortune {
+                hosts: 1,
+                ..drawn.none()
+            },
+            None,
+        );
+        world.plane.database.users.clear();
+        let node = world.hosts[0].node;
+        let (length, now_ms) = (20_000, world.now_ms);
+        let database = &mut world.plane.database;
+        let user = database.create_user(
+            [node].into(),
+            30_000_000,
+            Some(length),
+            now_ms,
+            &mut world.random,
+        );
+        world.go_on_until(now_ms + length - 4_000)?;
+        let announced = |world: &Self| {
+            let user = &world.plane.database.users[&user];
+            (user.period, user.next)
+        };
+        let (old, next) = announced(&world);
+        let next = next.ok_or("nothing is announced")?;
+        world.cut_off_ms[0] = i64::MAX;
+        world.hang_up(0);
+        world.hosts[0]
+            .answers
+            .push_back((world.now_ms, Answer::Disconnected));
+        world.go_on_until(now_ms + 2 * length + 10_000)?;
+        if announced(&world).0 == next {
+            return Err("nobody rolled over twice".to_owned());
+        }
+        world.come_to_rest()?;
+        let raw = &world.plane.database.raw;
+        let used = raw.iter().filter(|(_, (up, down))| up + down > 0);
+        let billed: BTreeSet<_> = used.map(|(period, _)| *period).collect();
+        if billed == [old, next].into() {
+            Ok(())
+        } else {
+            Err(format!(
+                "billed to {billed:?}, announced were {old} and {next}"
+            ))
+        }
+    }
+
+    fn go_on_until(&mut self, at_ms: i64) -> Result<(), String> {
+        while self.now_ms < at_ms {
+            self.traffic()?;
+            self.pass_time()?;
+            self.check()?;
+        }
+        Ok(())
     }
 
     /// One host whose engine dies every few seconds, and one user with a small limit.
@@ -571,20 +651,7 @@ impl World {
 
     /// No more misfortune and no more traffic: within minutes everything agrees.
     fn come_to_rest(&mut self) -> Result<(), String> {
-        let calm = Misfortune {
-            agent_kills: 0,
-            stream_cuts: 0,
-            collector_crashes: 0,
-            engine_deaths: 0,
-            disk_losses: 0,
-            long_sleeps: 0,
-            partitions: 0,
-            scheduler_absences: 0,
-            multiplier_changes: 0,
-            transaction_failures: 0,
-            ..self.misfortune.clone()
-        };
-        self.misfortune = calm;
+        self.misfortune = self.misfortune.none();
         self.plane.failures = 0;
         self.plane.confirmed = true;
         self.plane.rolls_from_ms = 0;
