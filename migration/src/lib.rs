@@ -18,6 +18,7 @@ mod m20261128_000015_commands;
 mod m20261128_000016_rollups;
 mod m20261128_000017_removals;
 mod m20261128_000018_speed_limits;
+mod m20261128_000019_periods;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -54,6 +55,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000016_rollups::Migration),
             Box::new(m20261128_000017_removals::Migration),
             Box::new(m20261128_000018_speed_limits::Migration),
+            Box::new(m20261128_000019_periods::Migration),
         ]
     }
 }
@@ -112,6 +114,7 @@ pub fn fingerprint() -> String {
         m20261128_000016_rollups::UP,
         m20261128_000017_removals::UP,
         m20261128_000018_speed_limits::UP,
+        m20261128_000019_periods::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
+use rand::RngExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use vpnpanel_domain::{NodeId, PeriodId, TenantId, UserId};
 use vpnpanel_link::{Generation, Grant, collector::Policy};
-use vpnpanel_store::{Store, StoreError};
+use vpnpanel_store::{AheadCursor, LEASES_AHEAD_MS, Store, StoreError};
 
 use crate::stream::Hub;
 
@@ -22,6 +23,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Most periods that wait; those that do not fit starve again with the next usage.
 const WAITING: usize = 10_000;
+
+/// How often periods that begin soon are looked for.
+const LOOK_AHEAD: Duration = Duration::from_secs(60);
 
 /// Opens and spreads leases.
 #[derive(Debug)]
@@ -87,6 +91,39 @@ impl Allowances {
             .is_empty()
         {}
         self.store.unanswered_grants(node).await
+    }
+
+    /// Has leases opened of periods that begin soon, until `stop`: each user's once, when its time
+    /// has come. Streams that open later, and users that change, are looked at anyway.
+    pub(crate) async fn look_ahead(self: Arc<Self>, stop: CancellationToken) {
+        let mut cursor = AheadCursor::behind(self.store.now_ms() + LEASES_AHEAD_MS);
+        loop {
+            let wait = LOOK_AHEAD.mul_f64(rand::rng().random_range(0.8..1.2));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            if let Err(error) = self.ahead(&mut cursor).await {
+                // the cursor stands where it stood
+                warn!(
+                    event = "leases.not_ahead",
+                    %error,
+                    "periods that begin soon could not be read"
+                );
+            }
+        }
+    }
+
+    async fn ahead(&self, cursor: &mut AheadCursor) -> Result<(), StoreError> {
+        let until_ms = self.store.now_ms() + LEASES_AHEAD_MS;
+        loop {
+            let ahead = self.store.nodes_ahead(*cursor, until_ms).await?;
+            *cursor = ahead.cursor;
+            self.hub.allowances(ahead.nodes);
+            if !ahead.more {
+                return Ok(());
+            }
+        }
     }
 
     /// Runs until `stop`.

@@ -167,6 +167,13 @@ async fn parts(
             Ok::<(), Infallible>(())
         }
     });
+    service.task("allowances ahead", {
+        let allowances = Arc::clone(&allowances);
+        move |stop| async move {
+            allowances.look_ahead(stop).await;
+            Ok::<(), Infallible>(())
+        }
+    });
     service.task("changes", move |stop| async move {
         tail.run(stop).await;
         Ok::<(), Infallible>(())

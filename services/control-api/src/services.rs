@@ -164,6 +164,8 @@ service! { user::v1::user_service_server::UserService {
         = handlers::user::enable;
     reset_user_usage(user::v1::ResetUserUsageRequest) -> user::v1::ResetUserUsageResponse
         = handlers::user::reset_usage;
+    list_user_periods(user::v1::ListUserPeriodsRequest) -> user::v1::ListUserPeriodsResponse
+        = handlers::user::periods;
     list_user_connections(user::v1::ListUserConnectionsRequest)
         -> user::v1::ListUserConnectionsResponse = handlers::connection::list;
 }}

@@ -24,6 +24,11 @@ const USER: &str = "019abc00-0000-7000-8000-000000000002";
 /// Each figure is the best of several rounds: the machine does other things as well.
 const ROUNDS: usize = 7;
 
+const MONTHLY: UsageReset = UsageReset {
+    strategy: ResetStrategy::Monthly as i32,
+    rolling_days: 0,
+};
+
 /// Answers without work of its own.
 struct Users;
 
@@ -49,6 +54,9 @@ fn user(n: u64) -> User {
             end_time: time(1_797_000_000),
             up_bytes: 234_567_890,
             down_bytes: 1_000_000_000 + n,
+            usage_reset: Some(MONTHLY),
+            data_limit_bytes: 20_000_000_000,
+            used_bytes: 1_234_567_890 + n,
         }),
         expire_time: time(1_800_000_000),
         online_time: time(1_795_474_097),
@@ -57,6 +65,7 @@ fn user(n: u64) -> User {
         etag: "a1b2c3d4".to_owned(),
         speed_limit_up_bps: 0,
         speed_limit_down_bps: 0,
+        usage_reset: Some(MONTHLY),
     }
 }
 
@@ -104,6 +113,7 @@ not_measured! {
     disable_user: DisableUserRequest => DisableUserResponse;
     enable_user: EnableUserRequest => EnableUserResponse;
     reset_user_usage: ResetUserUsageRequest => ResetUserUsageResponse;
+    list_user_periods: ListUserPeriodsRequest => ListUserPeriodsResponse;
     list_user_connections: ListUserConnectionsRequest => ListUserConnectionsResponse;
 }
 

@@ -89,6 +89,26 @@ pub struct Settings {
     )]
     pub expiry_batch: u32,
 
+    /// How often users whose period has ended are rolled over. Nodes begin the next period by
+    /// themselves at the very moment; this lets go of the old one, and announces the one after it.
+    #[arg(
+        id = "scheduler_period_interval",
+        long = "scheduler-period-interval",
+        env = "VPNPANEL_SCHEDULER_PERIOD_INTERVAL",
+        default_value = "5s"
+    )]
+    pub period_interval: HumanDuration,
+
+    /// How many users one transaction rolls over.
+    #[arg(
+        id = "scheduler_period_batch",
+        long = "scheduler-period-batch",
+        env = "VPNPANEL_SCHEDULER_PERIOD_BATCH",
+        default_value_t = 500,
+        value_parser = value_parser!(u32).range(1..=10_000)
+    )]
+    pub period_batch: u32,
+
     /// How often new audit events are looked for, to be given their places in the hash chain.
     #[arg(
         id = "scheduler_audit_chain_interval",

@@ -11,7 +11,9 @@ use vpnpanel_link::{
     InboundSettings, InterfaceAddress, Revision, Secret, WireGuardInbound, wire,
 };
 use vpnpanel_pki::{Sealer, context};
-use vpnpanel_store::{DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodeUser, Store};
+use vpnpanel_store::{
+    DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodePeriod, NodeUser, Store,
+};
 
 use crate::error::Error;
 
@@ -169,12 +171,9 @@ fn desired_inbound(
 fn desired_user(user: NodeUser, sealer: &Sealer) -> Result<DesiredUser, Error> {
     Ok(DesiredUser {
         id: user.id,
-        period: DesiredPeriod {
-            id: user.period_id,
-            ends_ms: user.period_ends_at_ms,
-        },
-        next_period: None,
-        blocked: !user.may_connect(),
+        period: desired_period(user.period),
+        next_period: user.next_period.map(desired_period),
+        blocked: user.barred,
         limited: user.limit != Limit::None,
         not_after_ms: user.expires_at_ms,
         speed: user.speed,
@@ -184,6 +183,14 @@ fn desired_user(user: NodeUser, sealer: &Sealer) -> Result<DesiredUser, Error> {
             .map(|peer| desired_peer(peer, sealer))
             .collect::<Result<_, _>>()?,
     })
+}
+
+fn desired_period(period: NodePeriod) -> DesiredPeriod {
+    DesiredPeriod {
+        id: period.id,
+        ends_ms: period.ends_at_ms,
+        spent: period.spent,
+    }
 }
 
 fn desired_peer(peer: NodePeer, sealer: &Sealer) -> Result<DesiredPeer, Error> {

@@ -228,6 +228,11 @@ impl Fleet {
 
     /// A user with one device on the inbound; a limit of 0 is none.
     pub(crate) async fn user(&self, limit: u64) -> User {
+        self.user_with(limit, ResetStrategy::None).await
+    }
+
+    /// As [`Fleet::user`], whose quota begins anew.
+    pub(crate) async fn user_with(&self, limit: u64, reset_strategy: ResetStrategy) -> User {
         let id: UserId = fresh_id();
         let new = NewUser {
             id,
@@ -236,7 +241,7 @@ impl Fleet {
             group_ids: BTreeSet::from([self.group]),
             limit: Limit::from_wire(limit),
             speed: SpeedLimit::NONE,
-            reset_strategy: ResetStrategy::None,
+            reset_strategy,
             expires_at_ms: None,
             on_hold_ms: None,
             disabled: false,

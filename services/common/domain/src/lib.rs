@@ -5,6 +5,7 @@
 //! every rule can be tried in a simulation.
 
 pub mod bytes;
+pub mod calendar;
 pub mod id;
 pub mod period;
 pub mod speed;
@@ -12,6 +13,7 @@ pub mod status;
 pub mod zone;
 
 pub use bytes::{Limit, MicroBytes, Multiplier};
+pub use calendar::{Calendar, Planned};
 pub use id::{
     AccountId, ApiTokenId, AuditEventId, CommandId, DeviceId, EndpointTemplateId, GroupId,
     InboundId, JobId, JoinTokenId, LeaseId, MembershipId, NodeId, OperationId, PeerId, PeriodId,

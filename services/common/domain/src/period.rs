@@ -116,6 +116,20 @@ impl Schedule {
         }
     }
 
+    /// The window that begins at `starts_ms`, which may lie between two boundaries where the zone
+    /// was another one before. Such a window ends at the second boundary from there when the first
+    /// is less than half a step away: nobody gets a whole quota for an hour.
+    ///
+    /// # Errors
+    /// [`Error::InstantOutOfRange`] at the end of the calendar.
+    pub fn window_from(&self, starts_ms: i64) -> Result<Window, Error> {
+        let mut ends_ms = self.window_at(starts_ms)?.ends_ms;
+        while let Some(end) = ends_ms.filter(|end| end - starts_ms < self.half_step_ms()) {
+            ends_ms = self.window_at(end)?.ends_ms;
+        }
+        Ok(Window { starts_ms, ends_ms })
+    }
+
     /// The window after `window`; `None` when it never ends.
     ///
     /// # Errors
@@ -143,6 +157,16 @@ impl Schedule {
     /// The strategy.
     pub fn strategy(&self) -> ResetStrategy {
         self.strategy
+    }
+
+    fn half_step_ms(&self) -> i64 {
+        match self.strategy {
+            ResetStrategy::None | ResetStrategy::Rolling { .. } => 0,
+            ResetStrategy::Daily => DAY_MS / 2,
+            ResetStrategy::Weekly => DAY_MS * 7 / 2,
+            ResetStrategy::Monthly => DAY_MS * 14,
+            ResetStrategy::Yearly => DAY_MS * 182,
+        }
     }
 
     /// Boundary number `number`, counted from the anchor's own date.

@@ -97,7 +97,7 @@ pub struct DesiredUser {
     pub period: DesiredPeriod,
     /// What its traffic belongs to once the current period has ended.
     pub next_period: Option<DesiredPeriod>,
-    /// Its traffic is dropped; counters and sessions stay.
+    /// Its traffic is dropped, in whichever period; counters and sessions stay.
     pub blocked: bool,
     /// Its traffic passes only within its grants.
     pub limited: bool,
@@ -109,13 +109,15 @@ pub struct DesiredUser {
     pub peers: Vec<DesiredPeer>,
 }
 
-/// A period and its end.
+/// A period, its end, and whether anything is left of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DesiredPeriod {
     /// Its id.
     pub id: PeriodId,
     /// Its end, milliseconds of the Unix epoch; `None` is never.
     pub ends_ms: Option<i64>,
+    /// Its limit is reached: traffic is dropped while it belongs here.
+    pub spent: bool,
 }
 
 /// A WireGuard peer: one device on one inbound.
@@ -182,5 +184,12 @@ impl DesiredUser {
             (Some(end), Some(next)) if at_ms >= end => next.id,
             _ => self.period.id,
         }
+    }
+
+    /// Whether nothing is left of a period of the user.
+    pub fn is_spent(&self, period: PeriodId) -> bool {
+        std::iter::once(self.period)
+            .chain(self.next_period)
+            .any(|known| known.id == period && known.spent)
     }
 }

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use sea_orm::QueryResult;
+use uuid::Uuid;
 use vpnpanel_domain::{
-    DeviceId, InboundId, Limit, NodeId, PeerId, PeriodId, SpeedLimit, TenantId, UserFacts, UserId,
-    UserStatus,
+    DeviceId, InboundId, Limit, MicroBytes, NodeId, PeerId, PeriodId, SpeedLimit, TenantId,
+    UserFacts, UserId, UserStatus,
 };
 
 use crate::changes::{self, LogPosition};
@@ -57,16 +59,29 @@ pub struct NodeUser {
     pub suspended: bool,
     /// When it ends.
     pub expires_at_ms: Option<i64>,
-    /// The period that its traffic belongs to.
-    pub period_id: PeriodId,
-    /// When that ends.
-    pub period_ends_at_ms: Option<i64>,
-    /// What it may use in it.
+    /// Nothing of it passes, in whichever period.
+    pub barred: bool,
+    /// The period that its traffic belongs to until it ends.
+    pub period: NodePeriod,
+    /// The period from then on.
+    pub next_period: Option<NodePeriod>,
+    /// What it may use in each of them.
     pub limit: Limit,
     /// How fast it may be on the node.
     pub speed: SpeedLimit,
     /// Its peers, by id.
     pub peers: Vec<NodePeer>,
+}
+
+/// A period as nodes are told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodePeriod {
+    /// Its id.
+    pub id: PeriodId,
+    /// When it ends.
+    pub ends_at_ms: Option<i64>,
+    /// Its limit is reached.
+    pub spent: bool,
 }
 
 /// A device of a user on an inbound.
@@ -163,11 +178,13 @@ pub(crate) async fn users(
         "SELECT u.id, u.tenant_id, u.disabled, u.expires_at, u.on_hold, q.id, q.ends_at,
                 q.limit_bytes, q.billed_bytes, q.billed_micro,
                 p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key, d.id,
-                t.suspended_at, u.speed_up_bps, u.speed_down_bps
+                t.suspended_at, n.id, n.ends_at, n.limit_bytes, n.billed_bytes, n.billed_micro,
+                u.speed_up_bps, u.speed_down_bps
          FROM peers p
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
          JOIN tenants t ON t.id = p.tenant_id
          JOIN periods q ON q.tenant_id = u.tenant_id AND q.id = u.period_id
+         LEFT JOIN periods n ON n.tenant_id = u.tenant_id AND n.id = u.next_period_id
          JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
          WHERE p.inbound_id {} AND u.deleted_at IS NULL {}
          ORDER BY u.id, p.id",
@@ -182,26 +199,7 @@ pub(crate) async fn users(
     for row in &sql::all(db, text, values).await? {
         let id = UserId::new(sql::get(row, 0)?);
         if users.last().is_none_or(|user| user.id != id) {
-            let facts = UserFacts {
-                deleted: false,
-                disabled: sql::get(row, 2)?,
-                expires_at_ms: sql::get(row, 3)?,
-                limit: Limit::from_wire(sql::unsigned(sql::get(row, 7)?)),
-                used: amount::get(row, 8)?,
-                on_hold: sql::get(row, 4)?,
-            };
-            users.push(NodeUser {
-                id,
-                tenant_id: TenantId::new(sql::get(row, 1)?),
-                status: facts.status(now),
-                suspended: sql::get::<Option<i64>>(row, 16)?.is_some(),
-                expires_at_ms: facts.expires_at_ms,
-                period_id: PeriodId::new(sql::get(row, 5)?),
-                period_ends_at_ms: sql::get(row, 6)?,
-                limit: facts.limit,
-                speed: users::speed(row, 17)?,
-                peers: Vec::new(),
-            });
+            users.push(user(row, now)?);
         }
         let inbound_id = InboundId::new(sql::get(row, 11)?);
         let ipv4 = address(sql::get(row, 12)?)?;
@@ -219,6 +217,56 @@ pub(crate) async fn users(
         }
     }
     Ok(users)
+}
+
+/// A user without its peers yet.
+fn user(row: &QueryResult, now: i64) -> Result<NodeUser> {
+    let limit = Limit::from_wire(sql::unsigned(sql::get(row, 7)?));
+    let used = amount::get(row, 8)?;
+    let period = NodePeriod {
+        id: PeriodId::new(sql::get(row, 5)?),
+        ends_at_ms: sql::get(row, 6)?,
+        spent: limit.is_reached(used),
+    };
+    let next_period = match sql::get::<Option<Uuid>>(row, 17)? {
+        None => None,
+        Some(id) => Some(NodePeriod {
+            id: PeriodId::new(id),
+            ends_at_ms: sql::get(row, 18)?,
+            spent: Limit::from_wire(sql::unsigned(sql::get(row, 19)?))
+                .is_reached(amount::get(row, 20)?),
+        }),
+    };
+    let in_force = next_period
+        .filter(|_| period.ends_at_ms.is_some_and(|end| end <= now))
+        .unwrap_or(period);
+    // But for the limit, which is of each period by itself.
+    let facts = UserFacts {
+        deleted: false,
+        disabled: sql::get(row, 2)?,
+        expires_at_ms: sql::get(row, 3)?,
+        limit: Limit::None,
+        used: MicroBytes::ZERO,
+        on_hold: sql::get(row, 4)?,
+    };
+    let suspended = sql::get::<Option<i64>>(row, 16)?.is_some();
+    let status = match facts.status(now) {
+        UserStatus::Active | UserStatus::OnHold if in_force.spent => UserStatus::Limited,
+        status => status,
+    };
+    Ok(NodeUser {
+        id: UserId::new(sql::get(row, 0)?),
+        tenant_id: TenantId::new(sql::get(row, 1)?),
+        status,
+        suspended,
+        expires_at_ms: facts.expires_at_ms,
+        barred: !facts.status(now).may_connect(suspended),
+        period,
+        next_period,
+        limit,
+        speed: users::speed(row, 22)?,
+        peers: Vec::new(),
+    })
 }
 
 /// Without the sealed key.

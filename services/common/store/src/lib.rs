@@ -39,9 +39,11 @@ mod nodes;
 mod page;
 mod passwords;
 mod peers;
+mod periods;
 mod removals;
 mod renewal;
 mod roles;
+mod rollover;
 mod row_set;
 mod second_factors;
 mod sessions;
@@ -72,7 +74,7 @@ pub use changes::{Change, ChangeKind, Changes, LogPosition};
 pub use commands::{CommandState, NewNodeCommand, NodeCommand};
 pub use connect::{Backend, Options, Store};
 pub use connections::Connection;
-pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodeUser};
+pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodePeriod, NodeUser};
 pub use desired_changes::DesiredChanges;
 pub use error::{Result, StoreError};
 pub use grants::Grantor;
@@ -81,13 +83,18 @@ pub use idempotency::RequestKey;
 pub use inbounds::{Inbound, InboundPatch, NewInbound, NodeSelector, WireGuard};
 pub use jobs::{Job, JobEnd, JobLease, JobRun};
 pub use join_tokens::{JoinToken, NewJoinToken};
-pub use ledger::{Ingested, LedgerTotals, PARTITION_MS, ROLL_AFTER_MS, UsageKept, UsageRoll};
+pub use ledger::{
+    AheadCursor, Ingested, LEASES_AHEAD_MS, LedgerTotals, NodesAhead, PARTITION_MS, ROLL_AFTER_MS,
+    UsageKept, UsageRoll,
+};
 pub use memberships::{Joining, Member, Membership};
 pub use node_states::{Engine, Liveness, NodeState, Progress, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use page::Page;
+pub use periods::Period;
 pub use renewal::{Renewal, RenewalRefusal, ShownCertificate};
 pub use roles::{NewRole, Role, RolePatch};
+pub use rollover::RollCursor;
 pub use second_factors::{CodeUse, SecondFactor};
 pub use sessions::{NewSession, Proof, Rotation, Session};
 pub use signing_key_rotation::{MakeSigningKey, SigningKeyTerms};
@@ -96,7 +103,7 @@ pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
 pub use usage::{Usage, UsageQuery, UsageSeries};
 pub use user_change::UserPatch;
 pub use user_create::{MAX_NEW_USERS, NewDevice, NewUser};
-pub use users::{Period, User, UserFilter};
+pub use users::{User, UserFilter};
 pub use vpnpanel_link::{CommandAnswer, CommandKind, CommandOutcome, CommandResult};
 
 /// A fresh id: UUIDv7 with random bits, so that none comes twice, not even after the database

@@ -25,6 +25,10 @@ pub(crate) fn statement(
             .replace("{for_update}", lock("FOR NO KEY UPDATE"))
             .replace("{for_update_l}", lock("FOR NO KEY UPDATE OF l"))
             .replace("{for_update_p}", lock("FOR NO KEY UPDATE OF p"))
+            .replace(
+                "{for_update_u_free}",
+                lock("FOR NO KEY UPDATE OF u SKIP LOCKED"),
+            )
             .replace("{for_update_free}", lock("FOR NO KEY UPDATE SKIP LOCKED"))
             .replace("{for_share}", lock("FOR SHARE"));
     }

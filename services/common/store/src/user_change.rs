@@ -5,10 +5,8 @@ use std::collections::BTreeSet;
 
 use sea_orm::sea_query::LockType;
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
-use uuid::Uuid;
 use vpnpanel_domain::{
-    GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Schedule, Speed, TenantId, UserFacts,
-    UserId, Zone,
+    Calendar, GroupId, Limit, PeriodId, ResetStrategy, Speed, TenantId, UserFacts, UserId,
 };
 
 use crate::audit::Event;
@@ -18,11 +16,12 @@ use crate::entity::user::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
 use crate::peers::{self, Scope};
+use crate::periods::{self, Announced, Standing};
 use crate::tenants::{check_version, name_key};
 use crate::transaction::Write;
-use crate::user_create::{add_to_groups, open_period};
+use crate::user_create::add_to_groups;
 use crate::users::{self, User};
-use crate::{amount, fresh_id, groups, sql};
+use crate::{groups, sql};
 
 /// Fields to change; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default)]
@@ -33,13 +32,14 @@ pub struct UserPatch {
     pub note: Option<String>,
     /// The groups; the user gains and loses peers at once.
     pub group_ids: Option<BTreeSet<GroupId>>,
-    /// The limit, of the current period too.
+    /// The limit, of the current period and the next one too.
     pub limit: Option<Limit>,
     /// How fast it may send on each node.
     pub speed_up: Option<Speed>,
     /// How fast it may receive on each node.
     pub speed_down: Option<Speed>,
-    /// When a new period begins; holds from the next one on.
+    /// When a new period begins; holds behind the periods that are announced, the current one and
+    /// the next. One that has no end gets it now.
     pub reset_strategy: Option<ResetStrategy>,
     /// When it ends; `Some(None)` is never.
     pub expires_at_ms: Option<Option<i64>>,
@@ -47,11 +47,10 @@ pub struct UserPatch {
     pub disabled: Option<bool>,
 }
 
-/// A user whose row and period are locked, with what was used in the period.
+/// A user whose row and periods are locked.
 struct Locked {
     row: Model,
-    used: MicroBytes,
-    limit: Limit,
+    periods: Standing,
 }
 
 impl Store {
@@ -75,17 +74,7 @@ impl Store {
         check_version(user.row.version, version)?;
         let before = users::load(&*tx, tenant, id, tx.now).await?;
         if let Some(limit) = patch.limit {
-            sql::run(
-                &*tx,
-                "UPDATE periods SET limit_bytes = $2 WHERE id = $1 AND tenant_id = $3",
-                vec![
-                    user.row.period_id.into(),
-                    sql::signed(limit.to_wire()).into(),
-                    tenant.uuid().into(),
-                ],
-            )
-            .await?;
-            user.limit = limit;
+            user.set_limit(&tx, tenant, limit).await?;
         }
         let mut change = ActiveModel::default();
         if let Some(name) = patch.username {
@@ -106,6 +95,7 @@ impl Store {
         }
         if let Some(strategy) = patch.reset_strategy {
             change.reset_strategy = Set(strategy.to_string());
+            user.set_strategy(&tx, tenant, strategy).await?;
         }
         if let Some(expires_at) = patch.expires_at_ms {
             user.row.expires_at = expires_at;
@@ -164,38 +154,21 @@ impl Store {
         request: Option<&RequestKey>,
     ) -> Result<User> {
         let mut tx = self.begin_in(tenant).await?;
-        let period: PeriodId = fresh_id();
-        if idempotency::claim(&tx, request, period).await?.is_some() {
+        if idempotency::claim(&tx, request, id).await?.is_some() {
             drop(tx);
             return self.user(tenant, id).await;
         }
         let mut user = lock(&tx, tenant, id).await?;
         let now = tx.now;
         let before = users::load(&*tx, tenant, id, now).await?;
-        let strategy: ResetStrategy = user
-            .row
-            .reset_strategy
-            .parse()
-            .map_err(|error| StoreError::corrupt("users.reset_strategy", error))?;
-        let window = Schedule::new(strategy, zone(&tx, tenant).await?, now)
-            .and_then(|schedule| schedule.window_at(now))
-            .map_err(|error| StoreError::corrupt("users.reset_strategy", error))?;
-        sql::run(
-            &*tx,
-            "UPDATE periods SET closed_at = $2 WHERE id = $1 AND tenant_id = $3",
-            vec![user.row.period_id.into(), now.into(), tenant.uuid().into()],
-        )
-        .await?;
+        let strategy = periods::strategy(user.row.reset_strategy.clone())?;
+        let calendar = calendar(&tx, tenant, strategy).await?;
         let limit = Limit::from_wire(sql::unsigned(user.row.limit_bytes));
-        open_period(&tx, tenant, id, period, window, limit).await?;
-        user.row.period_id = period.uuid();
-        user.used = MicroBytes::ZERO;
-        user.limit = limit;
-        let change = ActiveModel {
-            period_id: Set(period.uuid()),
-            ..ActiveModel::default()
-        };
-        save(&mut tx, tenant, &user, change).await?;
+        periods::close(&tx, Some(tenant), user.periods.ids()).await?;
+        user.periods = Standing::begin(&calendar, limit, now)?;
+        let opened = std::iter::once(user.periods.current).chain(user.periods.next);
+        periods::open(&tx, opened.map(|period| (tenant, id, period))).await?;
+        save(&mut tx, tenant, &user, ActiveModel::default()).await?;
         let user = users::load(&*tx, tenant, id, tx.now).await?;
         tx.audit(Event::changed(&before, &user));
         tx.commit().await?;
@@ -228,35 +201,85 @@ impl Store {
     }
 }
 
-/// Locks a live user's period and then the user. Ingest locks periods by the thousand and a user
+impl Locked {
+    /// The limit holds in both periods that stand: nodes hold allowances of either.
+    async fn set_limit(&mut self, tx: &Write, tenant: TenantId, limit: Limit) -> Result<()> {
+        let text = format!(
+            "UPDATE periods SET limit_bytes = $1 WHERE tenant_id = $2 AND id {}",
+            sql::in_ids(&**tx, 3)
+        );
+        let values = vec![
+            sql::signed(limit.to_wire()).into(),
+            tenant.uuid().into(),
+            sql::ids(&**tx, self.periods.ids()),
+        ];
+        sql::run(&**tx, text, values).await?;
+        self.periods.current.limit = limit;
+        if let Some(next) = &mut self.periods.next {
+            next.limit = limit;
+        }
+        Ok(())
+    }
+
+    /// What is announced stands, but where it has no end: that one gets it, and a period to follow.
+    async fn set_strategy(
+        &mut self,
+        tx: &Write,
+        tenant: TenantId,
+        strategy: ResetStrategy,
+    ) -> Result<()> {
+        let last = self.periods.next.unwrap_or(self.periods.current);
+        if last.planned.window.ends_ms.is_some() || strategy == ResetStrategy::None {
+            return Ok(());
+        }
+        let calendar = calendar(tx, tenant, strategy).await?;
+        let planned = calendar.ending(last.planned, tx.now);
+        let ended = Announced {
+            planned: planned.map_err(periods::wrong)?,
+            ..last
+        };
+        periods::end(tx, tenant, &ended).await?;
+        if let Some(next) = &mut self.periods.next {
+            *next = ended;
+            return Ok(());
+        }
+        self.periods = Standing::from(&calendar, ended)?;
+        let user = UserId::new(self.row.id);
+        let next = self.periods.next.map(|next| (tenant, user, next));
+        periods::open(tx, next).await
+    }
+}
+
+/// Locks a live user's periods and then the user. Ingest locks periods by the thousand and a user
 /// only when it crosses its limit, so that is the order for everybody.
 async fn lock(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
     let find =
         || Entity::find_by_id((tenant.uuid(), id.uuid())).filter(Column::DeletedAt.is_null());
     let missing = || StoreError::NotFound("user");
-    // A reset may put another period in place between the two locks; it is rare.
+    // A reset or a rollover may put other periods in place between the two locks; it is rare.
     for _ in 0..4 {
-        let period: Uuid = find().one(&**tx).await?.ok_or_else(missing)?.period_id;
-        let row = sql::one(
-            &**tx,
-            "SELECT billed_bytes, billed_micro, limit_bytes FROM periods
-             WHERE id = $1 AND tenant_id = $2 {for_update}",
-            vec![period.into(), tenant.uuid().into()],
-        )
-        .await?
-        .ok_or_else(|| StoreError::corrupt("users.period_id", period))?;
-        let user = find()
+        let seen = find().one(&**tx).await?.ok_or_else(missing)?;
+        let ids = std::iter::once(seen.period_id).chain(seen.next_period_id);
+        let mut locked = periods::lock(&**tx, Some(tenant), ids.map(PeriodId::new)).await?;
+        let row = find()
             .lock(LockType::NoKeyUpdate)
             .one(&**tx)
             .await?
             .ok_or_else(missing)?;
-        if user.period_id == period {
-            return Ok(Locked {
-                row: user,
-                used: amount::get(&row, 0)?,
-                limit: Limit::from_wire(sql::unsigned(sql::get(&row, 2)?)),
-            });
+        if (row.period_id, row.next_period_id) != (seen.period_id, seen.next_period_id) {
+            continue;
         }
+        let mut take = |id| {
+            let place = locked.iter().position(|it| it.id == PeriodId::new(id))?;
+            Some(locked.swap_remove(place))
+        };
+        let current = take(row.period_id)
+            .ok_or_else(|| StoreError::corrupt("users.period_id", row.period_id))?;
+        let next = row.next_period_id.and_then(&mut take);
+        return Ok(Locked {
+            periods: Standing { current, next },
+            row,
+        });
     }
     Err(StoreError::StaleVersion)
 }
@@ -264,17 +287,21 @@ async fn lock(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
 /// Writes a change with the status that follows from it, and notes it for the log.
 async fn save(tx: &mut Write, tenant: TenantId, user: &Locked, change: ActiveModel) -> Result<()> {
     let id = UserId::new(user.row.id);
+    let in_force = user.periods.in_force(tx.now);
     let facts = UserFacts {
         deleted: user.row.deleted_at.is_some(),
         disabled: user.row.disabled,
         expires_at_ms: user.row.expires_at,
-        limit: user.limit,
-        used: user.used,
+        limit: in_force.limit,
+        used: in_force.used,
         on_hold: user.row.on_hold,
     };
     Entity::update_many()
         .set(ActiveModel {
             status: Set(facts.status(tx.now).as_str().to_owned()),
+            period_id: Set(user.periods.current.id.uuid()),
+            next_period_id: Set(user.periods.next_id()),
+            period_ends_at: Set(user.periods.ends_at()),
             version: Set(user.row.version + 1),
             updated_at: Set(tx.now),
             ..change
@@ -305,7 +332,8 @@ async fn set_groups(
     peers::sync(tx, tenant, Scope::Users(vec![user])).await
 }
 
-async fn zone(tx: &Write, tenant: TenantId) -> Result<Zone> {
+/// By what windows of the tenant's users are found now.
+async fn calendar(tx: &Write, tenant: TenantId, strategy: ResetStrategy) -> Result<Calendar> {
     let row = sql::one(
         &**tx,
         "SELECT time_zone FROM tenants WHERE id = $1",
@@ -313,7 +341,8 @@ async fn zone(tx: &Write, tenant: TenantId) -> Result<Zone> {
     )
     .await?
     .ok_or(StoreError::NotFound("tenant"))?;
-    sql::get::<String>(&row, 0)?
+    let zone = sql::get::<String>(&row, 0)?
         .parse()
-        .map_err(|error| StoreError::corrupt("tenants.time_zone", error))
+        .map_err(|error| StoreError::corrupt("tenants.time_zone", error))?;
+    Ok(Calendar { strategy, zone })
 }

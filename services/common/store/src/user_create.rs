@@ -6,8 +6,8 @@ use std::fmt;
 
 use sea_orm::{ActiveValue, EntityTrait};
 use vpnpanel_domain::{
-    DeviceId, GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Schedule, SpeedLimit, TenantId,
-    UserFacts, UserId, Zone,
+    Calendar, DeviceId, GroupId, Limit, MicroBytes, ResetStrategy, SpeedLimit, TenantId, UserFacts,
+    UserId, Zone,
 };
 
 use crate::audit::Event;
@@ -17,11 +17,12 @@ use crate::entity::{device, user};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
 use crate::peers::{self, Scope};
+use crate::periods::{self, Standing};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::tenants::name_key;
 use crate::transaction::Write;
 use crate::users::{self, User};
-use crate::{fresh_id, groups, sql};
+use crate::{groups, sql};
 
 /// Most users that one call makes.
 pub const MAX_NEW_USERS: usize = 1_000;
@@ -124,24 +125,29 @@ async fn create(tx: &mut Write, tenant: TenantId, new: Vec<NewUser>) -> Result<(
 
     let now = tx.now;
     let ids: Vec<UserId> = new.iter().map(|user| user.id).collect();
-    let periods: Vec<PeriodId> = new.iter().map(|_| fresh_id()).collect();
+    let standing = new
+        .iter()
+        .map(|new| {
+            let calendar = Calendar {
+                strategy: new.reset_strategy,
+                zone: zone.clone(),
+            };
+            Standing::begin(&calendar, new.limit, now)
+        })
+        .collect::<Result<Vec<_>>>()?;
     let rows = new
         .iter()
-        .zip(&periods)
-        .map(|(new, period)| row(new, *period, tenant, now));
+        .zip(&standing)
+        .map(|(new, periods)| row(new, periods, tenant, now));
     user::Entity::insert_many(rows.map(user::ActiveModel::from))
         .exec_without_returning(&**tx)
         .await
         .map_err(StoreError::unique("username"))?;
-    for (user, period) in new.iter().zip(&periods) {
-        let window = Schedule::new(user.reset_strategy, zone.clone(), now)
-            .and_then(|schedule| schedule.window_at(now))
-            .map_err(|error| StoreError::InvalidArgument {
-                what: "reset_strategy",
-                reason: error.to_string(),
-            })?;
-        open_period(tx, tenant, user.id, *period, window, user.limit).await?;
-    }
+    let opened = ids.iter().zip(standing).flat_map(|(user, periods)| {
+        let both = std::iter::once(periods.current).chain(periods.next);
+        both.map(|period| (tenant, *user, period))
+    });
+    periods::open(tx, opened).await?;
     let devices: Vec<_> = new
         .iter()
         .flat_map(|user| devices(user, tenant, now))
@@ -161,33 +167,6 @@ async fn create(tx: &mut Write, tenant: TenantId, new: Vec<NewUser>) -> Result<(
     for id in ids {
         tx.changed(Entry::user(tenant, id));
     }
-    Ok(())
-}
-
-/// Opens a period of a user; the caller makes it the current one.
-pub(crate) async fn open_period(
-    tx: &Write,
-    tenant: TenantId,
-    user: UserId,
-    period: PeriodId,
-    window: vpnpanel_domain::Window,
-    limit: Limit,
-) -> Result<()> {
-    sql::run(
-        &**tx,
-        "INSERT INTO periods (tenant_id, id, user_id, starts_at, ends_at, limit_bytes, up, down,
-            billed_bytes, billed_micro, reserved_bytes, reserved_micro)
-         VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, 0, 0, 0)",
-        vec![
-            tenant.uuid().into(),
-            period.uuid().into(),
-            user.uuid().into(),
-            window.starts_ms.into(),
-            window.ends_ms.into(),
-            sql::signed(limit.to_wire()).into(),
-        ],
-    )
-    .await?;
     Ok(())
 }
 
@@ -248,7 +227,7 @@ async fn admit(tx: &Write, tenant: TenantId, more: usize) -> Result<Zone> {
         .map_err(|error| StoreError::corrupt("tenants.time_zone", error))
 }
 
-fn row(new: &NewUser, period: PeriodId, tenant: TenantId, now: i64) -> user::Model {
+fn row(new: &NewUser, periods: &Standing, tenant: TenantId, now: i64) -> user::Model {
     let facts = UserFacts {
         deleted: false,
         disabled: new.disabled,
@@ -270,7 +249,9 @@ fn row(new: &NewUser, period: PeriodId, tenant: TenantId, now: i64) -> user::Mod
         on_hold_ms: new.on_hold_ms,
         limit_bytes: sql::signed(new.limit.to_wire()),
         reset_strategy: new.reset_strategy.to_string(),
-        period_id: period.uuid(),
+        period_id: periods.current.id.uuid(),
+        next_period_id: periods.next_id(),
+        period_ends_at: periods.ends_at(),
         credentials_version: 1,
         version: 1,
         created_at: now,

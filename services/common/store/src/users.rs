@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::{ConnectionTrait, QueryResult};
 use uuid::Uuid;
 use vpnpanel_domain::{
-    GroupId, Limit, MicroBytes, PeriodId, ResetStrategy, Speed, SpeedLimit, TenantId, UserFacts,
-    UserId, UserStatus,
+    GroupId, Limit, ResetStrategy, Speed, SpeedLimit, TenantId, UserFacts, UserId, UserStatus,
 };
 
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::page::Page;
+use crate::periods::{self, Period};
+use crate::sql;
 use crate::tenants::name_key;
-use crate::{amount, sql};
 
 /// A subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,14 +37,14 @@ pub struct User {
     pub limit: Limit,
     /// How fast it may be on each node.
     pub speed: SpeedLimit,
-    /// When a new period begins.
+    /// When a new period begins, as far as that is not announced yet.
     pub reset_strategy: ResetStrategy,
     /// When it ends.
     pub expires_at_ms: Option<i64>,
     /// Its clock starts at the first traffic and lasts this long; `None` once it runs, or when
     /// it never waited.
     pub on_hold_ms: Option<i64>,
-    /// The current quota window.
+    /// The quota window in force.
     pub period: Period,
     /// Grows with each revocation of its credentials.
     pub credentials_version: u64,
@@ -54,25 +54,6 @@ pub struct User {
     pub created_at_ms: i64,
     /// When it was last changed.
     pub updated_at_ms: i64,
-}
-
-/// A quota window with what was used in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Period {
-    /// Its id, never used again.
-    pub id: PeriodId,
-    /// When it began.
-    pub starts_at_ms: i64,
-    /// When it ends; `None` is never.
-    pub ends_at_ms: Option<i64>,
-    /// Raw bytes from the user.
-    pub up: u64,
-    /// Raw bytes to the user.
-    pub down: u64,
-    /// What they cost.
-    pub used: MicroBytes,
-    /// When traffic was last counted in it.
-    pub last_used_at_ms: Option<i64>,
 }
 
 /// Which users to list; what is `None` does not matter.
@@ -107,30 +88,14 @@ impl Store {
     ) -> Result<Vec<User>> {
         let db = &self.read_in(tenant).await?;
         let now = self.now_ms();
-        let mut text =
-            format!("{SELECT} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND u.id > $2");
+        let mut text = format!(
+            "{} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND u.id > $3",
+            select(2)
+        );
         let after = page.after.map_or(Uuid::nil(), UserId::uuid);
-        let mut values = vec![tenant.uuid().into(), after.into()];
+        let mut values = vec![tenant.uuid().into(), now.into(), after.into()];
         if let Some(status) = filter.status {
-            values.push(status.as_str().into());
-            let stored = values.len();
-            values.push(now.into());
-            let moment = values.len();
-            // What is stored knows nothing of the clock: an end that has passed counts at once,
-            // whether or not the scheduler has been there.
-            text.push_str(&match status {
-                UserStatus::Expired => format!(
-                    " AND (u.status = ${stored} OR (u.status IN ('active', 'on_hold', 'limited')
-                        AND u.expires_at <= ${moment}))"
-                ),
-                UserStatus::Active | UserStatus::OnHold | UserStatus::Limited => format!(
-                    " AND u.status = ${stored} AND (u.expires_at IS NULL OR u.expires_at > ${moment})"
-                ),
-                UserStatus::Disabled | UserStatus::Deleted => {
-                    values.pop();
-                    format!(" AND u.status = ${stored}")
-                }
-            });
+            text.push_str(&of_status(status));
         }
         if let Some(prefix) = filter
             .username_prefix
@@ -171,10 +136,15 @@ pub(crate) async fn load_all(
     now: i64,
 ) -> Result<Vec<User>> {
     let text = format!(
-        "{SELECT} WHERE u.tenant_id = $1 AND u.id {} AND u.deleted_at IS NULL ORDER BY u.id",
-        sql::in_ids(db, 2)
+        "{} WHERE u.tenant_id = $1 AND u.id {} AND u.deleted_at IS NULL ORDER BY u.id",
+        select(2),
+        sql::in_ids(db, 3)
     );
-    let values = vec![tenant.uuid().into(), sql::ids(db, ids.iter().copied())];
+    let values = vec![
+        tenant.uuid().into(),
+        now.into(),
+        sql::ids(db, ids.iter().copied()),
+    ];
     with_groups(db, tenant, &sql::all(db, text, values).await?, now).await
 }
 
@@ -187,8 +157,11 @@ pub(crate) async fn load(
 ) -> Result<User> {
     let rows = sql::all(
         db,
-        format!("{SELECT} WHERE u.tenant_id = $1 AND u.id = $2 AND u.deleted_at IS NULL"),
-        vec![tenant.uuid().into(), id.uuid().into()],
+        format!(
+            "{} WHERE u.tenant_id = $1 AND u.id = $3 AND u.deleted_at IS NULL",
+            select(2)
+        ),
+        vec![tenant.uuid().into(), now.into(), id.uuid().into()],
     )
     .await?;
     with_groups(db, tenant, &rows, now)
@@ -197,12 +170,43 @@ pub(crate) async fn load(
         .ok_or(StoreError::NotFound("user"))
 }
 
-const SELECT: &str = "
-    SELECT u.id, u.username, u.note, u.disabled, u.expires_at, u.on_hold, u.on_hold_ms,
-           u.limit_bytes, u.reset_strategy, u.credentials_version, u.version, u.created_at,
-           u.updated_at, p.id, p.starts_at, p.ends_at, p.up, p.down, p.billed_bytes,
-           p.billed_micro, p.last_used_at, p.limit_bytes, u.speed_up_bps, u.speed_down_bps
-    FROM users u JOIN periods p ON p.id = u.period_id";
+/// Users with the period in force at the moment that is parameter `now`.
+pub(crate) fn select(now: usize) -> String {
+    format!(
+        "SELECT u.id, u.username, u.note, u.disabled, u.expires_at, u.on_hold, u.on_hold_ms,
+                u.limit_bytes, u.reset_strategy, u.credentials_version, u.version, u.created_at,
+                u.updated_at, {}
+         FROM users u {}",
+        periods::COLUMNS,
+        periods::join_in_force(now)
+    )
+}
+
+/// The condition that a user is of a status at the moment that is parameter 2. What is stored knows
+/// nothing of the clock: an end that has passed counts at once, and so does a period that has begun,
+/// whether or not the scheduler has been there.
+fn of_status(status: UserStatus) -> String {
+    let facts = match status {
+        UserStatus::Expired => {
+            return " AND (u.status = 'expired' OR (u.status IN ('active', 'on_hold', 'limited')
+                AND u.expires_at <= $2))"
+                .to_owned();
+        }
+        UserStatus::Disabled | UserStatus::Deleted => {
+            return format!(" AND u.status = '{status}'");
+        }
+        UserStatus::Limited => SPENT.to_owned(),
+        UserStatus::OnHold => format!("NOT ({SPENT}) AND u.on_hold"),
+        UserStatus::Active => format!("NOT ({SPENT}) AND NOT u.on_hold"),
+    };
+    format!(
+        " AND (u.status = '{status}' OR (u.period_ends_at <= $2
+            AND u.status IN ('active', 'on_hold', 'limited')))
+         AND {facts} AND (u.expires_at IS NULL OR u.expires_at > $2)"
+    )
+}
+
+const SPENT: &str = "p.limit_bytes > 0 AND p.billed_bytes >= p.limit_bytes";
 
 async fn with_groups(
     db: &impl ConnectionTrait,
@@ -239,15 +243,14 @@ async fn with_groups(
 }
 
 fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
-    let strategy: String = sql::get(row, 8)?;
     let on_hold: bool = sql::get(row, 5)?;
-    let used = amount::get(row, 18)?;
+    let period = periods::period(row, 13)?;
     let facts = UserFacts {
         deleted: false,
         disabled: sql::get(row, 3)?,
         expires_at_ms: sql::get(row, 4)?,
-        limit: Limit::from_wire(sql::unsigned(sql::get(row, 21)?)),
-        used,
+        limit: period.limit,
+        used: period.used,
         on_hold,
     };
     Ok(User {
@@ -259,21 +262,11 @@ fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
         disabled: facts.disabled,
         group_ids: BTreeSet::new(),
         limit: Limit::from_wire(sql::unsigned(sql::get(row, 7)?)),
-        speed: speed(row, 22)?,
-        reset_strategy: strategy
-            .parse()
-            .map_err(|error| StoreError::corrupt("users.reset_strategy", error))?,
+        speed: speed(row, 23)?,
+        reset_strategy: periods::strategy(sql::get(row, 8)?)?,
         expires_at_ms: facts.expires_at_ms,
         on_hold_ms: if on_hold { sql::get(row, 6)? } else { None },
-        period: Period {
-            id: PeriodId::new(sql::get(row, 13)?),
-            starts_at_ms: sql::get(row, 14)?,
-            ends_at_ms: sql::get(row, 15)?,
-            up: sql::unsigned(sql::get(row, 16)?),
-            down: sql::unsigned(sql::get(row, 17)?),
-            used,
-            last_used_at_ms: sql::get(row, 20)?,
-        },
+        period,
         credentials_version: sql::unsigned(sql::get(row, 9)?),
         version: sql::unsigned(sql::get(row, 10)?),
         created_at_ms: sql::get(row, 11)?,

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use vpnpanel_api::user::v1::{
     CreateUserRequest, CreateUserResponse, DeleteUserRequest, DeleteUserResponse,
     DisableUserRequest, DisableUserResponse, EnableUserRequest, EnableUserResponse, GetUserRequest,
-    GetUserResponse, ListUsersRequest, ListUsersResponse, Period, ResetUserUsageRequest,
-    ResetUserUsageResponse, UpdateUserRequest, UpdateUserResponse, User, UserStatus as WireStatus,
+    GetUserResponse, ListUserPeriodsRequest, ListUserPeriodsResponse, ListUsersRequest,
+    ListUsersResponse, Period, ResetStrategy as WireStrategy, ResetUserUsageRequest,
+    ResetUserUsageResponse, UpdateUserRequest, UpdateUserResponse, UsageReset, User,
+    UserStatus as WireStatus,
 };
 use vpnpanel_domain::{
     GroupId, Limit, ResetStrategy, Speed, SpeedLimit, TenantId, UserId, UserStatus,
@@ -31,6 +33,7 @@ const CHANGEABLE: &[&str] = &[
     "expire_time",
     "speed_limit_up_bps",
     "speed_limit_down_bps",
+    "usage_reset",
 ];
 
 pub(crate) async fn create(
@@ -56,7 +59,7 @@ pub(crate) async fn create(
             up: speed_up(&user)?,
             down: speed_down(&user)?,
         },
-        reset_strategy: ResetStrategy::None,
+        reset_strategy: reset_strategy(&user)?,
         expires_at_ms: expires_at(&user)?,
         on_hold_ms: None,
         disabled: false,
@@ -126,6 +129,7 @@ pub(crate) async fn update(
     let up = mask.take("speed_limit_up_bps", user.speed_limit_up_bps != 0, &user);
     let down = user.speed_limit_down_bps != 0;
     let down = mask.take("speed_limit_down_bps", down, &user);
+    let usage_reset = mask.take("usage_reset", user.usage_reset.is_some(), &user);
     let patch = UserPatch {
         username: username
             .map(|name| text::name("user.username", name))
@@ -135,6 +139,7 @@ pub(crate) async fn update(
         expires_at_ms: expire_time.map(expires_at).transpose()?,
         speed_up: up.map(speed_up).transpose()?,
         speed_down: down.map(speed_down).transpose()?,
+        reset_strategy: usage_reset.map(reset_strategy).transpose()?,
         note: mask.take("note", !user.note.is_empty(), user.note.clone()),
         ..UserPatch::default()
     };
@@ -214,6 +219,25 @@ pub(crate) async fn reset_usage(
     })
 }
 
+pub(crate) async fn periods(
+    context: &Context,
+    _caller: &Caller,
+    message: ListUserPeriodsRequest,
+) -> Result<ListUserPeriodsResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let list = List::new("user periods").of(tenant_id).of(id);
+    let page = list.page(message.page_size, &message.page_token)?;
+    let mut periods = context
+        .store
+        .user_periods(tenant_id, id, page.keyset())
+        .await?;
+    let next_page_token = list.cut(&page, &mut periods, |period| period.id.uuid());
+    Ok(ListUserPeriodsResponse {
+        periods: periods.into_iter().map(IntoWire::into_wire).collect(),
+        next_page_token,
+    })
+}
+
 /// The user that a request names.
 pub(crate) fn named(tenant: &str, user: &str) -> Result<(TenantId, UserId), Error> {
     Ok((
@@ -244,6 +268,29 @@ fn speed_down(user: &User) -> Result<Speed, Error> {
 
 fn speed(field: &'static str, bps: u64) -> Result<Speed, Error> {
     Speed::new(bps).map_err(|error| Error::field(field, error.to_string()))
+}
+
+fn reset_strategy(user: &User) -> Result<ResetStrategy, Error> {
+    let Some(reset) = &user.usage_reset else {
+        return Ok(ResetStrategy::None);
+    };
+    let days = reset.rolling_days;
+    let strategy = match reset.strategy() {
+        WireStrategy::Unspecified | WireStrategy::None => ResetStrategy::None,
+        WireStrategy::Daily => ResetStrategy::Daily,
+        WireStrategy::Weekly => ResetStrategy::Weekly,
+        WireStrategy::Monthly => ResetStrategy::Monthly,
+        WireStrategy::Yearly => ResetStrategy::Yearly,
+        WireStrategy::Rolling => ResetStrategy::Rolling { days },
+    };
+    let field = "user.usage_reset.rolling_days";
+    if days != 0 && !matches!(strategy, ResetStrategy::Rolling { .. }) {
+        return Err(Error::field(field, "is only for a rolling quota"));
+    }
+    strategy
+        .validate()
+        .map_err(|error| Error::field(field, error.to_string()))?;
+    Ok(strategy)
 }
 
 fn status(status: WireStatus) -> Result<Option<UserStatus>, Error> {
@@ -281,19 +328,50 @@ impl IntoWire for store::User {
             data_limit_bytes: self.limit.to_wire(),
             used_bytes: self.period.used.floor_bytes(),
             online_time: self.period.last_used_at_ms.map(time::timestamp),
-            period: Some(Period {
-                id: self.period.id.to_string(),
-                start_time: Some(time::timestamp(self.period.starts_at_ms)),
-                end_time: self.period.ends_at_ms.map(time::timestamp),
-                up_bytes: self.period.up,
-                down_bytes: self.period.down,
-            }),
+            period: Some(self.period.into_wire()),
+            usage_reset: Some(self.reset_strategy.into_wire()),
             expire_time: self.expires_at_ms.map(time::timestamp),
             create_time: Some(time::timestamp(self.created_at_ms)),
             update_time: Some(time::timestamp(self.updated_at_ms)),
             etag: etag::of(self.version),
             speed_limit_up_bps: self.speed.up.bps(),
             speed_limit_down_bps: self.speed.down.bps(),
+        }
+    }
+}
+
+impl IntoWire for store::Period {
+    type Wire = Period;
+
+    fn into_wire(self) -> Period {
+        Period {
+            id: self.id.to_string(),
+            start_time: Some(time::timestamp(self.starts_at_ms)),
+            end_time: self.ends_at_ms.map(time::timestamp),
+            up_bytes: self.up,
+            down_bytes: self.down,
+            usage_reset: Some(self.reset_strategy.into_wire()),
+            data_limit_bytes: self.limit.to_wire(),
+            used_bytes: self.used.floor_bytes(),
+        }
+    }
+}
+
+impl IntoWire for ResetStrategy {
+    type Wire = UsageReset;
+
+    fn into_wire(self) -> UsageReset {
+        let (strategy, rolling_days) = match self {
+            Self::None => (WireStrategy::None, 0),
+            Self::Daily => (WireStrategy::Daily, 0),
+            Self::Weekly => (WireStrategy::Weekly, 0),
+            Self::Monthly => (WireStrategy::Monthly, 0),
+            Self::Yearly => (WireStrategy::Yearly, 0),
+            Self::Rolling { days } => (WireStrategy::Rolling, days),
+        };
+        UsageReset {
+            strategy: strategy.into(),
+            rolling_days,
         }
     }
 }

@@ -14,6 +14,7 @@ mod limits;
 mod lists;
 mod networks;
 mod people;
+mod periods;
 mod recovery;
 mod renewal;
 mod replicas;

@@ -6,6 +6,7 @@ mod audit_retention;
 mod commands;
 mod credentials;
 mod expiry;
+mod periods;
 mod signing_keys;
 mod usage_retention;
 mod usage_rollup;
@@ -22,6 +23,7 @@ pub use audit_retention::RetainAudit;
 pub use commands::ExpireNodeCommands;
 pub use credentials::ForgetCredentials;
 pub use expiry::ExpireUsers;
+pub use periods::RollPeriods;
 pub use signing_keys::{RotateSigningKeys, SigningKeys};
 pub use usage_retention::RetainUsage;
 pub use usage_rollup::RollUsage;
@@ -64,6 +66,7 @@ pub struct Run<'a> {
 pub fn all(settings: &Settings, keys: SigningKeys) -> Vec<Arc<dyn Job>> {
     vec![
         Arc::new(ExpireUsers::new(settings)),
+        Arc::new(RollPeriods::new(settings)),
         Arc::new(RetainAudit::new(settings)),
         Arc::new(RotateSigningKeys::new(settings, keys)),
         Arc::new(ForgetCredentials),

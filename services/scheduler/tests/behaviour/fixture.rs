@@ -24,6 +24,8 @@ pub(crate) fn quick() -> Settings {
         ("VPNPANEL_SCHEDULER_LEASE", "600ms"),
         ("VPNPANEL_SCHEDULER_EXPIRY_INTERVAL", "20ms"),
         ("VPNPANEL_SCHEDULER_EXPIRY_BATCH", "7"),
+        ("VPNPANEL_SCHEDULER_PERIOD_INTERVAL", "20ms"),
+        ("VPNPANEL_SCHEDULER_PERIOD_BATCH", "7"),
         ("VPNPANEL_SCHEDULER_AUDIT_CHAIN_INTERVAL", "10ms"),
     ]
     .into_iter()
@@ -53,6 +55,16 @@ pub(crate) fn keys() -> SigningKeys {
 
 /// A tenant with `count` users whose time ends at `expires_at_ms`.
 pub(crate) async fn users(store: &Store, count: usize, expires_at_ms: Option<i64>) -> TenantId {
+    users_with(store, count, expires_at_ms, ResetStrategy::None).await
+}
+
+/// As [`users`], whose quota begins anew.
+pub(crate) async fn users_with(
+    store: &Store,
+    count: usize,
+    expires_at_ms: Option<i64>,
+    reset_strategy: ResetStrategy,
+) -> TenantId {
     let tenant = NewTenant {
         id: fresh_id(),
         name: "tenant".to_owned(),
@@ -70,7 +82,7 @@ pub(crate) async fn users(store: &Store, count: usize, expires_at_ms: Option<i64
             group_ids: BTreeSet::new(),
             limit: Limit::None,
             speed: SpeedLimit::NONE,
-            reset_strategy: ResetStrategy::None,
+            reset_strategy,
             expires_at_ms,
             on_hold_ms: None,
             disabled: false,
@@ -149,7 +161,12 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut look: impl FnMut() -> F)
 
 /// The sum of what all kept runs say that they changed.
 pub(crate) async fn changed_by_runs(store: &Store) -> u64 {
-    match store.job_runs(JOB, Page::first(1_000)).await {
+    changed_by_runs_of(store, JOB).await
+}
+
+/// As [`changed_by_runs`], of any job.
+pub(crate) async fn changed_by_runs_of(store: &Store, job: &str) -> u64 {
+    match store.job_runs(job, Page::first(1_000)).await {
         Ok(runs) => runs.iter().map(|run| run.changed).sum(),
         // no replica lived long enough to make the job's row
         Err(StoreError::NotFound(_)) => 0,

@@ -11,5 +11,6 @@ mod chainer;
 mod expiry;
 mod fixture;
 mod leases;
+mod periods;
 mod signing_keys;
 mod usage;

@@ -99,5 +99,6 @@ bare_user_service! {
     disable_user(DisableUserRequest) -> DisableUserResponse,
     enable_user(EnableUserRequest) -> EnableUserResponse,
     reset_user_usage(ResetUserUsageRequest) -> ResetUserUsageResponse,
+    list_user_periods(ListUserPeriodsRequest) -> ListUserPeriodsResponse,
     list_user_connections(ListUserConnectionsRequest) -> ListUserConnectionsResponse,
 }

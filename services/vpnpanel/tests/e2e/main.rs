@@ -25,6 +25,7 @@ mod crashes;
 mod fleet;
 mod hard_cap;
 mod outage;
+mod periods;
 mod quota;
 mod readme;
 mod renewal;

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use vpnpanel_domain::{MicroBytes, PeriodId, UserId};
+use vpnpanel_domain::{MicroBytes, PeerId, PeriodId, UserId};
 
-use super::{Agent, Effect, Gate, Now, Ticket, Write};
+use super::{Agent, CounterRecord, Effect, Gate, Now, Ticket, Write};
 use crate::{CounterKey, DesiredUser, Grant, Incarnation, LeaseState, Up};
 
 /// Leases in one message.
@@ -201,10 +201,13 @@ impl Agent {
         let server_ms = self.server_ms(now);
         let mut changes = Vec::new();
         let mut held = Vec::new();
+        let mut behind = false;
         let all = users.is_none().then(|| desired.users.values());
         let some = users.map(|users| users.iter().filter_map(|id| desired.users.get(id)));
         for user in all.into_iter().flatten().chain(some.into_iter().flatten()) {
-            let gate = self.gate(user, server_ms);
+            let period = self.charged_period(user, server_ms);
+            let gate = self.gate(user, period, server_ms);
+            behind |= period != user.period_at(server_ms);
             let key = match gate {
                 Gate::Open => Held::Open,
                 Gate::Quota { remaining, counted } => {
@@ -218,20 +221,26 @@ impl Agent {
             }
         }
         self.allowances.gates.extend(held);
+        if behind {
+            // The books are taken to the period in force now, and the gates with them.
+            self.next_poll_ms = self.next_poll_ms.min(now.boottime_ms);
+        }
         if !changes.is_empty() {
             self.commit();
             self.out.push(Effect::Gates(changes));
         }
     }
 
-    fn gate(&self, user: &DesiredUser, server_ms: i64) -> Gate {
-        if user.blocked || user.not_after_ms.is_some_and(|end| end <= server_ms) {
+    /// How far a user passes whose traffic is charged to a period.
+    fn gate(&self, user: &DesiredUser, period: PeriodId, server_ms: i64) -> Gate {
+        let ended = user.not_after_ms.is_some_and(|end| end <= server_ms);
+        if user.blocked || ended || user.is_spent(period) {
             return Gate::Blocked;
         }
         if !user.limited {
             return Gate::Open;
         }
-        let Some(lease) = self.lease_in_force(user, server_ms) else {
+        let Some(lease) = self.durable.leases.get(&(user.id, period)) else {
             return Gate::Blocked;
         };
         let asked = self.allowances.shrinks.get(&(lease.user, lease.period));
@@ -247,25 +256,43 @@ impl Agent {
         }
     }
 
+    /// The period that what passes now is charged to. That is the one of the books, which moves on
+    /// with the reading after a boundary or a reset: a gate that opened by the clock would let the
+    /// new period's bytes through for the old one's account.
+    fn charged_period(&self, user: &DesiredUser, server_ms: i64) -> PeriodId {
+        let in_force = user.period_at(server_ms);
+        let mut on_books = user
+            .peers
+            .iter()
+            .filter_map(|peer| self.books(peer.id))
+            .map(|record| record.baseline().1)
+            .filter(|attribution| attribution.user == user.id)
+            .map(|attribution| attribution.period)
+            .peekable();
+        let other = on_books.peek().copied();
+        // A counter that is never read stays behind alone; then there is nothing to let through.
+        match other {
+            Some(other) if !on_books.any(|period| period == in_force) => other,
+            _ => in_force,
+        }
+    }
+
+    fn books(&self, peer: PeerId) -> Option<&CounterRecord> {
+        let incarnation = self.engine.incarnation?;
+        self.durable.counters.get(&CounterKey { incarnation, peer })
+    }
+
     fn lease_in_force(&self, user: &DesiredUser, server_ms: i64) -> Option<&LeaseState> {
         self.durable
             .leases
-            .get(&(user.id, user.period_at(server_ms)))
+            .get(&(user.id, self.charged_period(user, server_ms)))
     }
 
     /// What the counters of a user's peers stood at, in sum, as of the books.
     fn counted(&self, user: &DesiredUser) -> u64 {
-        let Some(incarnation) = self.engine.incarnation else {
-            return 0;
-        };
         user.peers
             .iter()
-            .filter_map(|peer| {
-                self.durable.counters.get(&CounterKey {
-                    incarnation,
-                    peer: peer.id,
-                })
-            })
+            .filter_map(|peer| self.books(peer.id))
             .map(|record| record.baseline().0.sum())
             .fold(0, u64::saturating_add)
     }

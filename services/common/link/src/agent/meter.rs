@@ -14,7 +14,7 @@ use crate::{
 
 impl Agent {
     /// Takes a sample of the present incarnation onto the books. Returns the users that used
-    /// something.
+    /// something, or whose traffic belongs elsewhere from now on.
     pub(super) fn meter(
         &mut self,
         incarnation: Incarnation,
@@ -52,6 +52,7 @@ impl Agent {
             }
             let record = advance(record, reading.totals, next, server_ms, &self.settings);
             self.write(Write::Counter(key, record));
+            used.extend((next != attribution).then_some(next.user));
             if reading.totals == baseline {
                 continue;
             }

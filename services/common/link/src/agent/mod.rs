@@ -7,6 +7,8 @@
 //! ([`Agent::start`]) after a while: the engine goes on by itself meanwhile.
 
 mod allowance;
+#[cfg(test)]
+mod boundaries;
 mod clock;
 mod command;
 mod durable;
@@ -273,6 +275,14 @@ impl Agent {
         {
             self.read_failed(ticket, now);
         }
+        if self
+            .next_end_ms
+            .is_some_and(|end| end <= self.server_ms(now))
+        {
+            self.schedule_times(now);
+            self.allowances.departed = true;
+            self.set_gates(None, now);
+        }
         if self.reading.is_none()
             && self.engine.incarnation.is_some()
             && now.boottime_ms >= self.next_poll_ms
@@ -284,14 +294,6 @@ impl Agent {
             self.reading_since(now);
         }
         self.reading_since(now);
-        if self
-            .next_end_ms
-            .is_some_and(|end| end <= self.server_ms(now))
-        {
-            self.schedule_times(now);
-            self.allowances.departed = true;
-            self.set_gates(None, now);
-        }
         if now.boottime_ms >= self.next_sweep_ms {
             self.next_sweep_ms = now.boottime_ms + SWEEP_MS;
             let server_ms = self.server_ms(now);

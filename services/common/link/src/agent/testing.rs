@@ -24,12 +24,18 @@ pub(super) fn at(boottime_ms: i64) -> Now {
 pub(super) struct Host {
     pub(super) agent: Agent,
     pub(super) disk: Durable,
+    /// The clock; at 200,000 the control plane says [`SERVER_MS`].
+    pub(super) boottime_ms: i64,
 }
 
 impl Host {
     pub(super) fn start(disk: Durable) -> Self {
         let (agent, effects) = Agent::start(disk.clone(), Settings::default(), at(1), &mut Zeros);
-        let mut host = Self { agent, disk };
+        let mut host = Self {
+            agent,
+            disk,
+            boottime_ms: 200_000,
+        };
         host.keep(&effects);
         host
     }
@@ -64,7 +70,7 @@ impl Host {
     }
 
     pub(super) fn step(&mut self, event: Event) -> Vec<Effect> {
-        let effects = self.agent.step(event, at(200_000), &mut Zeros);
+        let effects = self.agent.step(event, at(self.boottime_ms), &mut Zeros);
         self.keep(&effects);
         effects
     }

@@ -113,6 +113,8 @@ fn user_to_wire(user: &DesiredUser) -> pb::DesiredUser {
         next_period_ends_ms: next.and_then(|next| next.ends_ms).unwrap_or(0),
         speed_limit_up_bps: user.speed.up.bps(),
         speed_limit_down_bps: user.speed.down.bps(),
+        period_spent: user.period.spent,
+        next_period_spent: next.is_some_and(|next| next.spent),
     }
 }
 
@@ -120,11 +122,16 @@ pub(super) fn user_from_wire(user: pb::DesiredUser) -> Result<DesiredUser, Error
     let next_period = if user.next_period_id.is_empty() {
         None
     } else {
-        Some(period(&user.next_period_id, user.next_period_ends_ms)?)
+        let spent = user.next_period_spent;
+        Some(period(
+            &user.next_period_id,
+            user.next_period_ends_ms,
+            spent,
+        )?)
     };
     Ok(DesiredUser {
         id: user.id.as_slice().try_into()?,
-        period: period(&user.period_id, user.period_ends_ms)?,
+        period: period(&user.period_id, user.period_ends_ms, user.period_spent)?,
         next_period,
         blocked: user.blocked,
         limited: user.limited,
@@ -179,10 +186,11 @@ fn peer_from_wire(peer: pb::DesiredPeer) -> Result<DesiredPeer, Error> {
     })
 }
 
-fn period(id: &[u8], ends_ms: i64) -> Result<DesiredPeriod, Error> {
+fn period(id: &[u8], ends_ms: i64, spent: bool) -> Result<DesiredPeriod, Error> {
     Ok(DesiredPeriod {
         id: PeriodId::try_from(id)?,
         ends_ms: instant(ends_ms),
+        spent,
     })
 }
 

@@ -249,6 +249,7 @@ mod tests {
             period: DesiredPeriod {
                 id: PeriodId::from_bytes([9; 16]),
                 ends_ms: None,
+                spent: false,
             },
             next_period: None,
             blocked,

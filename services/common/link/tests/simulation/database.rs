@@ -14,7 +14,11 @@ use vpnpanel_link::{
     Grant, Range, Revision,
 };
 
+use crate::mutation::Mutation;
 use crate::random::Random;
+
+/// How long before it begins leases of a period are opened.
+const AHEAD_MS: i64 = 15_000;
 
 #[derive(Default)]
 pub(crate) struct Database {
@@ -32,6 +36,8 @@ pub(crate) struct Database {
     pub(crate) applied: BTreeMap<NodeId, AppliedState>,
     /// The highest limit that each period ever had; `None` once it had none.
     pub(crate) ceilings: BTreeMap<PeriodId, Option<u64>>,
+    /// When each period ends.
+    pub(crate) ends: BTreeMap<PeriodId, Option<i64>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,10 @@ pub(crate) enum Changed {
 pub(crate) struct User {
     pub(crate) tenant: TenantId,
     pub(crate) period: PeriodId,
+    /// What follows it, announced in advance.
+    pub(crate) next: Option<PeriodId>,
+    /// How long its periods last; `None` is for ever.
+    pub(crate) length_ms: Option<i64>,
     pub(crate) disabled: bool,
     pub(crate) peers: Vec<PeerId>,
     pub(crate) nodes: BTreeSet<NodeId>,
@@ -65,6 +75,8 @@ impl Database {
         &mut self,
         nodes: BTreeSet<NodeId>,
         limit: u64,
+        length_ms: Option<i64>,
+        now_ms: i64,
         random: &mut Random,
     ) -> UserId {
         let id = UserId::from_bytes(random.array());
@@ -72,12 +84,19 @@ impl Database {
         let peers = (0..1 + random.below(2))
             .map(|_| PeerId::from_bytes(random.array()))
             .collect();
-        let period = self.open_period(id, tenant, limit, random);
+        let ends = length_ms.map(|length| now_ms + length);
+        let period = self.open_period(id, tenant, limit, ends, random);
+        let next = length_ms.map(|length| {
+            let ends = ends.map(|end| end + length);
+            self.open_period(id, tenant, limit, ends, random)
+        });
         self.users.insert(
             id,
             User {
                 tenant,
                 period,
+                next,
+                length_ms,
                 disabled: false,
                 peers,
                 nodes,
@@ -92,9 +111,22 @@ impl Database {
         user: UserId,
         tenant: TenantId,
         limit: u64,
+        ends: Option<i64>,
         random: &mut Random,
     ) -> PeriodId {
         let id = PeriodId::from_bytes(random.array());
+        self.place_period(id, user, tenant, limit, ends);
+        id
+    }
+
+    fn place_period(
+        &mut self,
+        id: PeriodId,
+        user: UserId,
+        tenant: TenantId,
+        limit: u64,
+        ends: Option<i64>,
+    ) {
         let facts = PeriodFacts {
             user,
             tenant,
@@ -105,31 +137,94 @@ impl Database {
         };
         self.rows.periods.insert(id, facts);
         self.ceilings.insert(id, (limit > 0).then_some(limit));
-        id
+        self.ends.insert(id, ends);
     }
 
-    pub(crate) fn reset_usage(&mut self, user: UserId, random: &mut Random) {
+    fn close(&mut self, period: PeriodId) {
+        if let Some(facts) = self.rows.periods.get_mut(&period) {
+            facts.open = false;
+        }
+    }
+
+    /// Closes a period that is over, and forgets its leases.
+    fn bury(&mut self, period: PeriodId) {
+        self.close(period);
+        self.rows.leases.retain(|(_, of), _| *of != period);
+        self.stranded.retain(|(_, of, _)| *of != period);
+        if let Some(facts) = self.rows.periods.get_mut(&period) {
+            facts.reserved = MicroBytes::ZERO;
+        }
+    }
+
+    /// Rolls over the users whose period has ended; those whose next one has as well are brought to
+    /// the window that holds now.
+    pub(crate) fn roll(&mut self, now_ms: i64, random: &mut Random, mutation: Option<Mutation>) {
+        let ended = |ends: &BTreeMap<PeriodId, Option<i64>>, period| {
+            ends.get(&period)
+                .copied()
+                .flatten()
+                .filter(|end| *end <= now_ms)
+        };
+        let due: Vec<_> = self
+            .users
+            .iter()
+            .filter(|(_, user)| ended(&self.ends, user.period).is_some())
+            .map(|(id, user)| (*id, user.tenant, user.period, user.next, user.length_ms))
+            .collect();
+        for (id, tenant, old, next, length) in due {
+            let (Some(next), Some(length)) = (next, length) else {
+                continue;
+            };
+            let limit = self.rows.periods[&next].limit.to_wire();
+            let current = match ended(&self.ends, next) {
+                None => next,
+                Some(end) => {
+                    self.bury(next);
+                    let ends = end + ((now_ms - end) / length + 1) * length;
+                    self.open_period(id, tenant, limit, Some(ends), random)
+                }
+            };
+            let ends = self.ends[&current].map(|end| end + length);
+            self.bury(old);
+            let next = if mutation == Some(Mutation::PeriodIdReused) {
+                self.place_period(old, id, tenant, limit, ends);
+                old
+            } else {
+                self.open_period(id, tenant, limit, ends, random)
+            };
+            if let Some(user) = self.users.get_mut(&id) {
+                user.period = current;
+                user.next = Some(next);
+            }
+            self.change(Changed::User(id));
+        }
+    }
+
+    pub(crate) fn reset_usage(&mut self, user: UserId, now_ms: i64, random: &mut Random) {
         let Some(row) = self.users.get(&user) else {
             return;
         };
-        let (tenant, old) = (row.tenant, row.period);
-        let Some(facts) = self.rows.periods.get_mut(&old) else {
-            return;
-        };
-        facts.open = false;
-        let limit = facts.limit.to_wire();
-        let new = self.open_period(user, tenant, limit, random);
+        let (tenant, old, dropped, length) = (row.tenant, row.period, row.next, row.length_ms);
+        self.close(old);
+        dropped.into_iter().for_each(|next| self.close(next));
+        let limit = self.rows.periods[&old].limit.to_wire();
+        let ends = length.map(|length| now_ms + length);
+        let new = self.open_period(user, tenant, limit, ends, random);
+        let next = length.map(|length| {
+            let ends = ends.map(|end| end + length);
+            self.open_period(user, tenant, limit, ends, random)
+        });
         if let Some(row) = self.users.get_mut(&user) {
             row.period = new;
+            row.next = next;
         }
         self.change(Changed::User(user));
     }
 
     pub(crate) fn delete_user(&mut self, user: UserId) {
         if let Some(row) = self.users.remove(&user) {
-            if let Some(facts) = self.rows.periods.get_mut(&row.period) {
-                facts.open = false;
-            }
+            self.close(row.period);
+            row.next.into_iter().for_each(|next| self.close(next));
             self.change(Changed::User(user));
         }
     }
@@ -145,15 +240,20 @@ impl Database {
         let Some(row) = self.users.get(&user) else {
             return Vec::new();
         };
-        let period = row.period;
-        if let Some(facts) = self.rows.periods.get_mut(&period) {
-            facts.limit = Limit::from_wire(limit);
-        }
-        if let Some(ceiling) = self.ceilings.get_mut(&period) {
-            *ceiling = ceiling.map(|high| high.max(limit)).filter(|_| limit > 0);
+        let periods: Vec<_> = std::iter::once(row.period).chain(row.next).collect();
+        for period in &periods {
+            if let Some(facts) = self.rows.periods.get_mut(period) {
+                facts.limit = Limit::from_wire(limit);
+            }
+            if let Some(ceiling) = self.ceilings.get_mut(period) {
+                *ceiling = ceiling.map(|high| high.max(limit)).filter(|_| limit > 0);
+            }
         }
         self.change(Changed::User(user));
-        self.rebalance(period, policy, now_ms)
+        let grants = periods
+            .into_iter()
+            .map(|period| self.rebalance(period, policy, now_ms));
+        grants.collect::<Vec<_>>().concat()
     }
 
     pub(crate) fn rebalance(
@@ -184,7 +284,8 @@ impl Database {
         grants
     }
 
-    /// Leases for users with a limit that have none on the node yet.
+    /// Leases for users with a limit that have none on the node yet; of the next period when it
+    /// begins soon.
     pub(crate) fn open_leases(
         &mut self,
         node: NodeId,
@@ -206,17 +307,23 @@ impl Database {
             .values()
             .filter(|user| user.nodes.contains(&node))
         {
-            let key = (node, user.period);
-            let Some(facts) = self.rows.periods.get_mut(&user.period) else {
-                continue;
-            };
-            if facts.limit == Limit::None || self.rows.leases.contains_key(&key) {
-                continue;
+            let ends = self.ends.get(&user.period).copied().flatten();
+            let next = user
+                .next
+                .filter(|_| ends.is_some_and(|end| end <= now_ms + AHEAD_MS));
+            for period in std::iter::once(user.period).chain(next) {
+                let key = (node, period);
+                let Some(facts) = self.rows.periods.get_mut(&period) else {
+                    continue;
+                };
+                if facts.limit == Limit::None || self.rows.leases.contains_key(&key) {
+                    continue;
+                }
+                let lease = LeaseId::from_bytes(random.array());
+                let opened = lease::open(facts, lease, policy, now_ms);
+                grants.push(lease::grant(period, &opened));
+                self.rows.leases.insert(key, opened);
             }
-            let lease = LeaseId::from_bytes(random.array());
-            let opened = lease::open(facts, lease, policy, now_ms);
-            grants.push(lease::grant(user.period, &opened));
-            self.rows.leases.insert(key, opened);
         }
         grants
     }
@@ -302,14 +409,20 @@ impl Database {
 
     fn desired_user(&self, id: UserId, user: &User) -> DesiredUser {
         let facts = self.rows.periods.get(&user.period);
+        let announced = |id| DesiredPeriod {
+            id,
+            ends_ms: self.ends.get(&id).copied().flatten(),
+            spent: self
+                .rows
+                .periods
+                .get(&id)
+                .is_some_and(|facts| facts.limit.is_reached(facts.used)),
+        };
         DesiredUser {
             id,
-            period: DesiredPeriod {
-                id: user.period,
-                ends_ms: None,
-            },
-            next_period: None,
-            blocked: user.disabled || facts.is_some_and(|facts| facts.limit.is_reached(facts.used)),
+            period: announced(user.period),
+            next_period: user.next.map(announced),
+            blocked: user.disabled,
             limited: facts.is_some_and(|facts| facts.limit != Limit::None),
             not_after_ms: None,
             speed: SpeedLimit::NONE,

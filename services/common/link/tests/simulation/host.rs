@@ -167,7 +167,11 @@ impl Host {
         let disk = self.disk.get_or_insert_with(|| Disk::new(random));
         let settings = Settings {
             host_boot: self.host_boot,
-            line_rate: 10_000_000,
+            line_rate: if rules.mutation == Some(Mutation::EngineDeathRefunds) {
+                0
+            } else {
+                10_000_000
+            },
             ..Settings::default()
         };
         let durable = disk.durable.clone();

@@ -40,7 +40,10 @@ fn traced() -> bool {
 }
 
 fn run(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
-    let run = || World::new(seed, mutation).run();
+    let run = || match mutation {
+        Some(Mutation::EngineDeathRefunds) => World::of_dying_engines(seed, mutation).run(),
+        _ => World::new(seed, mutation).run(),
+    };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("a machine panicked".to_owned()))
 }
 
@@ -81,6 +84,21 @@ fn every_byte_is_billed_once_whatever_happens() {
     let seeds = number("LINK_SIM_SEEDS").unwrap_or(1_000);
     if let Some((seed, what)) = first_failure(seeds, None) {
         panic!("LINK_SIM_SEED={seed}: {what}");
+    }
+}
+
+#[test]
+fn an_engine_that_dies_again_and_again_lets_nobody_beyond_the_limit() {
+    for seed in 0..200 {
+        let run = World::of_dying_engines(seed, None).run();
+        run.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
+fn a_node_that_is_cut_off_over_boundaries_bills_the_announced_periods_and_no_other() {
+    for seed in 0..50 {
+        World::cut_off_over_boundaries(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }
 }
 

@@ -34,10 +34,16 @@ pub(crate) enum Mutation {
     CommandNotDurable,
     /// Now and then the change log is read past a change that commits later.
     LogOvertaken,
+    /// The period after the next takes the id of one that is over.
+    PeriodIdReused,
+    /// What a node may let through is taken for raw bytes there.
+    LeaseInRawUnits,
+    /// Nothing is charged for what a dead engine let through unread.
+    EngineDeathRefunds,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -53,5 +59,8 @@ impl Mutation {
         Self::LeaseFreedByTime,
         Self::CommandNotDurable,
         Self::LogOvertaken,
+        Self::PeriodIdReused,
+        Self::LeaseInRawUnits,
+        Self::EngineDeathRefunds,
     ];
 }

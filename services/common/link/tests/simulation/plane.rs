@@ -30,6 +30,8 @@ pub(crate) struct Plane {
     pub(crate) failures: u64,
     /// Somebody has confirmed that users go.
     pub(crate) confirmed: bool,
+    /// Nobody rolls periods over before then.
+    pub(crate) rolls_from_ms: i64,
     next_stream: u64,
     submissions: Vec<(u64, Submission)>,
     work: Vec<(u64, Effect)>,
@@ -65,6 +67,7 @@ impl Plane {
             mutation,
             failures: 0,
             confirmed: false,
+            rolls_from_ms: 0,
             next_stream: 1,
             submissions: Vec::new(),
             work: Vec::new(),
@@ -158,6 +161,12 @@ impl Plane {
         if random.chance(500) {
             self.record_answers();
         }
+        if now_ms >= self.rolls_from_ms && random.chance(300) {
+            self.database.roll(now_ms, random, self.mutation);
+        }
+        if random.chance(100) {
+            self.lease_ahead(now_ms, random);
+        }
         if self.mutation == Some(Mutation::LeaseFreedByTime) {
             self.free_by_time(now_ms);
         }
@@ -172,6 +181,36 @@ impl Plane {
         self.streams
             .retain(|_, stream| stream.session.is_some() || stream.agent);
         Ok(())
+    }
+
+    /// The collector looks for periods that begin soon.
+    fn lease_ahead(&mut self, now_ms: i64, random: &mut Random) {
+        let nodes: Vec<_> = self.database.multipliers.keys().copied().collect();
+        for node in nodes {
+            if self.newest(node).is_none() {
+                continue;
+            }
+            let grants = self
+                .database
+                .open_leases(node, &self.policy, now_ms, random);
+            self.send_grants(
+                grants.into_iter().map(|grant| (node, grant)).collect(),
+                now_ms,
+            );
+        }
+    }
+
+    /// The newest stream of a node, while it lives.
+    fn newest(&self, node: NodeId) -> Option<u64> {
+        let generation = self.database.rows.nodes.get(&node)?.generation;
+        let lives = |stream: &Stream| {
+            let session = stream.session.as_ref();
+            stream.node == node && session.map(Session::generation) == Some(generation)
+        };
+        self.streams
+            .iter()
+            .find(|(_, stream)| lives(stream))
+            .map(|(id, _)| *id)
     }
 
     fn ring(&mut self, event: Event, now_ms: i64) {
@@ -393,17 +432,7 @@ impl Plane {
 
     pub(crate) fn send_grants(&mut self, grants: Vec<(NodeId, Grant)>, now_ms: i64) {
         for (node, grant) in grants {
-            let generation = self
-                .database
-                .rows
-                .nodes
-                .get(&node)
-                .map(|node| node.generation);
-            let live = self.streams.iter().find(|(_, stream)| {
-                stream.node == node
-                    && stream.session.as_ref().map(Session::generation) == generation
-            });
-            if let Some(id) = live.map(|(id, _)| *id) {
+            if let Some(id) = self.newest(node) {
                 self.feed(id, Event::Grants(vec![grant]), now_ms);
             }
         }

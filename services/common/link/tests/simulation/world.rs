@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, UserId};
+use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, PeriodId, UserId};
 use vpnpanel_link::agent::{Alarm, Event};
 use vpnpanel_link::collector::session;
 use vpnpanel_link::{CommandAnswer, Down, Totals, wire};
@@ -28,9 +28,15 @@ pub(crate) struct Misfortune {
     pub(crate) engine_deaths: u64,
     pub(crate) disk_losses: u64,
     pub(crate) long_sleeps: u64,
+    /// Nodes that cannot reach anybody for a while.
+    pub(crate) partitions: u64,
+    /// Nobody rolls periods over for a while.
+    pub(crate) scheduler_absences: u64,
     pub(crate) multiplier_changes: u64,
     pub(crate) transaction_failures: u64,
     pub(crate) hides_removed: bool,
+    /// Users and nodes are changed meanwhile.
+    pub(crate) operators: bool,
 }
 
 pub(crate) struct World {
@@ -41,6 +47,10 @@ pub(crate) struct World {
     pub(crate) truth: Truth,
     misfortune: Misfortune,
     mutation: Option<Mutation>,
+    /// Until when a host cannot reach anybody.
+    cut_off_ms: Vec<i64>,
+    /// The most that was ever billed to each period.
+    billed: BTreeMap<PeriodId, MicroBytes>,
     /// Traffic may pass that one poll has not seen: what the cap may be exceeded by.
     slack: MicroBytes,
 }
@@ -62,11 +72,33 @@ impl Misfortune {
             engine_deaths: some(15),
             disk_losses,
             long_sleeps: some(30),
+            partitions: some(20),
+            scheduler_absences: some(15),
             multiplier_changes: some(30),
             transaction_failures: some(150),
             hides_removed: disk_losses == 0 && some(2) == 1,
+            operators: true,
             hosts: 1 + random.below(3),
             steps: 100 + random.below(200),
+        }
+    }
+}
+
+impl Misfortune {
+    /// The same world in calm.
+    fn none(&self) -> Self {
+        Self {
+            agent_kills: 0,
+            stream_cuts: 0,
+            collector_crashes: 0,
+            engine_deaths: 0,
+            disk_losses: 0,
+            long_sleeps: 0,
+            partitions: 0,
+            scheduler_absences: 0,
+            multiplier_changes: 0,
+            transaction_failures: 0,
+            ..self.clone()
         }
     }
 }
@@ -76,6 +108,86 @@ impl World {
         let mut random = Random::new(seed);
         let misfortune = Misfortune::draw(&mut random);
         Self::with(random, misfortune, mutation)
+    }
+
+    /// One host and one user, who goes on while nobody can be reached over more than one boundary.
+    pub(crate) fn cut_off_over_boundaries(seed: u64) -> Result<(), String> {
+        let mut random = Random::new(seed);
+        let drawn = Misfortune::draw(&mut random);
+        let mut world = Self::with(
+            random,
+            Misfortune {
+                hosts: 1,
+                ..drawn.none()
+            },
+            None,
+        );
+        world.plane.database.users.clear();
+        let node = world.hosts[0].node;
+        let (length, now_ms) = (20_000, world.now_ms);
+        let database = &mut world.plane.database;
+        let user = database.create_user(
+            [node].into(),
+            30_000_000,
+            Some(length),
+            now_ms,
+            &mut world.random,
+        );
+        world.go_on_until(now_ms + length - 4_000)?;
+        let announced = |world: &Self| {
+            let user = &world.plane.database.users[&user];
+            (user.period, user.next)
+        };
+        let (old, next) = announced(&world);
+        let next = next.ok_or("nothing is announced")?;
+        world.cut_off_ms[0] = i64::MAX;
+        world.hang_up(0);
+        world.hosts[0]
+            .answers
+            .push_back((world.now_ms, Answer::Disconnected));
+        world.go_on_until(now_ms + 2 * length + 10_000)?;
+        if announced(&world).0 == next {
+            return Err("nobody rolled over twice".to_owned());
+        }
+        world.come_to_rest()?;
+        let raw = &world.plane.database.raw;
+        let used = raw.iter().filter(|(_, (up, down))| up + down > 0);
+        let billed: BTreeSet<_> = used.map(|(period, _)| *period).collect();
+        if billed == [old, next].into() {
+            Ok(())
+        } else {
+            Err(format!(
+                "billed to {billed:?}, announced were {old} and {next}"
+            ))
+        }
+    }
+
+    fn go_on_until(&mut self, at_ms: i64) -> Result<(), String> {
+        while self.now_ms < at_ms {
+            self.traffic()?;
+            self.pass_time()?;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// One host whose engine dies every few seconds, and one user with a small limit.
+    pub(crate) fn of_dying_engines(seed: u64, mutation: Option<Mutation>) -> Self {
+        let mut random = Random::new(seed);
+        let misfortune = Misfortune {
+            hosts: 1,
+            steps: 600,
+            engine_deaths: 80,
+            disk_losses: 0,
+            operators: false,
+            ..Misfortune::draw(&mut random)
+        };
+        let mut world = Self::with(random, misfortune, mutation);
+        world.plane.database.users.clear();
+        let nodes = world.hosts.iter().map(|host| host.node).collect();
+        let database = &mut world.plane.database;
+        database.create_user(nodes, 5_000_000, None, world.now_ms, &mut world.random);
+        world
     }
 
     pub(crate) fn with(
@@ -99,6 +211,8 @@ impl World {
         let mut world = Self {
             now_ms,
             random,
+            cut_off_ms: vec![0; hosts.len()],
+            billed: BTreeMap::new(),
             hosts,
             plane,
             truth,
@@ -115,7 +229,9 @@ impl World {
     pub(crate) fn run(&mut self) -> Result<(), String> {
         for _ in 0..self.misfortune.steps {
             self.strike()?;
-            self.operate();
+            if self.misfortune.operators {
+                self.operate();
+            }
             self.traffic()?;
             self.pass_time()?;
             self.check()?;
@@ -206,7 +322,8 @@ impl World {
             let host = &mut self.hosts[index];
             match errand {
                 Errand::Dial => {
-                    let answer = if self.random.chance(self.misfortune.stream_cuts) {
+                    let cut_off = self.now_ms < self.cut_off_ms[index];
+                    let answer = if cut_off || self.random.chance(self.misfortune.stream_cuts) {
                         Answer::Refused
                     } else {
                         host.stream = Some(self.plane.accept(host.node, self.now_ms));
@@ -262,7 +379,11 @@ impl World {
                 };
                 let up = wire::up_from_wire(wire::up_to_wire(up))
                     .map_err(|error| format!("the agent sent what cannot be read: {error}"))?;
-                if let Some(up) = up {
+                if let Some(mut up) = up {
+                    if self.mutation == Some(Mutation::LeaseInRawUnits) {
+                        let node = stream.node;
+                        raw_units::reported(&mut up, self.plane.database.multipliers[&node]);
+                    }
                     self.plane.feed(id, session::Event::Frame(up), self.now_ms);
                 }
             }
@@ -289,7 +410,11 @@ impl World {
             };
             let down: Option<Down> = wire::down_from_wire(wire::down_to_wire(down))
                 .map_err(|error| format!("the collector sent what cannot be read: {error}"))?;
-            if let (Some(down), Some(index)) = (down, owner) {
+            if let (Some(mut down), Some(index)) = (down, owner) {
+                if self.mutation == Some(Mutation::LeaseInRawUnits) {
+                    let node = self.hosts[index].node;
+                    raw_units::granted(&mut down, self.plane.database.multipliers[&node]);
+                }
                 self.feed(index, Event::Message(down), rules)?;
             }
         }
@@ -314,6 +439,16 @@ impl World {
             self.hosts[index]
                 .answers
                 .push_back((self.now_ms + 100, Answer::Disconnected));
+        }
+        if self.random.chance(misfortune.partitions) {
+            self.cut_off_ms[index] = self.now_ms + self.random.below(90_000) as i64;
+            self.hang_up(index);
+            self.hosts[index]
+                .answers
+                .push_back((self.now_ms + 100, Answer::Disconnected));
+        }
+        if self.random.chance(misfortune.scheduler_absences) {
+            self.plane.rolls_from_ms = self.now_ms + self.random.below(120_000) as i64;
         }
         if self.random.chance(misfortune.agent_kills) {
             self.hosts[index].kill();
@@ -368,9 +503,14 @@ impl World {
         } else {
             0
         };
+        let length_ms = self
+            .random
+            .chance(700)
+            .then(|| 8_000 + self.random.below(40_000) as i64);
+        let now_ms = self.now_ms;
         self.plane
             .database
-            .create_user(nodes, limit, &mut self.random);
+            .create_user(nodes, limit, length_ms, now_ms, &mut self.random);
     }
 
     fn operate(&mut self) {
@@ -381,7 +521,10 @@ impl World {
             (4..6, Some(user)) => self.plane.database.delete_user(user),
             (6..12, Some(user)) => self.change_user(user),
             (12..16, Some(user)) => {
-                self.plane.database.reset_usage(user, &mut self.random);
+                let now_ms = self.now_ms;
+                self.plane
+                    .database
+                    .reset_usage(user, now_ms, &mut self.random);
             }
             (16..22, Some(user)) => {
                 let limit = if self.random.chance(100) {
@@ -457,6 +600,13 @@ impl World {
             .map(|host| (host.node, &host.engine))
             .collect();
         self.truth.never_more(&self.plane.database, &engines)?;
+        for (period, facts) in &self.plane.database.rows.periods {
+            let billed = self.billed.entry(*period).or_default();
+            if facts.used < *billed {
+                return Err(format!("{} of {billed} are left in {period}", facts.used));
+            }
+            *billed = facts.used;
+        }
         for host in &self.hosts {
             if let Some(disk) = &host.disk {
                 self.plane.check_leases(host.node, &disk.durable)?;
@@ -501,22 +651,17 @@ impl World {
 
     /// No more misfortune and no more traffic: within minutes everything agrees.
     fn come_to_rest(&mut self) -> Result<(), String> {
-        let calm = Misfortune {
-            agent_kills: 0,
-            stream_cuts: 0,
-            collector_crashes: 0,
-            engine_deaths: 0,
-            disk_losses: 0,
-            long_sleeps: 0,
-            multiplier_changes: 0,
-            transaction_failures: 0,
-            ..self.misfortune.clone()
-        };
-        self.misfortune = calm;
+        self.misfortune = self.misfortune.none();
         self.plane.failures = 0;
         self.plane.confirmed = true;
+        self.plane.rolls_from_ms = 0;
+        self.cut_off_ms.fill(0);
         let mut unrest = String::new();
-        for _ in 0..1_500 {
+        for step in 0..1_500 {
+            if step == 200 {
+                // What rolls over every few seconds does not come to rest.
+                self.plane.rolls_from_ms = i64::MAX;
+            }
             self.pass_time()?;
             self.check()?;
             match self.unrest() {
@@ -590,4 +735,36 @@ impl World {
 /// Whether a host may not say so in a simulation: that it waits for a person may happen.
 fn is_wrong(alarm: &Alarm) -> bool {
     !matches!(alarm, Alarm::RemovalsHeld { .. })
+}
+
+/// Amounts of leases as they are on a node that takes them for raw bytes, and back.
+mod raw_units {
+    use vpnpanel_domain::{MicroBytes, Multiplier};
+    use vpnpanel_link::{Down, Up};
+
+    const ONE: u128 = 1_000_000;
+
+    pub(super) fn granted(down: &mut Down, multiplier: Multiplier) {
+        if let Down::UsageAck(ack) = down {
+            for grant in &mut ack.grants {
+                let billable = grant.allowance.get() * u128::from(multiplier.ppm()) / ONE;
+                grant.allowance = MicroBytes::new(billable);
+            }
+        }
+    }
+
+    pub(super) fn reported(up: &mut Up, multiplier: Multiplier) {
+        let leases = match up {
+            Up::LeaseReport(leases) => leases,
+            Up::Hello(hello) => &mut hello.leases,
+            _ => return,
+        };
+        let raw = |amount: MicroBytes| {
+            MicroBytes::new(amount.get() * ONE / u128::from(multiplier.ppm().max(1)))
+        };
+        for lease in leases {
+            lease.allowance = raw(lease.allowance);
+            lease.consumed = raw(lease.consumed);
+        }
+    }
 }

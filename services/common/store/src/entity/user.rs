@@ -20,6 +20,8 @@ pub(crate) struct Model {
     pub(crate) limit_bytes: i64,
     pub(crate) reset_strategy: String,
     pub(crate) period_id: Uuid,
+    pub(crate) next_period_id: Option<Uuid>,
+    pub(crate) period_ends_at: Option<i64>,
     pub(crate) credentials_version: i64,
     pub(crate) version: i64,
     pub(crate) created_at: i64,

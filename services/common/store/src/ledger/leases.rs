@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
 use vpnpanel_domain::{LeaseId, NodeId, PeriodId, TenantId, UserId};
 use vpnpanel_link::collector::lease;
 use vpnpanel_link::collector::{LeaseFacts, PeriodFacts, Policy};
@@ -18,9 +19,14 @@ use crate::{amount, fresh_id, sql};
 /// Most leases that one transaction opens.
 const CHUNK: i64 = 4_096;
 
+/// How long before it begins a period's leases are opened: a node that is cut off for a long weekend
+/// still rolls over on time. Users of longer periods hold two leases in these days only.
+pub const LEASES_AHEAD_MS: i64 = 3 * 24 * 3_600_000;
+
 impl Store {
-    /// Opens leases for the users of a node who have a limit, may connect, and have none there;
-    /// at most 4,096: call again while it returns that many.
+    /// Opens leases for the users of a node who have a limit, may connect, and have none there: of
+    /// the current period, and of the next where it begins within [`LEASES_AHEAD_MS`]. At most
+    /// 4,096: call again while it returns that many.
     ///
     /// # Errors
     /// [`StoreError::StreamSuperseded`]; a quarantined node gets none.
@@ -96,8 +102,8 @@ impl Store {
         Ok(grants)
     }
 
-    /// As [`Store::rebalance_leases`], for the current periods of users: after their limits
-    /// have changed.
+    /// As [`Store::rebalance_leases`], for the current and next periods of users: after their
+    /// limits have changed.
     ///
     /// # Errors
     /// Those of the database.
@@ -108,15 +114,16 @@ impl Store {
     ) -> Result<Vec<(NodeId, Grant)>> {
         let db = self.read();
         let text = format!(
-            "SELECT period_id FROM users WHERE id {} AND deleted_at IS NULL AND limit_bytes > 0",
+            "SELECT period_id, next_period_id FROM users
+             WHERE id {} AND deleted_at IS NULL AND limit_bytes > 0",
             sql::in_ids(db, 1)
         );
         let ids = sql::ids(db, users.iter().map(|(_, user)| *user));
-        let periods = sql::all(db, text, vec![ids])
-            .await?
-            .iter()
-            .map(|row| sql::get(row, 0).map(PeriodId::new))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut periods = Vec::new();
+        for row in &sql::all(db, text, vec![ids]).await? {
+            periods.push(PeriodId::new(sql::get(row, 0)?));
+            periods.extend(sql::get::<Option<Uuid>>(row, 1)?.map(PeriodId::new));
+        }
         if periods.is_empty() {
             return Ok(Vec::new());
         }
@@ -124,26 +131,46 @@ impl Store {
     }
 }
 
-/// Periods of users with peers on the node, with a limit and without a lease there, in order.
+/// Current and next periods of users with peers on the node, with a limit and without a lease there,
+/// in order.
 async fn without_lease(tx: &Write, node: NodeId) -> Result<Vec<PeriodId>> {
-    sql::all(
-        &**tx,
-        "SELECT DISTINCT u.period_id
-         FROM inbound_nodes b
-         JOIN peers p ON p.inbound_id = b.inbound_id
-         JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
-         JOIN tenants t ON t.id = p.tenant_id
-         WHERE b.node_id = $1 AND t.suspended_at IS NULL AND u.deleted_at IS NULL AND NOT u.disabled AND u.limit_bytes > 0
-           AND (u.expires_at IS NULL OR u.expires_at > $2)
-           AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = $1
-                AND l.period_id = u.period_id AND l.state = 'current')
-         ORDER BY u.period_id LIMIT $3",
-        vec![node.uuid().into(), tx.now.into(), CHUNK.into()],
+    let values = vec![
+        node.uuid().into(),
+        tx.now.into(),
+        CHUNK.into(),
+        (tx.now + LEASES_AHEAD_MS).into(),
+    ];
+    sql::all(&**tx, lacking(), values)
+        .await?
+        .iter()
+        .map(|row| Ok(PeriodId::new(sql::get(row, 0)?)))
+        .collect()
+}
+
+/// The statement of [`without_lease`].
+pub(crate) fn lacking() -> String {
+    let lacking = |period: &str, condition: &str| {
+        format!(
+            "SELECT {period} AS period
+             FROM inbound_nodes b
+             JOIN peers p ON p.inbound_id = b.inbound_id
+             JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
+             JOIN tenants t ON t.id = p.tenant_id
+             WHERE b.node_id = $1 AND t.suspended_at IS NULL AND u.deleted_at IS NULL
+               AND NOT u.disabled AND u.limit_bytes > 0
+               AND (u.expires_at IS NULL OR u.expires_at > $2) {condition}
+               AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = $1
+                    AND l.period_id = {period} AND l.state = 'current')"
+        )
+    };
+    format!(
+        "SELECT period FROM ({} UNION {}) s ORDER BY period LIMIT $3",
+        lacking("u.period_id", ""),
+        lacking(
+            "u.next_period_id",
+            "AND u.next_period_id IS NOT NULL AND u.period_ends_at <= $4"
+        ),
     )
-    .await?
-    .iter()
-    .map(|row| Ok(PeriodId::new(sql::get(row, 0)?)))
-    .collect()
 }
 
 type NodeLeases = Vec<(NodeId, LeaseFacts)>;

@@ -5,6 +5,7 @@
 //! Locks: the links of the nodes, which guard their cursors, digests and marks; then the periods,
 //! which guard their leases; then users that cross their limit. Each in the order of ids.
 
+mod ahead;
 mod floors;
 mod leases;
 mod load;
@@ -23,12 +24,16 @@ use vpnpanel_link::collector::ingest::{self, Reply, Submission};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 
+pub use ahead::{AheadCursor, NodesAhead};
 pub use floors::UsageKept;
+pub use leases::LEASES_AHEAD_MS;
 pub use partitions::PARTITION_MS;
 pub use review::LedgerTotals;
 pub(crate) use rollup::{DAY_MS, HOUR_MS};
 pub use rollup::{ROLL_AFTER_MS, UsageRoll};
 pub(crate) use streams::{fenced, forget_agents};
+#[cfg(feature = "testing")]
+pub(crate) use {ahead::ending, leases::lacking};
 
 /// What came of a group of submissions; it is committed.
 #[derive(Debug, Clone, Default)]

@@ -2,12 +2,40 @@
 
 use uuid::Uuid;
 
+use vpnpanel_domain::{PeriodId, TenantId, UserId};
+
 use super::TestStore;
 use crate::connect::Backend;
+use crate::ledger::{AheadCursor, ending, lacking};
+use crate::page::Page;
+use crate::rollover::{self, RollCursor};
 use crate::sql;
 use crate::usage::{self, OF_NODE, OF_NODES, OF_USER, UsageQuery};
+use crate::{periods, users};
 
 impl TestStore {
+    /// Plans of the lists and sweeps that go by periods, as [`TestStore::usage_plans`].
+    pub async fn period_plans(&self) -> Vec<String> {
+        let (tenant, user): (TenantId, UserId) = (crate::fresh_id(), crate::fresh_id());
+        let (period, node): (PeriodId, Uuid) = (crate::fresh_id(), Uuid::now_v7());
+        let lease = vec![node.into(), 1_i64.into(), 1_i64.into(), 1_i64.into()];
+        let mut plans = Vec::new();
+        for (text, values) in [
+            rollover::due(RollCursor::default(), 1, 100),
+            ending(AheadCursor::behind(1), 2),
+            (lacking(), lease),
+            periods::list(tenant, user, Page::first(10)),
+            periods::list(tenant, user, Page::after(10, period)),
+            (
+                format!("{} WHERE u.tenant_id = $1 AND u.id = $3", users::select(2)),
+                vec![tenant.uuid().into(), 1_i64.into(), user.uuid().into()],
+            ),
+        ] {
+            plans.push(self.plan(text, values).await);
+        }
+        plans
+    }
+
     /// Plans of the series of a user, a tenant and a node, as the database describes them; without
     /// regard to how little there is in its tables.
     pub async fn usage_plans(&self, query: UsageQuery) -> Vec<String> {
@@ -19,23 +47,27 @@ impl TestStore {
             (OF_NODE, vec![node.into()]),
         ] {
             let (text, values) = usage::statement(&source, keys, query);
-            let db = self.store.snapshot().await.expect("a transaction");
-            let (explain, column) = match self.store.backend() {
-                Backend::Postgres => ("EXPLAIN", 0),
-                Backend::Sqlite => ("EXPLAIN QUERY PLAN", 3),
-            };
-            if self.store.backend() == Backend::Postgres {
-                let unlikely = "SET LOCAL enable_seqscan = off";
-                sql::run(&db, unlikely, vec![]).await.expect("a setting");
-            }
-            let rows = sql::all(&db, format!("{explain} {text}"), values).await;
-            let lines: Vec<String> = rows
-                .expect("a plan")
-                .iter()
-                .map(|row| sql::get(row, column).expect("a line"))
-                .collect();
-            plans.push(lines.join("\n"));
+            plans.push(self.plan(text, values).await);
         }
         plans
+    }
+
+    async fn plan(&self, text: String, values: Vec<sea_orm::Value>) -> String {
+        let db = self.store.snapshot().await.expect("a transaction");
+        let (explain, column) = match self.store.backend() {
+            Backend::Postgres => ("EXPLAIN", 0),
+            Backend::Sqlite => ("EXPLAIN QUERY PLAN", 3),
+        };
+        if self.store.backend() == Backend::Postgres {
+            let unlikely = "SET LOCAL enable_seqscan = off";
+            sql::run(&db, unlikely, vec![]).await.expect("a setting");
+        }
+        let rows = sql::all(&db, format!("{explain} {text}"), values).await;
+        let lines: Vec<String> = rows
+            .expect("a plan")
+            .iter()
+            .map(|row| sql::get(row, column).expect("a line"))
+            .collect();
+        lines.join("\n")
     }
 }

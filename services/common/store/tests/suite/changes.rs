@@ -148,7 +148,7 @@ async fn a_desired_state_holds_every_change_up_to_its_revision(test: TestStore) 
     );
     assert_eq!(state.users.len(), 1);
     let on_node = &state.users[0];
-    assert_eq!((on_node.id, on_node.period_id), (user.id, user.period.id));
+    assert_eq!((on_node.id, on_node.period.id), (user.id, user.period.id));
     assert_eq!(on_node.limit, Limit::Bytes(500));
     assert_eq!(on_node.peers[0].ipv4.to_string(), "10.8.0.2");
     let connections = world

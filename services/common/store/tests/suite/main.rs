@@ -20,6 +20,7 @@ mod leases;
 mod ledger;
 mod lists;
 mod people;
+mod periods;
 mod renewal;
 mod rollups;
 mod schema;

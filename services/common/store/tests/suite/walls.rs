@@ -196,6 +196,7 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
     refused!(tried, store.user(us, user));
     refused!(tried, store.connections(us, user));
     refused!(tried, store.user_usage(us, user, everything()));
+    refused!(tried, store.user_periods(us, user, Page::first(1)));
     let named = UserPatch {
         username: Some("ours".to_owned()),
         limit: Some(Limit::None),
