@@ -2,9 +2,10 @@
 
 use uuid::Uuid;
 use vpnpanel_api::node::v1::{
-    CreateNodeCommandRequest, CreateNodeCommandResponse, GetNodeCommandRequest,
-    GetNodeCommandResponse, ListNodeCommandsRequest, ListNodeCommandsResponse, NodeCommand,
-    NodeCommandKind as WireKind, NodeCommandState as WireState,
+    CancelNodeCommandRequest, CancelNodeCommandResponse, CreateNodeCommandRequest,
+    CreateNodeCommandResponse, GetNodeCommandRequest, GetNodeCommandResponse,
+    ListNodeCommandsRequest, ListNodeCommandsResponse, NodeCommand, NodeCommandKind as WireKind,
+    NodeCommandState as WireState,
 };
 use vpnpanel_domain::{NodeId, TenantId};
 use vpnpanel_store::{self as store, CommandKind, CommandState, NewNodeCommand, fresh_id};
@@ -37,8 +38,26 @@ pub(crate) async fn create(
         .acting(caller)
         .create_node_command(tenant_id, new)
         .await?;
+    context.direct.give(&context.store, &made);
     Ok(CreateNodeCommandResponse {
         command: Some(made.into_wire()),
+    })
+}
+
+pub(crate) async fn cancel(
+    context: &Context,
+    caller: &Caller,
+    message: CancelNodeCommandRequest,
+) -> Result<CancelNodeCommandResponse, Error> {
+    let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
+    let node_id = ids::required("node_id", &message.node_id)?;
+    let id = ids::required("command_id", &message.command_id)?;
+    let cancelled = context
+        .acting(caller)
+        .cancel_node_command(tenant_id, node_id, id)
+        .await?;
+    Ok(CancelNodeCommandResponse {
+        command: Some(cancelled.into_wire()),
     })
 }
 
@@ -98,6 +117,7 @@ impl IntoWire for store::NodeCommand {
                 CommandState::Succeeded => WireState::Succeeded,
                 CommandState::Failed => WireState::Failed,
                 CommandState::Expired => WireState::Expired,
+                CommandState::Cancelled => WireState::Cancelled,
             }
             .into(),
             create_time: Some(time::timestamp(self.created_at_ms)),

@@ -7,7 +7,8 @@ use super::{at_most, pb};
 use crate::command::{MAX_MESSAGE_CHARS, MAX_OUTPUT_BYTES};
 use crate::{Command, CommandAnswer, CommandKind, CommandOutcome, CommandResult, Error};
 
-pub(super) fn command_to_wire(command: Command) -> pb::Command {
+/// As it goes to an agent.
+pub fn command_to_wire(command: Command) -> pb::Command {
     pb::Command {
         command_id: command.id.into_bytes().to_vec(),
         kind: command
@@ -18,7 +19,11 @@ pub(super) fn command_to_wire(command: Command) -> pb::Command {
     }
 }
 
-pub(super) fn command_from_wire(command: pb::Command) -> Result<Command, Error> {
+/// As an agent takes it.
+///
+/// # Errors
+/// A field that holds something else.
+pub fn command_from_wire(command: pb::Command) -> Result<Command, Error> {
     Ok(Command {
         id: CommandId::try_from(command.command_id.as_slice())?,
         kind: pb::CommandKind::try_from(command.kind)
@@ -31,7 +36,8 @@ pub(super) fn command_from_wire(command: pb::Command) -> Result<Command, Error> 
     })
 }
 
-pub(super) fn result_to_wire(result: CommandResult) -> pb::CommandResult {
+/// As it comes from an agent.
+pub fn result_to_wire(result: CommandResult) -> pb::CommandResult {
     let CommandAnswer {
         outcome,
         message,
@@ -50,7 +56,11 @@ pub(super) fn result_to_wire(result: CommandResult) -> pb::CommandResult {
     }
 }
 
-pub(super) fn result_from_wire(result: pb::CommandResult) -> Result<CommandResult, Error> {
+/// As the control plane takes it.
+///
+/// # Errors
+/// A field that holds something else.
+pub fn result_from_wire(result: pb::CommandResult) -> Result<CommandResult, Error> {
     let characters = result.message.chars().count();
     at_most("characters of a message", characters, MAX_MESSAGE_CHARS)?;
     at_most("bytes of an output", result.output.len(), MAX_OUTPUT_BYTES)?;

@@ -29,6 +29,7 @@ pub use review::LedgerTotals;
 pub(crate) use rollup::{DAY_MS, HOUR_MS};
 pub use rollup::{ROLL_AFTER_MS, UsageRoll};
 pub(crate) use streams::{fenced, forget_agents};
+pub(crate) use write::quarantine;
 
 /// What came of a group of submissions; it is committed.
 #[derive(Debug, Clone, Default)]
