@@ -67,11 +67,8 @@ impl Direct {
     /// Gives a command to its node in the background, where the node is reached; otherwise, and where
     /// anything goes wrong, its link does.
     pub(crate) fn give(&self, store: &Store, command: &NodeCommand) {
-        let is_for_agent = matches!(
-            command.kind,
-            CommandKind::RestartEngine | CommandKind::CollectLogs
-        );
-        if self.tls.is_none() || !is_for_agent || command.state != CommandState::Pending {
+        let is_about_link = matches!(command.kind, CommandKind::Drain | CommandKind::Resync);
+        if self.tls.is_none() || is_about_link || command.state != CommandState::Pending {
             return;
         }
         let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {

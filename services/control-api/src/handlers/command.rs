@@ -109,6 +109,8 @@ impl IntoWire for store::NodeCommand {
                 CommandKind::CollectLogs => WireKind::CollectLogs,
                 CommandKind::Drain => WireKind::Drain,
                 CommandKind::Resync => WireKind::Resync,
+                CommandKind::Cordon => WireKind::Cordon,
+                CommandKind::Uncordon => WireKind::Uncordon,
             }
             .into(),
             state: match self.state {
@@ -137,5 +139,7 @@ fn kind(kind: WireKind) -> Result<CommandKind, Error> {
         WireKind::CollectLogs => Ok(CommandKind::CollectLogs),
         WireKind::Drain => Ok(CommandKind::Drain),
         WireKind::Resync => Ok(CommandKind::Resync),
+        WireKind::Cordon => Ok(CommandKind::Cordon),
+        WireKind::Uncordon => Ok(CommandKind::Uncordon),
     }
 }

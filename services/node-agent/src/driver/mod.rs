@@ -253,13 +253,9 @@ impl Driver {
     async fn run_command(&mut self, kind: CommandKind) -> CommandAnswer {
         tracing::info!(event = "command_begun", kind = kind.as_str());
         match kind {
-            CommandKind::RestartEngine => match self.plane.restart().await {
-                Ok(()) => CommandAnswer::done(String::new()),
-                Err(error) => {
-                    tracing::error!(event = "command_failed", kind = kind.as_str(), %error);
-                    CommandAnswer::failed(&error.to_string())
-                }
-            },
+            CommandKind::RestartEngine => done(kind, self.plane.restart().await),
+            CommandKind::Cordon => done(kind, self.plane.set_cordoned(true).await),
+            CommandKind::Uncordon => done(kind, self.plane.set_cordoned(false).await),
             CommandKind::CollectLogs => CommandAnswer::done(vpnpanel_runtime::logs::recent()),
             // The machine's own.
             CommandKind::Drain | CommandKind::Resync => CommandAnswer::done(String::new()),
@@ -328,6 +324,17 @@ impl Driver {
         let ahead = boottime_ms.saturating_sub(millis(self.clock.since_boot()));
         let ahead = Duration::from_millis(u64::try_from(ahead).unwrap_or(0));
         Instant::now() + ahead.min(Duration::from_secs(3600))
+    }
+}
+
+/// What came of a command that brings nothing.
+fn done(kind: CommandKind, result: Result<(), crate::Error>) -> CommandAnswer {
+    match result {
+        Ok(()) => CommandAnswer::done(String::new()),
+        Err(error) => {
+            tracing::error!(event = "command_failed", kind = kind.as_str(), %error);
+            CommandAnswer::failed(&error.to_string())
+        }
     }
 }
 

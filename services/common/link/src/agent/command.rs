@@ -79,7 +79,10 @@ impl Agent {
             id, expires_at_ms, ..
         } = command;
         match kind {
-            CommandKind::RestartEngine | CommandKind::CollectLogs => {
+            CommandKind::RestartEngine
+            | CommandKind::CollectLogs
+            | CommandKind::Cordon
+            | CommandKind::Uncordon => {
                 self.note_command(id, expires_at_ms, None);
                 self.commit();
                 self.out.push(Effect::Run { id, kind });

@@ -86,6 +86,8 @@ fn kind_to_wire(kind: CommandKind) -> pb::CommandKind {
         CommandKind::CollectLogs => pb::CommandKind::CollectLogs,
         CommandKind::Drain => pb::CommandKind::Drain,
         CommandKind::Resync => pb::CommandKind::Resync,
+        CommandKind::Cordon => pb::CommandKind::Cordon,
+        CommandKind::Uncordon => pb::CommandKind::Uncordon,
     }
 }
 
@@ -96,5 +98,7 @@ fn kind_from_wire(kind: pb::CommandKind) -> Option<CommandKind> {
         pb::CommandKind::CollectLogs => Some(CommandKind::CollectLogs),
         pb::CommandKind::Drain => Some(CommandKind::Drain),
         pb::CommandKind::Resync => Some(CommandKind::Resync),
+        pb::CommandKind::Cordon => Some(CommandKind::Cordon),
+        pb::CommandKind::Uncordon => Some(CommandKind::Uncordon),
     }
 }

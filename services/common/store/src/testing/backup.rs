@@ -46,22 +46,19 @@ impl TestStore {
         let mut admin = PgConnection::connect(server)
             .await
             .expect("the test server");
-        let mut copied = Ok(());
-        for _ in 0..20 {
-            let end = format!(
-                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = '{source}'"
-            );
-            let copy = format!("CREATE DATABASE {name} TEMPLATE {source}");
+        for text in [
+            format!("ALTER DATABASE {source} ALLOW_CONNECTIONS false"),
+            format!(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{source}'"
+            ),
+            format!("CREATE DATABASE {name} TEMPLATE {source}"),
+            format!("ALTER DATABASE {source} ALLOW_CONNECTIONS true"),
+        ] {
             admin
-                .execute(sqlx::AssertSqlSafe(end))
+                .execute(sqlx::AssertSqlSafe(text))
                 .await
-                .expect("no connections");
-            copied = admin.execute(sqlx::AssertSqlSafe(copy)).await.map(|_| ());
-            if copied.is_ok() {
-                break;
-            }
+                .expect("a copy of the database");
         }
-        copied.expect("a copy of the database");
         let url = with_database(server, &name);
         let database = Database::Postgres { server, name };
         Self::open(url, self.options.clone(), database).await

@@ -11,6 +11,7 @@ use vpnpanel_domain::{InboundId, PeerId, UserId};
 
 use super::Running;
 use super::allowance::Allowances;
+use super::cordon::Cordon;
 use super::device::{Backend, Device};
 use super::names::Names;
 use super::uapi::{InterfaceReport, PeerSettings};
@@ -58,11 +59,13 @@ pub(super) struct Core {
     allowances: Allowances,
     last: HashMap<PeerId, (u64, u64)>,
     problem: Option<String>,
+    cordon: Cordon,
     force_userspace: bool,
 }
 
 impl Core {
     pub(super) fn new(names: Names, folder: PathBuf, force_userspace: bool) -> Self {
+        let cordon = Cordon::new(names.gate(), &folder);
         Self {
             names,
             folder,
@@ -76,6 +79,7 @@ impl Core {
             allowances: Allowances::default(),
             last: HashMap::new(),
             problem: None,
+            cordon,
             force_userspace,
         }
     }
@@ -101,11 +105,35 @@ impl Core {
                 failed.push((id, error));
             }
         }
+        // A gate that cannot be set stays as it is; tunnels are more important.
+        if let Err(error) = self.look_after_cordon() {
+            tracing::error!(event = "cordon_not_kept", %error);
+        }
         let table = self.table.as_ref().ok_or(Error::Stopped)?;
         Ok(Running {
             incarnation: table.incarnation(),
             failed,
         })
+    }
+
+    /// Takes no new sessions any more, or takes them again.
+    pub(super) fn set_cordoned(&mut self, on: bool) -> Result<(), Error> {
+        self.cordon.set(on)?;
+        if on { self.keep_cordon() } else { Ok(()) }
+    }
+
+    fn look_after_cordon(&mut self) -> Result<(), Error> {
+        match self.cordon.is_due()? {
+            true => self.keep_cordon(),
+            false => Ok(()),
+        }
+    }
+
+    fn keep_cordon(&mut self) -> Result<(), Error> {
+        let sessions = self.sessions()?;
+        let ports = self.interfaces.values().map(|one| one.inbound.port);
+        let ports: BTreeSet<u16> = ports.filter(|port| *port != 0).collect();
+        self.cordon.keep(&ports, &sessions)
     }
 
     fn backend(&mut self) -> Result<Backend, Error> {
@@ -595,6 +623,7 @@ impl Core {
         }
         self.interfaces.clear();
         self.table = None;
+        self.cordon.set(false)?;
         Table::remove(&self.names.table())
     }
 }
