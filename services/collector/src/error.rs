@@ -16,6 +16,12 @@ pub enum Error {
     /// The certificate is not the node's current or next one, or the node is gone or disabled.
     #[error("the certificate is not accepted: {0}")]
     CertificateRefused(&'static str),
+    /// The certificate was replaced, and its successor used: a second agent shows it.
+    #[error(
+        "the certificate was replaced and its successor used: this host is a copy of the node, or was \
+         set back to an older disk; the node is quarantined until its host enrols again"
+    )]
+    CertificateSuperseded,
     /// This process holds as many streams as it may.
     #[error("too many streams are open here")]
     TooManyStreams,
@@ -60,6 +66,7 @@ impl Error {
         match self {
             Self::NotANode => "not_a_node",
             Self::CertificateRefused(_) => "certificate_refused",
+            Self::CertificateSuperseded => "certificate_superseded",
             Self::TooManyStreams => "too_many_streams",
             Self::Stopping => "stopping",
             Self::MalformedFrame(_) | Self::Unframed(_) => "malformed_frame",
@@ -105,6 +112,9 @@ impl From<Error> for Status {
             Error::NotANode => fail(ErrorCode::PermissionDenied, "NODE_CERTIFICATE_REQUIRED"),
             Error::CertificateRefused(_) => {
                 fail(ErrorCode::PermissionDenied, "CERTIFICATE_REFUSED")
+            }
+            Error::CertificateSuperseded => {
+                fail(ErrorCode::PermissionDenied, "CERTIFICATE_SUPERSEDED")
             }
             Error::TooManyStreams => {
                 fail(ErrorCode::Unavailable, "TOO_MANY_STREAMS").retry_after(retry)

@@ -9,7 +9,8 @@ use vpnpanel_domain::AccountId;
 use vpnpanel_store::{HeldRole, Store};
 
 use crate::{
-    Error, access::Access, authority::Authority, caller::Caller, held_back::HeldBack, seal::Vault,
+    Error, access::Access, authority::Authority, caller::Caller,
+    certificate_log::CertificateRecords, direct::Direct, held_back::HeldBack, seal::Vault,
 };
 
 /// The parts of the service, shared by all handlers.
@@ -18,6 +19,10 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) vault: Vault,
     pub(crate) authority: Authority,
+    /// What was issued and revoked, apart from the database.
+    pub(crate) certificates: CertificateRecords,
+    /// Nodes that are reached directly.
+    pub(crate) direct: Direct,
     pub(crate) tokens: Arc<TokenIssuer>,
     pub(crate) hasher: PasswordHasher,
     pub(crate) password_sign_in: PasswordSignIn,

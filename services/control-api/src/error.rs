@@ -45,6 +45,12 @@ pub enum Error {
     /// A setting that no certificate can have.
     #[error("VPNPANEL_NODE_CERTIFICATE_LIFETIME: from 10s to 90d")]
     CertificateLifetime,
+    /// The log of certificates cannot be written or read.
+    #[error("VPNPANEL_CERTIFICATE_LOG_DIR: {0}")]
+    CertificateLog(#[from] vpnpanel_pki::LogError),
+    /// A node is reached neither directly nor over its link.
+    #[error("the node is reached neither at its control address nor over its link right now")]
+    NodeUnreachable,
     /// A refresh token is unknown, or of a session that is over.
     #[error("the session has ended: sign in again")]
     RefreshTokenRefused,
@@ -125,6 +131,23 @@ impl From<Error> for Status {
                 error.to_string(),
             )
             .into_status(),
+            Error::NodeUnreachable => Failure::new(
+                ErrorCode::Unavailable,
+                "NODE_UNREACHABLE",
+                error.to_string(),
+            )
+            .retry_after(std::time::Duration::from_secs(5))
+            .into_status(),
+            Error::CertificateLog(error) => {
+                tracing::error!(event = "certificate_log_failed", %error);
+                Failure::new(
+                    ErrorCode::Unavailable,
+                    "CERTIFICATE_LOG_UNAVAILABLE",
+                    "what is done about certificates cannot be written down right now",
+                )
+                .retry_after(std::time::Duration::from_secs(1))
+                .into_status()
+            }
             Error::Pki(_)
             | Error::Cache(_)
             | Error::Corrupt(_)
@@ -149,7 +172,9 @@ fn renewal_failure(refusal: RenewalRefusal) -> Failure {
     let message = refusal.to_string();
     let fail = |code, reason| Failure::new(code, reason, message.clone());
     match refusal {
-        RenewalRefusal::Unknown => fail(ErrorCode::Unauthenticated, "CERTIFICATE_REFUSED"),
+        RenewalRefusal::Unknown | RenewalRefusal::Superseded => {
+            fail(ErrorCode::Unauthenticated, "CERTIFICATE_REFUSED")
+        }
         RenewalRefusal::TooOld => fail(ErrorCode::FailedPrecondition, "ENROLMENT_REQUIRED"),
         RenewalRefusal::Disabled => fail(ErrorCode::FailedPrecondition, "NODE_DISABLED"),
         RenewalRefusal::Replayed => fail(ErrorCode::Unauthenticated, "PROOF_REPLAYED"),
@@ -204,6 +229,11 @@ fn store_failure(error: &StoreError) -> Failure {
             message.clone(),
         )
         .quota(*what, message),
+        StoreError::CommandNotPending => Failure::new(
+            ErrorCode::FailedPrecondition,
+            "COMMAND_NOT_PENDING",
+            message,
+        ),
         StoreError::TooManyCommands => {
             Failure::new(ErrorCode::ResourceExhausted, "TOO_MANY_COMMANDS", message)
         }

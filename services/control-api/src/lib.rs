@@ -9,7 +9,9 @@ mod audit;
 mod authority;
 mod bootstrap;
 mod caller;
+mod certificate_log;
 mod context;
+mod direct;
 mod error;
 mod handlers;
 mod held_back;
@@ -49,7 +51,7 @@ use vpnpanel_auth::{AuthGuard, AuthLayer, PasswordHasher, PasswordSettings, Pass
 use vpnpanel_runtime::{
     Grpc, Service, reflection,
     rpc::RpcLimits,
-    tls::{CertificateFiles, ServerTls},
+    tls::{CertificateFiles, ClientTls, ServerTls},
 };
 use vpnpanel_store::Store;
 
@@ -58,11 +60,12 @@ pub use access_settings::AccessArgs;
 pub use accounts::StoredAccounts;
 pub use authority::Authority;
 pub use bootstrap::FirstAdministrator;
+pub use certificate_log::{CertificateRecords, Reconciled};
 pub use error::Error;
 pub use seal::Vault;
 pub use settings::{BootstrapSettings, ControlApiSettings, PasswordArgs, TokenArgs};
 
-use crate::{context::Context, held_back::HeldBack, services::Api};
+use crate::{context::Context, direct::Direct, held_back::HeldBack, services::Api};
 
 /// What the service stands on.
 #[derive(Debug)]
@@ -73,8 +76,12 @@ pub struct Parts {
     pub vault: Vault,
     /// Signs nodes.
     pub authority: Authority,
+    /// What was issued and revoked, apart from the database.
+    pub certificates: CertificateRecords,
     /// Decides who may call what.
     pub access: Access,
+    /// What this service shows to agents that it calls; without it everything goes over their links.
+    pub node_tls: Option<ClientTls>,
     /// TLS of the listener, where the settings name no certificate files. Without client
     /// certificates nobody can show the one that the signer asks for, other than callers in the
     /// same process.
@@ -101,7 +108,9 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         store,
         vault,
         authority,
+        certificates,
         access,
+        node_tls,
         tls,
         development,
     } = parts;
@@ -110,12 +119,18 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         Some(files) => Some((ServerTls::server_only(files.read()?)?, files)),
         None => None,
     };
+    // Before anybody is served: who enrolled since the backup that the database is comes back, and
+    // who was revoked does not.
+    let direct = Direct::new(node_tls, authority.signer.trust_domain().clone());
+    let reconciled = certificates.reconcile(&store, &authority).await?;
     let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
     let accounts = Arc::new(StoredAccounts::new(store.clone()));
     let context = Context {
         store: store.clone(),
         vault,
         authority,
+        certificates,
+        direct,
         password_sign_in: PasswordSignIn::new(accounts, hasher.clone()),
         hasher: hasher.clone(),
         tokens: Arc::clone(&access.tokens),
@@ -153,6 +168,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         grpc = grpc.tls(tls);
     }
     service.admin(settings.admin_listen);
+    reconciled.register(service.metrics());
     service.check("database", {
         let store = store.clone();
         move || {

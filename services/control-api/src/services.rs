@@ -218,6 +218,22 @@ service! { node::v1::node_service_server::NodeService {
         = handlers::command::get;
     list_node_commands(node::v1::ListNodeCommandsRequest)
         -> node::v1::ListNodeCommandsResponse = handlers::command::list;
+    set_node_control_address(node::v1::SetNodeControlAddressRequest)
+        -> node::v1::SetNodeControlAddressResponse = handlers::node::set_control_address;
+    cancel_node_command(node::v1::CancelNodeCommandRequest)
+        -> node::v1::CancelNodeCommandResponse = handlers::command::cancel;
+} and {
+    type StreamNodeLogsStream = handlers::log::Log;
+
+    async fn stream_node_logs(
+        &self,
+        request: Request<node::v1::StreamNodeLogsRequest>,
+    ) -> Result<Response<Self::StreamNodeLogsStream>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let caller = Caller::of(&metadata, &extensions);
+        let log = handlers::log::stream(&self.0, &caller, message).await?;
+        Ok(Response::new(log))
+    }
 }}
 
 service! { usage::v1::usage_service_server::UsageService {

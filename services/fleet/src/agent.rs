@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vpnpanel_api::agent::v1::GetStatusResponse;
@@ -116,6 +116,8 @@ impl Node {
             ),
             clock,
             status: watch::Sender::new(GetStatusResponse::default()),
+            // Nobody calls a simulated agent.
+            commands: mpsc::channel(1).1,
             metrics: metrics.clone(),
         };
         let stop = CancellationToken::new();

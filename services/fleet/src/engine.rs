@@ -231,6 +231,11 @@ impl Engine for SyntheticEngine {
         Ok(Vec::new())
     }
 
+    /// Nobody shakes hands here.
+    async fn set_cordoned(&self, _on: bool) -> Result<(), vpnpanel_node_agent::Error> {
+        Ok(())
+    }
+
     async fn status(&self) -> Status {
         Status {
             kind: KIND,

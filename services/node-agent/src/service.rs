@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 use vpnpanel_api::agent::v1::GetStatusResponse;
 use vpnpanel_link::agent::Settings as MachineSettings;
-use vpnpanel_link::{Entropy as _, SpoolId};
+use vpnpanel_link::{Entropy as _, MAX_OPEN_COMMANDS, SpoolId};
 use vpnpanel_runtime::clock::Clock;
 use vpnpanel_runtime::tls::{ClientTls, Dialer, ServerTls};
 use vpnpanel_runtime::{Grpc, PeerIdentity, Service};
@@ -114,6 +114,7 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
     });
     let clock = Clock::system();
     let (status, answers) = watch::channel(GetStatusResponse::default());
+    let (asked, commands) = mpsc::channel(MAX_OPEN_COMMANDS);
     let users = Users {
         link: ClientTls::new(&identity.trust_bundle, Some(identity.credentials.clone()))?,
         control: ServerTls::mutual(
@@ -144,11 +145,12 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
         ),
         clock,
         status,
+        commands,
         metrics: AgentMetrics::register(service.metrics()),
     };
     service.task("link", move |stop| driver.run(stop));
 
-    let routes = Routes::new(control::server(answers));
+    let routes = Routes::new(control::server(answers, asked));
     service.grpc(
         "control",
         Grpc::new(routes)

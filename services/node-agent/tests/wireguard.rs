@@ -12,7 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Node, PATIENCE};
 use vpnpanel_node_agent::engine::{Engine, Peer, PeerOp, QUOTA_SLACK};
-use vpnpanel_node_agent::testing::{Download, Topology, eventually, flood, require_root, upload};
+use vpnpanel_node_agent::testing::{
+    Download, Topology, WgQuick, eventually, flood, require_root, upload,
+};
 
 const MB: u64 = 1_000_000;
 
@@ -434,4 +436,75 @@ fn subscribers_reach_neither_each_other_nor_the_hosts_metadata() {
 fn unix_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     i64::try_from(now.as_millis()).unwrap()
+}
+
+#[test]
+fn a_cordoned_node_takes_no_newcomers_and_loses_nobody_who_is_there() {
+    if !require_root() {
+        return;
+    }
+    let (mut node, subscribers) = Node::new("cordon", 2);
+    let [phone, newcomer] = &subscribers[..] else {
+        panic!()
+    };
+    node.set(&[&phone.peer, &newcomer.peer]);
+    let server = node.network.start_server();
+    let there = node.connect(phone);
+    let host = node.network.subscriber(phone.index);
+    assert_eq!(Download::start(host, &server, MB).finish(PATIENCE), MB);
+    let download = Download::start(host, &server, 2_000 * MB);
+    let cordon = |node: &Node, on| {
+        let done = node.host().block_on(node.engine.set_cordoned(on));
+        done.unwrap();
+    };
+    cordon(&node, true);
+
+    // Nobody new comes in, however often they try; and who is there is not disturbed.
+    let configuration = node.configuration(newcomer);
+    let other = node.network.subscriber(newcomer.index);
+    let late = WgQuick::up(other, &configuration);
+    let gate = |node: &Node| {
+        let tables = node.host().run("nft", &["list", "tables"]);
+        tables.lines().filter(|line| line.contains("_gate")).count()
+    };
+    let turned_away = |node: &Node| -> u64 {
+        let rules = node.host().run("nft", &["list", "ruleset"]);
+        let rule = rules.lines().find(|line| line.contains("@ports counter"));
+        let words: Vec<_> = rule.unwrap_or_default().split_whitespace().collect();
+        let packets = words.iter().position(|word| *word == "packets");
+        packets.map_or(0, |at| words[at + 1].parse().unwrap())
+    };
+    assert_eq!(gate(&node), 1);
+    let so_far = download.received();
+    eventually("the download goes on", PATIENCE, || {
+        download.received() > so_far + 20 * MB
+    });
+    eventually("the newcomer is turned away", PATIENCE, || {
+        turned_away(&node) > 0
+    });
+    assert_eq!(late.last_handshake(), 0);
+    // Its tunnel begins anew from where it is, as after two minutes.
+    drop(download);
+    there.shake_hands_again();
+    eventually("it shakes hands again", PATIENCE, || {
+        there.last_handshake() > 0
+    });
+    assert_eq!(Download::start(host, &server, MB).finish(PATIENCE), MB);
+
+    // An agent that starts again keeps it so.
+    drop((there, late));
+    node.restart_agent();
+    assert_eq!(gate(&node), 1);
+    let late = WgQuick::up(node.network.subscriber(newcomer.index), &configuration);
+    eventually("the newcomer is turned away again", PATIENCE, || {
+        turned_away(&node) > 0
+    });
+    assert_eq!(late.last_handshake(), 0);
+    cordon(&node, false);
+    assert_eq!(gate(&node), 0);
+    eventually("the newcomer is in", PATIENCE, || late.last_handshake() > 0);
+    assert_eq!(
+        Download::start(node.network.subscriber(newcomer.index), &server, MB).finish(PATIENCE),
+        MB
+    );
 }

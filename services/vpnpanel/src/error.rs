@@ -62,6 +62,7 @@ impl Fault for Error {
                     | ControlApi::Cache(_)
                     | ControlApi::BootstrapPassword(_)
                     | ControlApi::CertificateLifetime
+                    | ControlApi::CertificateLog(_)
             ),
             Self::Fleet(error) => error.is_configuration(),
             Self::Gateway(error) => {

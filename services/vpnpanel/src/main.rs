@@ -14,7 +14,8 @@ use clap::{Parser, Subcommand};
 use vpnpanel_runtime::{process, settings as environment};
 
 use commands::{
-    audit, collector, control_api, fleet, gateway, migrate, scheduler, tune_argon2, up,
+    audit, certificates as certificate_log, collector, control_api, fleet, gateway, migrate,
+    scheduler, tune_argon2, up,
 };
 
 /// A multi-tenant control plane for VPN fleets.
@@ -43,6 +44,8 @@ enum Command {
     Migrate(Box<migrate::Args>),
     /// Verifies the audit log in the database, or exports it.
     Audit(Box<audit::Args>),
+    /// Compares the log of certificates with the database, after a backup was restored.
+    Certificates(Box<certificate_log::Args>),
     /// Finds the cost of password hashes that fits this host, and prints it as settings.
     TuneArgon2(Box<tune_argon2::Args>),
     /// Simulates a fleet of nodes against a real control plane: what was counted, billed, lost or
@@ -71,6 +74,11 @@ fn main() -> ExitCode {
             process::run_once("migrate", args.process.clone(), migrate::run(*args))
         }
         Command::Audit(args) => process::run_once("audit", args.process.clone(), audit::run(*args)),
+        Command::Certificates(args) => process::run_once(
+            "certificates",
+            args.process.clone(),
+            certificate_log::run(*args),
+        ),
         Command::TuneArgon2(args) => {
             process::run_once("tune-argon2", args.process.clone(), tune_argon2::run(*args))
         }

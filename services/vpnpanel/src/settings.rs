@@ -1,8 +1,9 @@
 //! The command line: what runs in this process, and the settings that all of it shares.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use vpnpanel_control_api::CertificateRecords;
 use vpnpanel_runtime::TrustDomain;
 use vpnpanel_runtime::rpc::{ForwardedHeader, TrustedProxies};
 use vpnpanel_runtime::settings::{CidrList, Secret};
@@ -78,6 +79,28 @@ impl InstallationSettings {
                 self.data_dir.join("vpnpanel.db").display()
             )),
         }
+    }
+}
+
+/// Where the log of certificates is, for whoever signs.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub(crate) struct CertificateLogSettings {
+    /// The folder of the log of certificates that were issued and revoked; in the data folder when
+    /// unset. Not to be restored with the database: put it on another disk, and let replicas share
+    /// it where they can. See docs/adr/0018.
+    #[arg(long, env = "VPNPANEL_CERTIFICATE_LOG_DIR", value_name = "FOLDER")]
+    certificate_log_dir: Option<PathBuf>,
+}
+
+impl CertificateLogSettings {
+    /// Opens it.
+    pub(crate) fn open(
+        &self,
+        data_dir: &Path,
+    ) -> Result<CertificateRecords, vpnpanel_control_api::Error> {
+        let default = || data_dir.join("certificate-log");
+        CertificateRecords::open(&self.certificate_log_dir.clone().unwrap_or_else(default))
     }
 }
 

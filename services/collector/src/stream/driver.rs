@@ -262,9 +262,20 @@ impl Driver {
             () = &mut self.look => {
                 let next = Duration::from_millis(self.session.next_look_ms());
                 self.look.as_mut().reset(Instant::now() + next);
+                self.check_certificate()?;
                 Ok((!admitting).then_some(Event::Tick))
             }
             () = self.outbound.closed() => Err(Error::Broken("the agent is gone".to_owned())),
+        }
+    }
+
+    /// A stream lives no longer than the certificate it was opened with. An agent opens another long
+    /// before, with the next one.
+    fn check_certificate(&self) -> Result<(), Error> {
+        let ends_ms = self.peer.not_after_unix().saturating_mul(1_000);
+        match self.parts.now_ms() < ends_ms {
+            true => Ok(()),
+            false => Err(Error::CertificateRefused("it has ended")),
         }
     }
 

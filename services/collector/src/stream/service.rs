@@ -9,13 +9,13 @@ use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, info, info_span, warn};
 use vpnpanel_api::agent::v1::{
     ConnectRequest, ConnectResponse, node_link_service_server::NodeLinkService,
 };
 use vpnpanel_domain::NodeId;
 use vpnpanel_runtime::{PeerIdentity, tls::Peer};
-use vpnpanel_store::CertificateState;
+use vpnpanel_store::{Attribution, CertificateState, Described, RetiredShown};
 
 use super::{
     driver::{Driver, Parts},
@@ -44,6 +44,9 @@ impl NodeLink {
         if known.node_id != node || known.tenant_id.map(Into::into) != tenant {
             return Err(Error::CertificateRefused("it was issued to another node"));
         }
+        if known.state == CertificateState::Retired {
+            return Err(self.retired(node, peer).await?);
+        }
         if !known.state.is_good() {
             return Err(Error::CertificateRefused("it was replaced or revoked"));
         }
@@ -58,6 +61,28 @@ impl NodeLink {
 }
 
 impl NodeLink {
+    /// Why a replaced certificate is refused. Where its successor was used a while ago, two agents hold
+    /// the node's identity: that is never silent.
+    async fn retired(&self, node: NodeId, peer: &Peer) -> Result<Error, Error> {
+        let who = Attribution::system("collector/link", |_, _| Described::default());
+        let store = self.parts.store.acting(who);
+        match store.retired_certificate_shown(node, peer.serial()).await? {
+            RetiredShown::Nothing => {
+                return Ok(Error::CertificateRefused("it was replaced or revoked"));
+            }
+            RetiredShown::Quarantined => self.parts.metrics.quarantined(),
+            RetiredShown::QuarantinedBefore => {}
+        }
+        warn!(
+            event = "node.quarantined",
+            node_id = %node,
+            serial = hex::encode(peer.serial()),
+            "an agent shows a certificate that was replaced and its successor used: two agents have this \
+             node's identity, or one was set back; nothing is billed until it enrols again"
+        );
+        Ok(Error::CertificateSuperseded)
+    }
+
     /// The node holds its next certificate: from here on the one before is good for nothing.
     async fn first_use(&self, node: NodeId, peer: &Peer) -> Result<(), Error> {
         let store = &self.parts.store;

@@ -22,8 +22,8 @@ use vpnpanel_runtime::{
     tls::{ClientTls, Credentials, TrustBundle},
 };
 use vpnpanel_store::{
-    CertificateState, NewNodeCertificate, Renewal, ShownCertificate, on_each_database,
-    testing::TestStore,
+    AuditFilter, CertificateState, NewNodeCertificate, Page, Renewal, ShownCertificate,
+    on_each_database, testing::TestStore,
 };
 
 use crate::{
@@ -36,6 +36,7 @@ on_each_database!(
     a_certificate_is_renewed_over_the_link_and_the_old_one_refused_once_the_new_was_used,
     an_answer_that_was_lost_is_given_again,
     an_agent_that_lost_its_new_key_comes_back_with_the_old_certificate,
+    a_copy_with_the_certificate_of_before_is_refused_and_quarantines_the_node,
 );
 
 /// Signs for one fleet as control-api does.
@@ -290,6 +291,71 @@ async fn an_agent_that_lost_its_new_key_comes_back_with_the_old_certificate(test
     let (link, _) = Link::greet(new, &disk).await;
     drop(link);
     signer.stop(fleet).await;
+}
+
+/// Code and reason of a stream that does not open.
+async fn refusal(fleet: &Fleet, credentials: &Credentials) -> (Code, String) {
+    let answer = Link::open(fleet.channel(Some(credentials.clone()))).await;
+    reason(&answer.err().expect("a refusal"))
+}
+
+async fn a_copy_with_the_certificate_of_before_is_refused_and_quarantines_the_node(
+    test: TestStore,
+) {
+    let signer = Signer::default();
+    let fleet = signer.fleet(test).await;
+    let disk = Disk::new();
+    let (node, mut link) = connected(&fleet, &disk).await;
+    let key = KeyPair::generate().unwrap();
+    let issued = renew(&mut link, &key).await.unwrap();
+    let new = fleet.channel(Some(credentials(&issued, &key)));
+    let (live, _) = Link::greet(new.clone(), &disk).await;
+    // Connections of a process that is gone are late, and mean nothing.
+    refused(&fleet, &node.credentials).await;
+    drop(live);
+    let (link, welcome) = Link::greet(new.clone(), &disk).await;
+    assert_eq!(welcome.quarantined, None);
+    drop(link);
+
+    fleet.test.clock.advance(121_000);
+    let superseded = (Code::PermissionDenied, "CERTIFICATE_SUPERSEDED".to_owned());
+    for _ in 0..2 {
+        assert_eq!(refusal(&fleet, &node.credentials).await, superseded);
+    }
+    let (link, welcome) = Link::greet(new, &disk).await;
+    assert!(welcome.quarantined.unwrap().contains("replaced"));
+    drop(link);
+    let filter = AuditFilter {
+        resource_id: Some(node.id.to_string()),
+        ..AuditFilter::default()
+    };
+    let events = fleet
+        .store
+        .audit_events(Some(fleet.tenant), &filter, Page::first(10))
+        .await
+        .unwrap();
+    let reasons: Vec<_> = events.iter().map(|event| &*event.reason).collect();
+    assert_eq!(reasons, ["RETIRED_CERTIFICATE"], "told once: {events:?}");
+
+    // Enrolled again, it is one agent; what the others hold is worth nothing, and no sign any more.
+    let anew = fleet.enrol(node.id).await;
+    refused(&fleet, &node.credentials).await;
+    let (link, welcome) = Link::greet(fleet.channel(Some(anew)), &disk).await;
+    assert_eq!(welcome.quarantined, None);
+    drop(link);
+    signer.stop(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_stream_ends_with_its_certificate() {
+    let fleet = Fleet::new(TestStore::sqlite().await).await;
+    let (_, mut link) = connected(&fleet, &Disk::new()).await;
+    fleet.test.clock.advance(8 * 86_400_000);
+    let end = link.end().await;
+    assert!(end.message().contains("it has ended"), "{end:?}");
+    let expected = (Code::PermissionDenied, "CERTIFICATE_REFUSED".to_owned());
+    assert_eq!(reason(&end), expected);
+    fleet.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

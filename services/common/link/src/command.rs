@@ -23,15 +23,21 @@ pub enum CommandKind {
     Drain,
     /// Ask for the whole desired state.
     Resync,
+    /// Take no new sessions; those that live go on.
+    Cordon,
+    /// Take new sessions again.
+    Uncordon,
 }
 
 impl CommandKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::RestartEngine,
         Self::CollectLogs,
         Self::Drain,
         Self::Resync,
+        Self::Cordon,
+        Self::Uncordon,
     ];
 
     /// The name in databases and logs.
@@ -41,6 +47,8 @@ impl CommandKind {
             Self::CollectLogs => "collect_logs",
             Self::Drain => "drain",
             Self::Resync => "resync",
+            Self::Cordon => "cordon",
+            Self::Uncordon => "uncordon",
         }
     }
 }

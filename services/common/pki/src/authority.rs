@@ -57,6 +57,8 @@ pub struct IssuedCertificate {
 pub struct OwnCertificate {
     /// Whom it names.
     pub peer: Peer,
+    /// SHA-256 of its public key (SPKI).
+    pub spki_sha256: [u8; 32],
     /// Its public key, an uncompressed point on P-256.
     public_key: Vec<u8>,
 }
@@ -199,6 +201,7 @@ impl CertificateAuthority {
             .map_err(|_| Error::Foreign)?;
         Ok(OwnCertificate {
             peer,
+            spki_sha256: Sha256::digest(leaf.public_key().raw).into(),
             public_key: leaf.public_key().subject_public_key.data.to_vec(),
         })
     }

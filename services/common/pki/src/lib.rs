@@ -9,6 +9,7 @@
 //! request gives a public key only ([`csr::public_key`]); a service's key pair is made here.
 
 mod authority;
+mod certificate_log;
 pub mod context;
 pub mod csr;
 mod error;
@@ -19,6 +20,10 @@ mod sealer;
 pub use authority::{
     CertificateAuthority, IssuedCertificate, NODE_VALIDITY, OwnCertificate, SERVICE_VALIDITY,
     ServiceCertificate, StoredAuthority,
+};
+pub use certificate_log::{
+    CertificateLog, EndedCertificate, IssuedEntry, LogContents, LogEntry, LogError,
+    RENEWAL_GRACE_MS, RevokedEntry,
 };
 pub use error::Error;
 pub use join_token::JoinToken;

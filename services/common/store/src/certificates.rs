@@ -209,15 +209,22 @@ pub(crate) async fn enrol(tx: &mut Write, new: NewNodeCertificate) -> Result<()>
     .ok_or(StoreError::NotFound("node"))?;
     let owner = sql::get::<Option<Uuid>>(&node, 0)?.map(TenantId::new);
     tx.audit(Event::on("node", owner, new.node_id));
-    sql::run(
-        &**tx,
+    retire_all(tx, new.node_id).await?;
+    insert(tx, new, CertificateState::Current).await
+}
+
+/// A node enrols anew: what it had is worth nothing, and whoever shows it is no second agent but the
+/// one that was replaced.
+pub(crate) async fn retire_all(tx: &Write, node: NodeId) -> Result<()> {
+    for text in [
         "UPDATE node_certificates SET state = 'retired'
          WHERE node_id = $1 AND state IN ('current', 'next')",
-        vec![new.node_id.uuid().into()],
-    )
-    .await?;
-    crate::ledger::forget_agents(tx, new.node_id).await?;
-    insert(tx, new, CertificateState::Current).await
+        "UPDATE node_certificates SET superseded_at = NULL
+         WHERE node_id = $1 AND superseded_at IS NOT NULL",
+    ] {
+        sql::run(&**tx, text, vec![node.uuid().into()]).await?;
+    }
+    crate::ledger::forget_agents(tx, node).await
 }
 
 /// Notes a certificate, of whose state the node has no other.
@@ -225,6 +232,16 @@ pub(crate) async fn insert(
     tx: &Write,
     new: NewNodeCertificate,
     state: CertificateState,
+) -> Result<()> {
+    insert_of(tx, new, state, tx.now).await
+}
+
+/// Notes a certificate that was issued at another moment.
+pub(crate) async fn insert_of(
+    tx: &Write,
+    new: NewNodeCertificate,
+    state: CertificateState,
+    issued_at_ms: i64,
 ) -> Result<()> {
     let row = Model {
         serial: new.serial,
@@ -234,10 +251,11 @@ pub(crate) async fn insert(
         state: state.as_str().to_owned(),
         not_before: new.not_before_ms,
         not_after: new.not_after_ms,
-        created_at: tx.now,
+        created_at: issued_at_ms,
         revoked_at: None,
         certificate_der: Some(new.certificate_der),
         proof_at: None,
+        superseded_at: None,
     };
     Entity::insert(ActiveModel::from(row))
         .exec_without_returning(&**tx)

@@ -2,7 +2,7 @@
 //! waits there until it has a result or its time is over; the stream of the node's newest generation
 //! carries it, again on each stream, and the agent sees to it that it is done once.
 
-use sea_orm::{QueryResult, Value};
+use sea_orm::{ConnectionTrait, QueryResult, Value};
 use uuid::Uuid;
 use vpnpanel_domain::{CommandId, NodeId, TenantId};
 use vpnpanel_link::{
@@ -35,15 +35,18 @@ pub enum CommandState {
     Failed,
     /// Its time was over before there was a result.
     Expired,
+    /// Taken back before it was given to the agent.
+    Cancelled,
 }
 
 impl CommandState {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Pending,
         Self::Sent,
         Self::Succeeded,
         Self::Failed,
         Self::Expired,
+        Self::Cancelled,
     ];
 
     /// The name in the database.
@@ -54,6 +57,7 @@ impl CommandState {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
         }
     }
 
@@ -156,6 +160,82 @@ impl Store {
         Ok(made)
     }
 
+    /// Takes back a command that nobody was given yet; one that was taken back before stays so.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::CommandNotPending`].
+    pub async fn cancel_node_command(
+        &self,
+        tenant: Option<TenantId>,
+        node: NodeId,
+        id: CommandId,
+    ) -> Result<NodeCommand> {
+        let mut tx = self.begin_in(tenant).await?;
+        nodes::lock(&tx, tenant, node).await?;
+        let before = find(&*tx, tenant, node, id, tx.now).await?;
+        match before.state {
+            CommandState::Pending => {}
+            CommandState::Cancelled => return Ok(before),
+            _ => return Err(StoreError::CommandNotPending),
+        }
+        // A stream may take it at this moment.
+        let cancelled = sql::run(
+            &*tx,
+            "UPDATE node_commands SET state = 'cancelled', ended_at = $3
+             WHERE node_id = $1 AND id = $2 AND state = 'pending'",
+            vec![node.uuid().into(), id.uuid().into(), tx.now.into()],
+        )
+        .await?;
+        if cancelled == 0 {
+            return Err(StoreError::CommandNotPending);
+        }
+        let after = NodeCommand {
+            state: CommandState::Cancelled,
+            ended_at_ms: Some(tx.now),
+            ..before.clone()
+        };
+        tx.audit(Event::changed(&before, &after));
+        tx.commit().await?;
+        Ok(after)
+    }
+
+    /// Notes a command as given to its agent directly, before it is: false when it is not pending any
+    /// more, or the node is quarantined. The node's stream may give it too, and to the agent it is one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn give_command_directly(&self, node: NodeId, id: CommandId) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        tx.needs_no_event();
+        let given = sql::run(
+            &*tx,
+            "UPDATE node_commands SET state = 'sent', sent_at = $3,
+                sent_spool = (SELECT spool FROM node_links l WHERE l.node_id = $1)
+             WHERE node_id = $1 AND id = $2 AND state = 'pending' AND expires_at > $3
+               AND EXISTS (SELECT 1 FROM node_links l
+                           WHERE l.node_id = $1 AND l.quarantine_reason IS NULL)",
+            vec![node.uuid().into(), id.uuid().into(), tx.now.into()],
+        )
+        .await?;
+        tx.commit().await?;
+        Ok(given == 1)
+    }
+
+    /// Notes what came of a command that was given directly, once.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn command_answered_directly(
+        &self,
+        node: NodeId,
+        result: CommandResult,
+    ) -> Result<()> {
+        let mut tx = self.begin().await?;
+        tx.needs_no_event();
+        note_result(&tx, node, result).await?;
+        tx.commit().await
+    }
+
     /// One command of a node.
     ///
     /// # Errors
@@ -167,14 +247,7 @@ impl Store {
         id: CommandId,
     ) -> Result<NodeCommand> {
         let db = self.read_in(tenant).await?;
-        let mut values = of_owner(tenant, node);
-        values.push(id.uuid().into());
-        let text =
-            format!("SELECT {COLUMNS}, output FROM node_commands WHERE {OF_OWNER} AND id = $3");
-        sql::one(&db, text, values)
-            .await?
-            .map(|row| command(&row, self.now_ms()))
-            .ok_or(StoreError::NotFound("command"))?
+        find(&db, tenant, node, id, self.now_ms()).await
     }
 
     /// Commands of a node in the order they were made, without their output.
@@ -263,28 +336,7 @@ impl Store {
         if ledger::fenced(&tx, node, generation).await?.is_none() {
             return Ok(());
         }
-        let CommandAnswer {
-            outcome,
-            message,
-            output,
-        } = result.answer;
-        // PostgreSQL's text holds no NUL.
-        let text = |text: String| -> Value { text.replace('\0', "\u{fffd}").into() };
-        sql::run(
-            &*tx,
-            "UPDATE node_commands SET state = $3, ended_at = $4, message = $5, output = $6
-             WHERE node_id = $1 AND id = $2 AND state IN ('sent', 'expired')
-               AND sent_at IS NOT NULL",
-            vec![
-                node.uuid().into(),
-                result.id.uuid().into(),
-                CommandState::of(outcome).as_str().into(),
-                tx.now.into(),
-                text(message),
-                text(output),
-            ],
-        )
-        .await?;
+        note_result(&tx, node, result).await?;
         tx.commit().await
     }
 
@@ -355,6 +407,49 @@ async fn requested(
     Ok(Some(before))
 }
 
+async fn find(
+    db: &impl ConnectionTrait,
+    tenant: Option<TenantId>,
+    node: NodeId,
+    id: CommandId,
+    now_ms: i64,
+) -> Result<NodeCommand> {
+    let mut values = of_owner(tenant, node);
+    values.push(id.uuid().into());
+    let text = format!("SELECT {COLUMNS}, output FROM node_commands WHERE {OF_OWNER} AND id = $3");
+    sql::one(db, text, values)
+        .await?
+        .map(|row| command(&row, now_ms))
+        .ok_or(StoreError::NotFound("command"))?
+}
+
+/// What was given to the agent has a result once.
+async fn note_result(tx: &Write, node: NodeId, result: CommandResult) -> Result<()> {
+    let CommandAnswer {
+        outcome,
+        message,
+        output,
+    } = result.answer;
+    // PostgreSQL's text holds no NUL.
+    let text = |text: String| -> Value { text.replace('\0', "\u{fffd}").into() };
+    sql::run(
+        &**tx,
+        "UPDATE node_commands SET state = $3, ended_at = $4, message = $5, output = $6
+         WHERE node_id = $1 AND id = $2 AND state IN ('sent', 'expired')
+           AND sent_at IS NOT NULL",
+        vec![
+            node.uuid().into(),
+            result.id.uuid().into(),
+            CommandState::of(outcome).as_str().into(),
+            tx.now.into(),
+            text(message),
+            text(output),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
 async fn insert(tx: &Write, made: &NodeCommand, new: &NewNodeCommand) -> Result<()> {
     sql::run(
         &**tx,
@@ -411,7 +506,7 @@ async fn unsent(tx: &Write, node: NodeId, generation: Generation) -> Result<Vec<
         "SELECT id, kind, expires_at FROM node_commands
          WHERE node_id = $1 AND state IN ('pending', 'sent') AND expires_at > $2
            AND (sent_generation IS NULL OR sent_generation <> $3)
-         ORDER BY id",
+         ORDER BY id {for_update}",
         vec![
             node.uuid().into(),
             tx.now.into(),

@@ -66,6 +66,9 @@ pub enum StoreError {
          over"
     )]
     TooManyCommands,
+    /// The command was given to its node, or has ended.
+    #[error("the command was given to the node already, or has ended")]
+    CommandNotPending,
     /// A newer stream of the node has taken over: nothing of this one is written any more.
     #[error("a newer stream of the node has taken over")]
     StreamSuperseded,

@@ -44,6 +44,8 @@ pub struct Node {
     pub multiplier: Multiplier,
     /// Its agent is refused and is sent no users.
     pub disabled: bool,
+    /// Where the control plane reaches its agent directly, `host:port`; empty where it does not.
+    pub control_address: String,
     /// Grows with each change.
     pub version: u64,
     /// When it was made.
@@ -124,6 +126,7 @@ impl Store {
             created_at: tx.now,
             updated_at: tx.now,
             deleted_at: None,
+            control_address: String::new(),
         };
         Entity::insert(ActiveModel::from(row.clone()))
             .exec_without_returning(&*tx)
@@ -229,6 +232,32 @@ impl Store {
             bindings::rebind_owner(&mut tx, tenant, keys).await?;
         }
         let changed = Node::try_from(row)?;
+        tx.audit(Event::changed(&before, &changed));
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    /// Says where the control plane reaches a node's agent directly; empty is nowhere.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn set_control_address(
+        &self,
+        tenant: Option<TenantId>,
+        id: NodeId,
+        address: String,
+    ) -> Result<Node> {
+        let mut tx = self.begin_in(tenant).await?;
+        let row = lock(&tx, tenant, id).await?;
+        let before = Node::try_from(row.clone())?;
+        let change = ActiveModel {
+            id: Set(row.id),
+            version: Set(row.version + 1),
+            updated_at: Set(tx.now),
+            control_address: Set(address),
+            ..ActiveModel::default()
+        };
+        let changed = Node::try_from(Entity::update(change).exec(&*tx).await?)?;
         tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
         Ok(changed)
@@ -345,6 +374,7 @@ impl TryFrom<Model> for Node {
             multiplier: Multiplier::from_ppm(ppm)
                 .map_err(|error| StoreError::corrupt("nodes.multiplier_ppm", error))?,
             disabled: row.disabled,
+            control_address: row.control_address,
             version: sql::unsigned(row.version),
             created_at_ms: row.created_at,
             updated_at_ms: row.updated_at,

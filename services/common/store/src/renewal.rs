@@ -6,6 +6,7 @@ use vpnpanel_domain::{NodeId, TenantId};
 
 use crate::audit::Event;
 use crate::certificates::{self, CertificateState, NewNodeCertificate};
+use crate::clones::{self, RetiredShown};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::sql;
@@ -37,6 +38,10 @@ pub enum Renewal {
         certificate_der: Vec<u8>,
         /// When it ends.
         not_after_ms: i64,
+        /// Its serial number, big endian.
+        serial: Vec<u8>,
+        /// When it was issued.
+        issued_at_ms: i64,
     },
     /// Nothing was issued.
     Refused(RenewalRefusal),
@@ -51,6 +56,12 @@ pub enum RenewalRefusal {
          with a new join token"
     )]
     Unknown,
+    /// Replaced, and its successor was used a while ago.
+    #[error(
+        "the certificate was replaced and its successor used: this host is a copy of the node, or was \
+         set back to an older disk; the node is quarantined until its host enrols again"
+    )]
+    Superseded,
     /// It ended too long ago.
     #[error("the certificate ended too long ago: enrol this host again with a new join token")]
     TooOld,
@@ -84,7 +95,7 @@ impl Store {
             Err(refusal) => return Ok(Renewal::Refused(refusal)),
         };
         if let Some(refusal) = judge(&tx, shown, &new).await? {
-            return Ok(Renewal::Refused(refusal));
+            return refuse(tx, refusal, shown, new.node_id).await;
         }
         if let Some(at) = shown.proof_at_ms {
             spend_proof(&tx, shown.serial, at).await?;
@@ -96,7 +107,7 @@ impl Store {
             }
             None => {
                 tx.audit(Event::on("node", node, new.node_id));
-                retire(&tx, new.node_id, CertificateState::Next).await?;
+                retire_next(&tx, new.node_id).await?;
                 certificates::insert(&tx, new, CertificateState::Next).await?;
                 Renewal::Noted
             }
@@ -123,6 +134,26 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// Nothing is issued; and whoever shows a certificate whose successor was used is a second agent.
+async fn refuse(
+    mut tx: Write,
+    refusal: RenewalRefusal,
+    shown: ShownCertificate<'_>,
+    node: NodeId,
+) -> Result<Renewal> {
+    if refusal != RenewalRefusal::Unknown {
+        return Ok(Renewal::Refused(refusal));
+    }
+    let meaning = clones::judge(&mut tx, node, shown.serial).await?;
+    if meaning == RetiredShown::Quarantined {
+        tx.commit().await?;
+    }
+    Ok(Renewal::Refused(match meaning {
+        RetiredShown::Nothing => refusal,
+        RetiredShown::Quarantined | RetiredShown::QuarantinedBefore => RenewalRefusal::Superseded,
+    }))
 }
 
 /// Locks the node; its owner.
@@ -205,7 +236,7 @@ async fn spend_proof(tx: &Write, serial: &[u8], at_ms: i64) -> Result<()> {
 async fn before(tx: &Write, new: &NewNodeCertificate) -> Result<Option<Renewal>> {
     let row = sql::one(
         &**tx,
-        "SELECT certificate_der, not_after FROM node_certificates
+        "SELECT certificate_der, not_after, serial, created_at FROM node_certificates
          WHERE node_id = $1 AND state = 'next' AND spki_sha256 = $2
            AND certificate_der IS NOT NULL AND not_after - $3 > $3 - not_before",
         vec![
@@ -219,6 +250,8 @@ async fn before(tx: &Write, new: &NewNodeCertificate) -> Result<Option<Renewal>>
     Ok(Some(Renewal::Before {
         certificate_der: sql::get(&row, 0)?,
         not_after_ms: sql::get(&row, 1)?,
+        serial: sql::get(&row, 2)?,
+        issued_at_ms: sql::get(&row, 3)?,
     }))
 }
 
@@ -244,8 +277,14 @@ async fn is_next(tx: &Write, node: NodeId, serial: &[u8]) -> Result<bool> {
     Ok(row.is_some())
 }
 
-async fn promote(tx: &Write, node: NodeId, serial: &[u8]) -> Result<()> {
-    retire(tx, node, CertificateState::Current).await?;
+pub(crate) async fn promote(tx: &Write, node: NodeId, serial: &[u8]) -> Result<()> {
+    sql::run(
+        &**tx,
+        "UPDATE node_certificates SET state = 'retired', superseded_at = $2
+         WHERE node_id = $1 AND state = 'current'",
+        vec![node.uuid().into(), tx.now.into()],
+    )
+    .await?;
     let moved = sql::run(
         &**tx,
         "UPDATE node_certificates SET state = 'current' WHERE serial = $1 AND state = 'next'",
@@ -261,11 +300,12 @@ async fn promote(tx: &Write, node: NodeId, serial: &[u8]) -> Result<()> {
     }
 }
 
-async fn retire(tx: &Write, node: NodeId, state: CertificateState) -> Result<()> {
+/// The next certificate is replaced before it was used.
+pub(crate) async fn retire_next(tx: &Write, node: NodeId) -> Result<()> {
     sql::run(
         &**tx,
-        "UPDATE node_certificates SET state = 'retired' WHERE node_id = $1 AND state = $2",
-        vec![node.uuid().into(), state.as_str().into()],
+        "UPDATE node_certificates SET state = 'retired' WHERE node_id = $1 AND state = 'next'",
+        vec![node.uuid().into()],
     )
     .await?;
     Ok(())

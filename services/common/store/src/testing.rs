@@ -6,6 +6,7 @@
 //! `scripts/postgres` starts one for the test process and stops it with the process.
 #![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+mod backup;
 mod plans;
 mod usage;
 mod walled;

@@ -2,9 +2,10 @@
 
 use uuid::Uuid;
 use vpnpanel_api::node::v1::{
-    CreateNodeCommandRequest, CreateNodeCommandResponse, GetNodeCommandRequest,
-    GetNodeCommandResponse, ListNodeCommandsRequest, ListNodeCommandsResponse, NodeCommand,
-    NodeCommandKind as WireKind, NodeCommandState as WireState,
+    CancelNodeCommandRequest, CancelNodeCommandResponse, CreateNodeCommandRequest,
+    CreateNodeCommandResponse, GetNodeCommandRequest, GetNodeCommandResponse,
+    ListNodeCommandsRequest, ListNodeCommandsResponse, NodeCommand, NodeCommandKind as WireKind,
+    NodeCommandState as WireState,
 };
 use vpnpanel_domain::{NodeId, TenantId};
 use vpnpanel_store::{self as store, CommandKind, CommandState, NewNodeCommand, fresh_id};
@@ -37,8 +38,26 @@ pub(crate) async fn create(
         .acting(caller)
         .create_node_command(tenant_id, new)
         .await?;
+    context.direct.give(&context.store, &made);
     Ok(CreateNodeCommandResponse {
         command: Some(made.into_wire()),
+    })
+}
+
+pub(crate) async fn cancel(
+    context: &Context,
+    caller: &Caller,
+    message: CancelNodeCommandRequest,
+) -> Result<CancelNodeCommandResponse, Error> {
+    let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
+    let node_id = ids::required("node_id", &message.node_id)?;
+    let id = ids::required("command_id", &message.command_id)?;
+    let cancelled = context
+        .acting(caller)
+        .cancel_node_command(tenant_id, node_id, id)
+        .await?;
+    Ok(CancelNodeCommandResponse {
+        command: Some(cancelled.into_wire()),
     })
 }
 
@@ -90,6 +109,8 @@ impl IntoWire for store::NodeCommand {
                 CommandKind::CollectLogs => WireKind::CollectLogs,
                 CommandKind::Drain => WireKind::Drain,
                 CommandKind::Resync => WireKind::Resync,
+                CommandKind::Cordon => WireKind::Cordon,
+                CommandKind::Uncordon => WireKind::Uncordon,
             }
             .into(),
             state: match self.state {
@@ -98,6 +119,7 @@ impl IntoWire for store::NodeCommand {
                 CommandState::Succeeded => WireState::Succeeded,
                 CommandState::Failed => WireState::Failed,
                 CommandState::Expired => WireState::Expired,
+                CommandState::Cancelled => WireState::Cancelled,
             }
             .into(),
             create_time: Some(time::timestamp(self.created_at_ms)),
@@ -117,5 +139,7 @@ fn kind(kind: WireKind) -> Result<CommandKind, Error> {
         WireKind::CollectLogs => Ok(CommandKind::CollectLogs),
         WireKind::Drain => Ok(CommandKind::Drain),
         WireKind::Resync => Ok(CommandKind::Resync),
+        WireKind::Cordon => Ok(CommandKind::Cordon),
+        WireKind::Uncordon => Ok(CommandKind::Uncordon),
     }
 }

@@ -7,7 +7,7 @@ use vpnpanel_api::{
     pki::v1::{SignJoiningNodeRequest, SignJoiningNodeResponse},
 };
 use vpnpanel_domain::NodeId;
-use vpnpanel_pki::{JoinToken, csr};
+use vpnpanel_pki::{IssuedEntry, JoinToken, csr};
 use vpnpanel_runtime::PeerIdentity;
 use vpnpanel_store::{NewJoinToken, NewNodeCertificate};
 
@@ -88,6 +88,13 @@ pub(crate) async fn sign_joining_node(
         .ok_or(Error::Corrupt("an issued chain is empty"))?;
     let serial = hex::decode(&issued.serial)
         .map_err(|_| Error::Corrupt("a serial number is not hexadecimal"))?;
+    let entry = IssuedEntry {
+        at_ms: now_ms,
+        serial: serial.clone(),
+        shown: None,
+        certificate_der: leaf.to_vec(),
+        not_after_ms: issued.not_after_ms,
+    };
     context
         .acting(caller)
         .enrol_certificate(NewNodeCertificate {
@@ -100,6 +107,7 @@ pub(crate) async fn sign_joining_node(
             not_after_ms: issued.not_after_ms,
         })
         .await?;
+    context.certificates.issued(entry, now_ms).await?;
     tracing::info!(event = "node_enrolled", node_id = %spent.node_id, serial = issued.serial);
     Ok(SignJoiningNodeResponse {
         node_id: spent.node_id.to_string(),

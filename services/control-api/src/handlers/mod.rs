@@ -10,6 +10,7 @@ pub(crate) mod connection;
 pub(crate) mod enrollment;
 pub(crate) mod group;
 pub(crate) mod inbound;
+pub(crate) mod log;
 pub(crate) mod member;
 pub(crate) mod node;
 pub(crate) mod renewal;

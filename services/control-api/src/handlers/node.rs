@@ -6,7 +6,8 @@ use vpnpanel_api::node::v1::{
     ConfirmNodeRemovalsRequest, ConfirmNodeRemovalsResponse, CreateNodeRequest, CreateNodeResponse,
     DeleteNodeRequest, DeleteNodeResponse, Engine, GetNodeRequest, GetNodeResponse,
     GetNodeSyncRequest, GetNodeSyncResponse, ListNodesRequest, ListNodesResponse, Node,
-    NodeState as WireState, ResourceError, UpdateNodeRequest, UpdateNodeResponse,
+    NodeState as WireState, ResourceError, SetNodeControlAddressRequest,
+    SetNodeControlAddressResponse, UpdateNodeRequest, UpdateNodeResponse,
 };
 use vpnpanel_domain::{Multiplier, NodeId, TenantId};
 use vpnpanel_store::{self as store, NewNode, NodePatch, NodeState, fresh_id};
@@ -136,6 +137,23 @@ pub(crate) async fn update(
     })
 }
 
+pub(crate) async fn set_control_address(
+    context: &Context,
+    caller: &Caller,
+    message: SetNodeControlAddressRequest,
+) -> Result<SetNodeControlAddressResponse, Error> {
+    let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
+    let id = ids::required("node_id", &message.node_id)?;
+    let address = text::address("control_address", &message.control_address)?;
+    let changed = context
+        .acting(caller)
+        .set_control_address(tenant_id, id, address)
+        .await?;
+    Ok(SetNodeControlAddressResponse {
+        node: Some(shown(context, tenant_id, changed.id).await?),
+    })
+}
+
 pub(crate) async fn delete(
     context: &Context,
     caller: &Caller,
@@ -148,6 +166,7 @@ pub(crate) async fn delete(
         .acting(caller)
         .delete_node(tenant_id, id, version)
         .await?;
+    context.certificates.revoked(&context.store, id).await?;
     Ok(DeleteNodeResponse {})
 }
 
@@ -246,6 +265,8 @@ fn into_wire(node: store::Node, state: NodeState) -> Node {
         create_time: Some(time::timestamp(node.created_at_ms)),
         update_time: Some(time::timestamp(node.updated_at_ms)),
         etag: etag::of(node.version),
+        control_address: node.control_address,
+        quarantine_reason: state.quarantined.unwrap_or_default(),
     }
 }
 

@@ -9,7 +9,7 @@ use vpnpanel_api::{
         SignRenewingNodeResponse,
     },
 };
-use vpnpanel_pki::csr;
+use vpnpanel_pki::{IssuedEntry, RENEWAL_GRACE_MS, csr};
 use vpnpanel_runtime::{PeerIdentity, tls::renewal_statement};
 use vpnpanel_store::{NewNodeCertificate, NodeIdentity, Renewal, RenewalRefusal, ShownCertificate};
 
@@ -19,9 +19,6 @@ use crate::{
     context::Context,
     wire::{ids, time},
 };
-
-/// How long after its end a certificate may still be renewed.
-const GRACE_MS: i64 = 14 * 24 * 60 * 60 * 1000;
 
 /// How far a host's clock may be from ours when it proves that it holds a key.
 const PROOF_SKEW_MS: u64 = 5 * 60 * 1000;
@@ -34,7 +31,7 @@ pub(crate) async fn sign_renewing_node(
     let shown = ShownCertificate {
         serial: &message.serial,
         proof_at_ms: None,
-        grace_ms: GRACE_MS,
+        grace_ms: RENEWAL_GRACE_MS,
     };
     let certificate = renew(context, caller, shown, &message.csr_der).await?;
     Ok(SignRenewingNodeResponse {
@@ -66,7 +63,7 @@ pub(crate) async fn sign_lapsed_node(
     let shown = ShownCertificate {
         serial: own.peer.serial(),
         proof_at_ms: Some(signed_at_ms),
-        grace_ms: GRACE_MS,
+        grace_ms: RENEWAL_GRACE_MS,
     };
     let certificate = renew(context, caller, shown, &message.csr_der).await?;
     Ok(SignLapsedNodeResponse {
@@ -84,6 +81,10 @@ pub(crate) async fn revoke(
     context
         .acting(caller)
         .revoke_node_certificates(tenant_id, node_id)
+        .await?;
+    context
+        .certificates
+        .revoked(&context.store, node_id)
         .await?;
     tracing::info!(event = "node_certificate_revoked", %node_id);
     Ok(RevokeNodeCertificateResponse {})
@@ -125,20 +126,36 @@ async fn renew(
         not_before_ms: now_ms,
         not_after_ms: issued.not_after_ms,
     };
-    let expires_at_ms = match context.acting(caller).renew_certificate(shown, new).await? {
+    let mut entry = IssuedEntry {
+        at_ms: now_ms,
+        serial: new.serial.clone(),
+        shown: Some(shown.serial.to_vec()),
+        certificate_der: leaf.clone(),
+        not_after_ms: issued.not_after_ms,
+    };
+    match context.acting(caller).renew_certificate(shown, new).await? {
         Renewal::Noted => {
             tracing::info!(event = "node_renewed", node_id = %node.node_id, serial = issued.serial);
-            issued.not_after_ms
         }
         Renewal::Before {
             certificate_der,
             not_after_ms,
+            serial,
+            issued_at_ms,
         } => {
-            *leaf = certificate_der;
-            not_after_ms
+            leaf.clone_from(&certificate_der);
+            entry = IssuedEntry {
+                at_ms: issued_at_ms,
+                serial,
+                shown: entry.shown,
+                certificate_der,
+                not_after_ms,
+            };
         }
         Renewal::Refused(refusal) => return Err(refused(refusal, shown)),
-    };
+    }
+    let expires_at_ms = entry.not_after_ms;
+    context.certificates.issued(entry, now_ms).await?;
     Ok(RenewedCertificate {
         node_id: node.node_id.to_string(),
         certificate_chain_der: chain,

@@ -65,6 +65,26 @@ pub(crate) fn host(field: &'static str, text: &str) -> Result<String, Error> {
     }
 }
 
+/// `host:port` with both given, an IPv6 address in brackets; or nothing.
+pub(crate) fn address(field: &'static str, text: &str) -> Result<String, Error> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let is_one = |(host, port): (&str, &str)| {
+        let port = port.parse::<u16>().is_ok_and(|port| port > 0);
+        let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        port && match bracketed {
+            Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(host),
+        }
+    };
+    match text.rsplit_once(':').is_some_and(is_one) {
+        true => Ok(text.to_owned()),
+        false => Err(Error::field(field, "must be host:port")),
+    }
+}
+
 fn is_host_name(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -21,9 +21,11 @@ use vpnpanel_api::{
         LoginResponse, LogoutRequest, LogoutResponse, RefreshRequest, RefreshResponse,
     },
     node::v1::{
-        CreateJoinTokenRequest, CreateJoinTokenResponse, CreateNodeCommandRequest,
-        CreateNodeCommandResponse, CreateNodeRequest, CreateNodeResponse, DeleteNodeRequest,
-        DeleteNodeResponse, Node, NodeCommandKind, UpdateNodeRequest, UpdateNodeResponse,
+        CancelNodeCommandRequest, CancelNodeCommandResponse, CreateJoinTokenRequest,
+        CreateJoinTokenResponse, CreateNodeCommandRequest, CreateNodeCommandResponse,
+        CreateNodeRequest, CreateNodeResponse, DeleteNodeRequest, DeleteNodeResponse, Node,
+        NodeCommandKind, SetNodeControlAddressRequest, SetNodeControlAddressResponse,
+        UpdateNodeRequest, UpdateNodeResponse,
     },
     pki::v1::{SignJoiningNodeRequest, SignJoiningNodeResponse},
     tenant::v1::{
@@ -310,6 +312,31 @@ async fn perform(stage: &mut Stage, method: &'static Method, id: &str) -> Expect
             };
             let made: CreateNodeCommandResponse = call(&admin, path, id, request).await;
             stage.done("nodeCommand", &made.command.unwrap().id)
+        }
+        ("NodeService", "CancelNodeCommand") => {
+            let request = CreateNodeCommandRequest {
+                node_id: stage.node.id.clone(),
+                kind: NodeCommandKind::Resync.into(),
+                ..CreateNodeCommandRequest::default()
+            };
+            let made = admin.nodes().create_node_command(admin.ask(request)).await;
+            let command_id = made.unwrap().into_inner().command.unwrap().id;
+            let request = CancelNodeCommandRequest {
+                node_id: stage.node.id.clone(),
+                command_id: command_id.clone(),
+                ..CancelNodeCommandRequest::default()
+            };
+            let _cancelled: CancelNodeCommandResponse = call(&admin, path, id, request).await;
+            stage.done("nodeCommand", &command_id)
+        }
+        ("NodeService", "SetNodeControlAddress") => {
+            let request = SetNodeControlAddressRequest {
+                node_id: stage.node.id.clone(),
+                control_address: "192.0.2.7:50061".to_owned(),
+                ..SetNodeControlAddressRequest::default()
+            };
+            let _set: SetNodeControlAddressResponse = call(&admin, path, id, request).await;
+            stage.done("node", &stage.node.id)
         }
         ("GroupService", "CreateGroup") => {
             let request = CreateGroupRequest {

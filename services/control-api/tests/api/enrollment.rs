@@ -48,6 +48,12 @@ pub(crate) async fn sign(
     Ok(signed.into_inner())
 }
 
+/// Has a host enrol as the node.
+pub(crate) async fn join(panel: &Panel, caller: &Caller, node: &Node) {
+    let token = join_token(caller, node).await.token;
+    sign(panel, &token, csr(&new_key())).await.unwrap();
+}
+
 pub(crate) async fn get(caller: &Caller, node: &Node) -> Node {
     let request = GetNodeRequest {
         tenant_id: node.tenant_id.clone(),

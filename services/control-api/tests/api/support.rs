@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -28,7 +29,8 @@ use vpnpanel_api::{
 };
 use vpnpanel_auth::{PasswordHasher, PasswordSettings, Role};
 use vpnpanel_control_api::{
-    Access, AccessArgs, Authority, ControlApiSettings, Parts, StoredAccounts, Vault, build,
+    Access, AccessArgs, Authority, CertificateRecords, ControlApiSettings, Parts, StoredAccounts,
+    Vault, build,
 };
 use vpnpanel_domain::{AccountId, TenantId, Zone};
 use vpnpanel_pki::{MasterKey, Sealer};
@@ -37,6 +39,7 @@ use vpnpanel_runtime::{
     rpc::InProcess,
     serve::ConnectionInfo,
     settings::{MapEnvironment, from_environment},
+    tls::{ClientTls, TrustBundle},
 };
 use vpnpanel_store::{NewAccount, NewTenant, Store, TenantLimits, fresh_id, testing::TestStore};
 
@@ -55,6 +58,8 @@ pub(crate) struct Panel {
     router: axum::Router,
     hash: String,
     pub(crate) database: Arc<TestStore>,
+    pub(crate) certificates: CertificateRecords,
+    _log: Arc<TempDir>,
     _stop: DropGuard,
 }
 
@@ -72,20 +77,22 @@ impl Panel {
         };
         let sealer = Arc::new(Sealer::new(&MasterKey::generate().unwrap()).unwrap());
         let store = database.store.clone();
-        Self::open(Arc::new(database), store, sealer, settings).await
+        let log = Arc::new(tempfile::tempdir().unwrap());
+        Self::open(Arc::new(database), store, sealer, log, settings).await
     }
 
     /// Another replica of the same installation.
     pub(crate) async fn another(&self, settings: &[(&str, &str)]) -> Self {
         let (database, sealer) = (Arc::clone(&self.database), Arc::clone(&self.sealer));
         let store = database.another().await;
-        Self::open(database, store, sealer, settings).await
+        Self::open(database, store, sealer, Arc::clone(&self._log), settings).await
     }
 
     async fn open(
         database: Arc<TestStore>,
         store: Store,
         sealer: Arc<Sealer>,
+        log: Arc<TempDir>,
         settings: &[(&str, &str)],
     ) -> Self {
         vpnpanel_runtime::install_crypto_provider();
@@ -114,11 +121,14 @@ impl Panel {
         let accounts = Arc::new(StoredAccounts::new(store.clone()));
         tokio::spawn(access.cache().clone().run(accounts, stop.clone()));
         tokio::spawn(access.clone().follow(stop.clone()));
+        let certificates = CertificateRecords::open(log.path()).unwrap();
         let parts = Parts {
             store: store.clone(),
             vault,
             authority: authority.clone(),
+            certificates: certificates.clone(),
             access: access.clone(),
+            node_tls: Some(node_tls(&authority, &store)),
             tls: None,
             development: false,
         };
@@ -132,6 +142,8 @@ impl Panel {
             router: built.service.router("api").unwrap(),
             hash: hasher.hash(PASSWORD.into()).await.unwrap(),
             database,
+            certificates,
+            _log: log,
             _stop: stop.drop_guard(),
         }
     }
@@ -228,6 +240,16 @@ impl Panel {
             ..self.anybody()
         }
     }
+}
+
+/// What control-api shows to agents.
+fn node_tls(authority: &Authority, store: &Store) -> ClientTls {
+    let signer = &authority.signer;
+    let made = signer
+        .issue_service("control-api", &[], store.now_ms())
+        .unwrap();
+    let trust = TrustBundle::new(signer.trust_bundle()).unwrap();
+    ClientTls::new(&trust, Some(made.credentials)).unwrap()
 }
 
 /// Somebody who calls.

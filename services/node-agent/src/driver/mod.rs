@@ -7,6 +7,7 @@ mod plane;
 mod status;
 mod stream;
 mod subscribers;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use vpnpanel_link::agent::{Agent, Effect, Event, Now, Settings, Ticket};
 use vpnpanel_link::{CommandAnswer, CommandKind, Down, Entropy, Up};
 use vpnpanel_runtime::clock::Clock;
 
+use crate::control::Asked;
 use crate::renewal::{Renewal, Step};
 use crate::spool::{Spool, SpoolError};
+use waiting::Waiting;
 
 pub use metrics::AgentMetrics;
 pub use plane::Plane;
@@ -57,6 +60,8 @@ pub struct Driver {
     pub status: watch::Sender<GetStatusResponse>,
     /// What of that stays the same.
     pub facts: StatusFacts,
+    /// Commands that are given directly, and not over the link.
+    pub commands: mpsc::Receiver<Asked>,
     /// What is counted.
     pub metrics: AgentMetrics,
 }
@@ -106,8 +111,16 @@ impl Driver {
         let mut streams = stream::Streams::new(self.link.clone(), events);
         let mut pending = VecDeque::from([Event::EngineStatus(self.plane.statuses().await)]);
         let mut read = None;
+        let mut waiting = Waiting::default();
         if let Err(error) = self
-            .perform(effects, &machine, &mut streams, &mut pending, &mut read)
+            .perform(
+                effects,
+                &machine,
+                &mut streams,
+                &mut pending,
+                &mut read,
+                &mut waiting,
+            )
             .await
         {
             return Outcome::Disk(error);
@@ -118,13 +131,21 @@ impl Driver {
             while let Some(event) = self.next_event(&mut pending, &mut read).await {
                 let effects = machine.step(event, self.now(), &mut entropy);
                 if let Err(error) = self
-                    .perform(effects, &machine, &mut streams, &mut pending, &mut read)
+                    .perform(
+                        effects,
+                        &machine,
+                        &mut streams,
+                        &mut pending,
+                        &mut read,
+                        &mut waiting,
+                    )
                     .await
                 {
                     return Outcome::Disk(error);
                 }
             }
             self.metrics.observe(&machine);
+            let deadline = self.instant(machine.deadline());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -138,8 +159,12 @@ impl Driver {
                             pending.extend(self.reconnect(&mut streams));
                         }
                     }
-                    event => pending.extend(event),
+                        event => pending.extend(event),
                 },
+                Some(asked) = self.commands.recv() => {
+                    pending.push_back(Event::CommandAsked(asked.command));
+                    waiting.add(asked);
+                }
                 _ = status.tick() => {
                     let statuses = self.plane.statuses().await;
                     self.status.send_replace(self.facts.answer(&machine, &statuses));
@@ -150,7 +175,7 @@ impl Driver {
                         Step::Reconnect => pending.extend(self.reconnect(&mut streams)),
                     }
                 }
-                () = tokio::time::sleep_until(self.instant(machine.deadline())) => {
+                () = tokio::time::sleep_until(deadline) => {
                     pending.push_back(Event::Tick);
                 }
             }
@@ -190,6 +215,7 @@ impl Driver {
         streams: &mut stream::Streams,
         pending: &mut VecDeque<Event>,
         read: &mut Option<Ticket>,
+        waiting: &mut Waiting,
     ) -> Result<(), SpoolError> {
         for effect in effects {
             match effect {
@@ -212,6 +238,7 @@ impl Driver {
                     let answer = self.run_command(kind).await;
                     pending.push_back(Event::CommandDone { id, answer });
                 }
+                Effect::CommandAnswered(result) => waiting.tell(&result),
                 Effect::Alarm(alarm) => {
                     tracing::warn!(event = "link_alarm", alarm = ?alarm, "a person should look");
                     self.metrics.alarm();
@@ -226,13 +253,9 @@ impl Driver {
     async fn run_command(&mut self, kind: CommandKind) -> CommandAnswer {
         tracing::info!(event = "command_begun", kind = kind.as_str());
         match kind {
-            CommandKind::RestartEngine => match self.plane.restart().await {
-                Ok(()) => CommandAnswer::done(String::new()),
-                Err(error) => {
-                    tracing::error!(event = "command_failed", kind = kind.as_str(), %error);
-                    CommandAnswer::failed(&error.to_string())
-                }
-            },
+            CommandKind::RestartEngine => done(kind, self.plane.restart().await),
+            CommandKind::Cordon => done(kind, self.plane.set_cordoned(true).await),
+            CommandKind::Uncordon => done(kind, self.plane.set_cordoned(false).await),
             CommandKind::CollectLogs => CommandAnswer::done(vpnpanel_runtime::logs::recent()),
             // The machine's own.
             CommandKind::Drain | CommandKind::Resync => CommandAnswer::done(String::new()),
@@ -301,6 +324,17 @@ impl Driver {
         let ahead = boottime_ms.saturating_sub(millis(self.clock.since_boot()));
         let ahead = Duration::from_millis(u64::try_from(ahead).unwrap_or(0));
         Instant::now() + ahead.min(Duration::from_secs(3600))
+    }
+}
+
+/// What came of a command that brings nothing.
+fn done(kind: CommandKind, result: Result<(), crate::Error>) -> CommandAnswer {
+    match result {
+        Ok(()) => CommandAnswer::done(String::new()),
+        Err(error) => {
+            tracing::error!(event = "command_failed", kind = kind.as_str(), %error);
+            CommandAnswer::failed(&error.to_string())
+        }
     }
 }
 

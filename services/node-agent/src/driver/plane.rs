@@ -178,6 +178,11 @@ impl Plane {
         }
     }
 
+    /// Takes no new sessions, or takes them again.
+    pub(super) async fn set_cordoned(&mut self, on: bool) -> Result<(), Error> {
+        self.engine.set_cordoned(on).await
+    }
+
     /// How the engines are.
     pub(super) async fn statuses(&self) -> Vec<EngineStatus> {
         let status = self.engine.status().await;

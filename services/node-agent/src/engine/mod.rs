@@ -76,6 +76,13 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// What the host refuses; some of it may have stopped then.
     async fn stop(&self) -> Result<(), Error>;
 
+    /// Takes no new sessions from here on, or takes them again; those that live go on. It stays so
+    /// until it is changed, whatever starts again meanwhile.
+    ///
+    /// # Errors
+    /// What the host refuses.
+    async fn set_cordoned(&self, on: bool) -> Result<(), Error>;
+
     /// How it is.
     async fn status(&self) -> Status;
 }

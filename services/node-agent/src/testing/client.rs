@@ -56,6 +56,17 @@ impl<'a> WgQuick<'a> {
             .unwrap_or(0)
     }
 
+    /// Forgets its session, and shakes hands from the same port again, as a client does every two
+    /// minutes.
+    pub fn shake_hands_again(&self) {
+        let interface = &self.interface;
+        let again = format!(
+            "was=$(wg showconf {interface}) && wg set {interface} peer $(wg show {interface} peers) \
+             remove && wg setconf {interface} <(echo \"$was\")"
+        );
+        self.host.run("bash", &["-c", &again]);
+    }
+
     fn wg_quick(&self, verb: &str) {
         // To a file and not to a pipe: the client's daemon keeps it open for its life.
         let log = self.folder.path().join("log");

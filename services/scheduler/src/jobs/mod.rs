@@ -3,6 +3,7 @@
 //! its lease (docs/adr/0005).
 
 mod audit_retention;
+mod certificates;
 mod commands;
 mod credentials;
 mod expiry;
@@ -20,6 +21,7 @@ use vpnpanel_store::{JobLease, Store};
 use crate::{error::Error, metrics::Metrics, settings::Settings};
 
 pub use audit_retention::RetainAudit;
+pub use certificates::PruneCertificates;
 pub use commands::ExpireNodeCommands;
 pub use credentials::ForgetCredentials;
 pub use expiry::ExpireUsers;
@@ -71,6 +73,7 @@ pub fn all(settings: &Settings, keys: SigningKeys) -> Vec<Arc<dyn Job>> {
         Arc::new(RotateSigningKeys::new(settings, keys)),
         Arc::new(ForgetCredentials),
         Arc::new(ExpireNodeCommands),
+        Arc::new(PruneCertificates),
         Arc::new(RollUsage::new(settings)),
         Arc::new(RetainUsage::new(settings)),
     ]

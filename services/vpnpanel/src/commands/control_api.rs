@@ -10,7 +10,7 @@ use vpnpanel_runtime::tls::TrustBundle;
 use crate::certificates::{Folder, Maker, Users};
 use crate::error::Error;
 use crate::installation::Installation;
-use crate::settings::{InstallationSettings, ProxySettings};
+use crate::settings::{CertificateLogSettings, InstallationSettings, ProxySettings};
 use crate::welcome::{self, Welcome};
 
 /// Whom certificates are provided for.
@@ -25,6 +25,8 @@ pub(crate) struct Args {
     installation: InstallationSettings,
     #[command(flatten)]
     control_api: ControlApiSettings,
+    #[command(flatten)]
+    certificate_log: CertificateLogSettings,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
@@ -68,11 +70,15 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         clock: Clock::system(),
     };
 
+    let (bundle, due_ms) = maker.make("control-api")?;
+    let node_tls = bundle.client()?;
     let parts = Parts {
         store: installation.store.clone(),
         vault,
         authority,
+        certificates: args.certificate_log.open(&installation.data_dir)?,
         access: access.clone(),
+        node_tls: Some(node_tls.clone()),
         tls: None,
         development: args.process.development,
     };
@@ -85,7 +91,6 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     let mut service = control_api.service;
     access.keep_in_touch(&mut service);
 
-    let (bundle, due_ms) = maker.make("control-api")?;
     let tls = bundle.services(installation.trust_domain.clone())?;
     if !service.listen_also("services", "api", args.services_listen, tls.clone()) {
         return Err(Error::NoRouter("control-api"));
@@ -94,7 +99,7 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         let maker = maker.clone();
         let users = Users {
             servers: vec![tls],
-            clients: Vec::new(),
+            clients: vec![node_tls],
             metrics: service.metrics().clone(),
         }
         .began_with(&bundle)?;

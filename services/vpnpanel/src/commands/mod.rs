@@ -1,6 +1,7 @@
 //! One module for each thing that the binary does. Each reads like a list of what it is made of.
 
 pub(crate) mod audit;
+pub(crate) mod certificates;
 pub(crate) mod collector;
 pub(crate) mod control_api;
 pub(crate) mod fleet;

@@ -18,7 +18,7 @@ use crate::certificates::{Maker, Users};
 use crate::error::Error;
 use crate::installation::Installation;
 use crate::local_node::{self, LocalNode, LocalNodeSettings};
-use crate::settings::InstallationSettings;
+use crate::settings::{CertificateLogSettings, InstallationSettings};
 use crate::welcome::{self, Welcome};
 
 /// Settings of all services, of the installation, and of the node on this host.
@@ -32,6 +32,8 @@ pub(crate) struct Args {
     local_node: LocalNodeSettings,
     #[command(flatten)]
     control_api: ControlApiSettings,
+    #[command(flatten)]
+    certificate_log: CertificateLogSettings,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
@@ -58,6 +60,9 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
         clock: Clock::system(),
     };
 
+    let (own, own_due_ms) = maker.make("control-api")?;
+    let node_tls = own.client()?;
+
     // Before the first administrator is made: a start that is refused makes none.
     vpnpanel_gateway::tls(&args.gateway)?;
     let mut control_api = vpnpanel_control_api::build(
@@ -69,7 +74,9 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
             store: installation.store.clone(),
             vault: vault.clone(),
             authority,
+            certificates: args.certificate_log.open(&installation.data_dir)?,
             access: access.clone(),
+            node_tls: Some(node_tls.clone()),
             tls: None,
             development: args.process.development,
         },
@@ -77,6 +84,16 @@ pub(crate) async fn run(args: Args, process: &mut Process) -> Result<(), Error> 
     .await?;
     welcome::tell(control_api.first_administrator.as_ref());
     access.keep_in_touch(&mut control_api.service);
+    control_api.service.task("certificate", {
+        let maker = maker.clone();
+        let users = Users {
+            servers: Vec::new(),
+            clients: vec![node_tls],
+            metrics: control_api.service.metrics().clone(),
+        }
+        .began_with(&own)?;
+        move |stop| maker.renew("control-api", own_due_ms, users, stop)
+    });
     let api = control_api
         .service
         .router("api")

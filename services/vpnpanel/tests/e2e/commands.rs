@@ -73,6 +73,21 @@ fn a_node_does_what_it_is_told_once_and_tunnels_go_on() {
     flows("traffic flows at the end");
     let begun = |line: &&String| line.contains("command_begun");
     assert_eq!(agent.output().iter().filter(begun).count(), 3, "each once");
+
+    // Asked directly as well, it is the same command, and done once; the log is asked for as it is.
+    let address = format!("{}:50061", Topology::NODE_FOR_CONTROL);
+    let path = format!("/v1/nodes/{node}:setControlAddress");
+    let set = panel.rest.post(&path, &json!({"controlAddress": address}));
+    assert_eq!(set["controlAddress"], address);
+    for kind in ["RESTART_ENGINE", "COLLECT_LOGS"] {
+        let given = give(&panel, &node, &format!("NODE_COMMAND_KIND_{kind}"));
+        wait_done(&panel, &node, &given);
+    }
+    flows("traffic flows through the newest engine");
+    let log = panel.rest.get(&format!("/v1/nodes/{node}/logs"));
+    let lines = log["result"]["lines"].as_str().unwrap();
+    assert!(lines.contains("restart_engine"), "{log}");
+    assert_eq!(agent.output().iter().filter(begun).count(), 5, "each once");
     assert_eq!(traffic.connections(), 1, "the tunnel went on");
     traffic.stop();
     drop(agent);

@@ -1,6 +1,7 @@
 //! Certificates of a node that live for seconds: renewed under way, renewed after their end, revoked.
 //! Tunnels notice nothing of it.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -23,6 +24,59 @@ fn wait_renewed(panel: &Panel<'_>, before: i64) -> i64 {
         ends(panel).is_some_and(|ends| ends > before)
     });
     ends(panel).unwrap()
+}
+
+/// Copies the database of a control plane that does not run.
+fn copy_database(from: &Path, to: &Path) {
+    for name in ["vpnpanel.db", "vpnpanel.db-wal", "vpnpanel.db-shm"] {
+        let _ = std::fs::remove_file(to.join(name));
+        let there = from.join(name);
+        if there.exists() {
+            std::fs::copy(there, to.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_node_that_was_renewed_since_the_backup_connects_again_after_a_restore() {
+    if !require_root() {
+        return;
+    }
+    let mut network = Topology::new("restore");
+    network.add_control();
+    let settings = [("VPNPANEL_NODE_CERTIFICATE_LIFETIME", "30s")];
+    let mut control = ControlPlane::remote(network.control(), ALL_IN_ONE, &settings);
+    let panel = control.first_panel();
+    let node = panel.create_node("edge", Topology::NODE_ADDRESS);
+    let agent = AgentFolder::new().enrol(network.node(), &panel.join_token(&node));
+    panel.wait_node(&node, "ONLINE", PATIENCE);
+    let backup = tempfile::tempdir().unwrap();
+    control.stop();
+    copy_database(control.data(), backup.path());
+    control.start_all();
+
+    let panel = Panel::sign_in(network.control(), "127.0.0.1:8080");
+    panel.wait_node(&node, "ONLINE", PATIENCE);
+    let first = ends(&panel).unwrap();
+    let second = wait_renewed(&panel, first);
+    wait_renewed(&panel, second);
+    control.kill9();
+    copy_database(backup.path(), control.data());
+    control.start_all();
+    let said = |what: &str| control.output().iter().any(|line| line.contains(what));
+    assert!(said("certificates_reconciled"), "{:#?}", control.output());
+
+    let panel = Panel::sign_in(network.control(), "127.0.0.1:8080");
+    let restored = ends(&panel).unwrap();
+    panel.wait_node(&node, "ONLINE", PATIENCE);
+    wait_renewed(&panel, restored);
+    assert!(
+        !agent
+            .output()
+            .iter()
+            .any(|line| line.contains("enrol this host again"))
+    );
+    drop(agent);
 }
 
 #[test]

@@ -38,6 +38,8 @@ const ASKING_MORE: &[&str] = &[
     "/vpnpanel.agent.v1.EnrollmentService/Enroll",
     "/vpnpanel.agent.v1.EnrollmentService/Renew",
     "/vpnpanel.agent.v1.NodeControlService/GetStatus",
+    "/vpnpanel.agent.v1.NodeControlService/RunCommand",
+    "/vpnpanel.agent.v1.NodeControlService/StreamLogs",
     "/vpnpanel.agent.v1.NodeLinkService/Connect",
     "/vpnpanel.auth.v1.AuthService/ChangePassword",
     "/vpnpanel.pki.v1.SignerService/SignJoiningNode",

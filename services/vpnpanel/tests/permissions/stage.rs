@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use axum::Router;
+use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 use vpnpanel_auth::{PasswordHasher, PasswordSettings};
 use vpnpanel_collector::Dependencies;
-use vpnpanel_control_api::{Access, Authority, ControlApiSettings, Parts, Vault, build};
+use vpnpanel_control_api::{
+    Access, Authority, CertificateRecords, ControlApiSettings, Parts, Vault, build,
+};
 use vpnpanel_gateway::{Limits, RestMetrics, Transcoder, Upstream, Upstreams, app::App};
 use vpnpanel_node_agent::control;
 use vpnpanel_pki::{MasterKey, Sealer};
@@ -41,6 +44,7 @@ pub(crate) struct Stage {
     /// What a node serves.
     node: Router,
     _database: TestStore,
+    _log: TempDir,
     _stop: DropGuard,
 }
 
@@ -69,11 +73,14 @@ impl Stage {
         let stop = CancellationToken::new();
         tokio::spawn(access.clone().follow(stop.clone()));
 
+        let log = tempfile::tempdir().unwrap();
         let parts = Parts {
             store: store.clone(),
             vault: vault.clone(),
             authority: authority.clone(),
+            certificates: CertificateRecords::open(log.path()).unwrap(),
             access: access.clone(),
+            node_tls: None,
             tls: None,
             development: false,
         };
@@ -112,6 +119,7 @@ impl Stage {
         let collector = collector.await.unwrap();
 
         let (_, status) = tokio::sync::watch::channel(Default::default());
+        let (asked, _) = tokio::sync::mpsc::channel(1);
         let upstream = |router: &Router| Upstream::new(InProcess::anonymous(router.clone()));
         let upstreams =
             Upstreams::new(upstream(&api)).with_package("vpnpanel.scheduler", upstream(&jobs));
@@ -134,8 +142,9 @@ impl Stage {
             jobs,
             link: collector.router("link").unwrap(),
             enrolment: collector.router("enrolment").unwrap(),
-            node: Routes::new(control::server(status)).into_axum_router(),
+            node: Routes::new(control::server(status, asked)).into_axum_router(),
             _database: database,
+            _log: log,
             _stop: stop.drop_guard(),
         }
     }

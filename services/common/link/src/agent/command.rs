@@ -79,7 +79,10 @@ impl Agent {
             id, expires_at_ms, ..
         } = command;
         match kind {
-            CommandKind::RestartEngine | CommandKind::CollectLogs => {
+            CommandKind::RestartEngine
+            | CommandKind::CollectLogs
+            | CommandKind::Cordon
+            | CommandKind::Uncordon => {
                 self.note_command(id, expires_at_ms, None);
                 self.commit();
                 self.out.push(Effect::Run { id, kind });
@@ -131,11 +134,13 @@ impl Agent {
         self.write(Write::Command(id, record));
     }
 
-    /// Without a stream the command comes again on the next one, and is answered there.
+    /// Without a stream the command comes again on the next one, and is answered there; who has asked
+    /// directly waits for it here.
     fn answer_command(&mut self, id: CommandId, answer: CommandAnswer) {
+        self.commit();
+        let result = CommandResult { id, answer };
+        self.out.push(Effect::CommandAnswered(result.clone()));
         if self.stream.window().is_some() {
-            self.commit();
-            let result = CommandResult { id, answer };
             self.out.push(Effect::Send(Up::CommandResult(result)));
         }
     }
@@ -236,6 +241,38 @@ mod tests {
         host.agent.step(Event::Tick, at(400_000), &mut Zeros);
         host.connect();
         assert_eq!(answers(&host.give(restart)), [&answer]);
+    }
+
+    #[test]
+    fn it_is_the_same_command_whichever_way_it_comes() {
+        let told = |effects: &[Effect]| -> Vec<CommandAnswer> {
+            let answered = effects.iter().filter_map(|effect| match effect {
+                Effect::CommandAnswered(result) => Some(result.answer.clone()),
+                _ => None,
+            });
+            answered.collect()
+        };
+        let mut host = Host::connected();
+        let restart = command(1, CommandKind::RestartEngine);
+        assert_eq!(runs(&host.step(Event::CommandAsked(restart))), 1);
+        assert!(host.give(restart).is_empty(), "it is being done");
+        let answer = CommandAnswer::done(String::new());
+        let effects = host.step(Event::CommandDone {
+            id: restart.id,
+            answer: answer.clone(),
+        });
+        assert_eq!(told(&effects), [answer.clone()]);
+        assert_eq!(answers(&effects), [&answer], "the stream hears it too");
+
+        host.step(Event::Disconnected);
+        let again = host.step(Event::CommandAsked(restart));
+        assert_eq!((runs(&again), told(&again)), (0, vec![answer]));
+        let other = command(2, CommandKind::CollectLogs);
+        assert_eq!(
+            runs(&host.step(Event::CommandAsked(other))),
+            1,
+            "no link is needed"
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@ use vpnpanel_domain::{CommandId, PeerId, SpeedLimit, UserId};
 
 use super::durable::{EpochNumber, Transaction};
 use crate::{
-    CommandAnswer, CommandKind, ConfigError, DesiredInbound, DesiredPeer, Down, EngineStatus,
-    Incarnation, Seq, Totals, Up,
+    Command, CommandAnswer, CommandKind, CommandResult, ConfigError, DesiredInbound, DesiredPeer,
+    Down, EngineStatus, Incarnation, Seq, Totals, Up,
 };
 
 /// The clocks, read when an event is handed over.
@@ -78,6 +78,8 @@ pub enum Event {
         /// What came of it.
         answer: CommandAnswer,
     },
+    /// A command was given directly, and not over the stream: one that is not about the stream.
+    CommandAsked(Command),
 }
 
 /// A counter pair as the engine has it.
@@ -134,6 +136,8 @@ pub enum Effect {
         /// What to do.
         kind: CommandKind,
     },
+    /// What came of a command, for those who have given it directly and wait.
+    CommandAnswered(CommandResult),
     /// Something that a person should look at: log it as a warning.
     Alarm(Alarm),
 }

@@ -171,6 +171,7 @@ impl Agent {
             Event::Disconnected => self.disconnected(now, entropy),
             Event::Message(message) => self.take_message(message, now, entropy),
             Event::CommandDone { id, answer } => self.command_done(id, answer),
+            Event::CommandAsked(command) => self.commanded(command, now, entropy),
         }
         self.on_time(now);
         self.commit();

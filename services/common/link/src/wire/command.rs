@@ -7,7 +7,8 @@ use super::{at_most, pb};
 use crate::command::{MAX_MESSAGE_CHARS, MAX_OUTPUT_BYTES};
 use crate::{Command, CommandAnswer, CommandKind, CommandOutcome, CommandResult, Error};
 
-pub(super) fn command_to_wire(command: Command) -> pb::Command {
+/// As it goes to an agent.
+pub fn command_to_wire(command: Command) -> pb::Command {
     pb::Command {
         command_id: command.id.into_bytes().to_vec(),
         kind: command
@@ -18,7 +19,11 @@ pub(super) fn command_to_wire(command: Command) -> pb::Command {
     }
 }
 
-pub(super) fn command_from_wire(command: pb::Command) -> Result<Command, Error> {
+/// As an agent takes it.
+///
+/// # Errors
+/// A field that holds something else.
+pub fn command_from_wire(command: pb::Command) -> Result<Command, Error> {
     Ok(Command {
         id: CommandId::try_from(command.command_id.as_slice())?,
         kind: pb::CommandKind::try_from(command.kind)
@@ -31,7 +36,8 @@ pub(super) fn command_from_wire(command: pb::Command) -> Result<Command, Error> 
     })
 }
 
-pub(super) fn result_to_wire(result: CommandResult) -> pb::CommandResult {
+/// As it comes from an agent.
+pub fn result_to_wire(result: CommandResult) -> pb::CommandResult {
     let CommandAnswer {
         outcome,
         message,
@@ -50,7 +56,11 @@ pub(super) fn result_to_wire(result: CommandResult) -> pb::CommandResult {
     }
 }
 
-pub(super) fn result_from_wire(result: pb::CommandResult) -> Result<CommandResult, Error> {
+/// As the control plane takes it.
+///
+/// # Errors
+/// A field that holds something else.
+pub fn result_from_wire(result: pb::CommandResult) -> Result<CommandResult, Error> {
     let characters = result.message.chars().count();
     at_most("characters of a message", characters, MAX_MESSAGE_CHARS)?;
     at_most("bytes of an output", result.output.len(), MAX_OUTPUT_BYTES)?;
@@ -76,6 +86,8 @@ fn kind_to_wire(kind: CommandKind) -> pb::CommandKind {
         CommandKind::CollectLogs => pb::CommandKind::CollectLogs,
         CommandKind::Drain => pb::CommandKind::Drain,
         CommandKind::Resync => pb::CommandKind::Resync,
+        CommandKind::Cordon => pb::CommandKind::Cordon,
+        CommandKind::Uncordon => pb::CommandKind::Uncordon,
     }
 }
 
@@ -86,5 +98,7 @@ fn kind_from_wire(kind: pb::CommandKind) -> Option<CommandKind> {
         pb::CommandKind::CollectLogs => Some(CommandKind::CollectLogs),
         pb::CommandKind::Drain => Some(CommandKind::Drain),
         pb::CommandKind::Resync => Some(CommandKind::Resync),
+        pb::CommandKind::Cordon => Some(CommandKind::Cordon),
+        pb::CommandKind::Uncordon => Some(CommandKind::Uncordon),
     }
 }

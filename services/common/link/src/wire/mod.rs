@@ -8,6 +8,7 @@ mod resources;
 mod stream;
 mod usage;
 
+pub use command::{command_from_wire, command_to_wire, result_from_wire, result_to_wire};
 pub use desired::{decode_state, encode_delta, encode_state};
 pub use pieces::{Assembly, Update, pieces};
 pub use resources::{Head, KeptState, KeptUser, state_digest, take_apart, take_delta_apart};

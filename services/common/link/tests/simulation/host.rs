@@ -278,6 +278,7 @@ impl Host {
                         .push_back((soon, Answer::Applied(change.ticket)));
                 }
                 Effect::Alarm(alarm) => self.alarms.push(alarm),
+                Effect::CommandAnswered(_) => {}
                 Effect::Run { id, .. } => {
                     errands.push(Errand::Run(id));
                     self.answers.push_back((soon, Answer::Done(id)));

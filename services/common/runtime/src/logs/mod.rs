@@ -14,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 pub use json::JsonLayer;
-pub use recent::recent;
+pub use recent::{Follower, Lines, follow, recent};
 
 use self::recent::Remember;
 use crate::settings::{LogFormat, ProcessSettings};

@@ -17,6 +17,7 @@ pub(crate) struct Model {
     pub(crate) revoked_at: Option<i64>,
     pub(crate) certificate_der: Option<Vec<u8>>,
     pub(crate) proof_at: Option<i64>,
+    pub(crate) superseded_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

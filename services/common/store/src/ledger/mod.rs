@@ -32,6 +32,7 @@ pub use review::LedgerTotals;
 pub(crate) use rollup::{DAY_MS, HOUR_MS};
 pub use rollup::{ROLL_AFTER_MS, UsageRoll};
 pub(crate) use streams::{fenced, forget_agents};
+pub(crate) use write::quarantine;
 #[cfg(feature = "testing")]
 pub(crate) use {ahead::ending, leases::lacking};
 

@@ -172,7 +172,7 @@ async fn cursors(tx: &Write, effects: &Effects) -> Result<()> {
 }
 
 /// Quarantines a node, unless it is.
-pub(super) async fn quarantine(tx: &Write, node: NodeId, reason: &str) -> Result<()> {
+pub(crate) async fn quarantine(tx: &Write, node: NodeId, reason: &str) -> Result<()> {
     sql::run(
         &**tx,
         "UPDATE node_links SET quarantined_at = $2, quarantine_reason = $3

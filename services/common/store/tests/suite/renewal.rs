@@ -21,11 +21,11 @@ on_each_database!(
     a_revoked_node_has_to_enrol_again,
 );
 
-const WEEK_MS: i64 = 7 * 86_400_000;
+pub(crate) const WEEK_MS: i64 = 7 * 86_400_000;
 const GRACE_MS: i64 = 2 * WEEK_MS;
 
 /// A node with the certificate "first", whose last issue is long enough ago.
-async fn enrolled(test: TestStore) -> World {
+pub(crate) async fn enrolled(test: TestStore) -> World {
     let world = World::new(test).await;
     let authority = world
         .store
@@ -46,7 +46,7 @@ async fn enrolled(test: TestStore) -> World {
     world
 }
 
-fn shown(serial: &[u8]) -> ShownCertificate<'_> {
+pub(crate) fn shown(serial: &[u8]) -> ShownCertificate<'_> {
     ShownCertificate {
         serial,
         proof_at_ms: None,
@@ -55,7 +55,12 @@ fn shown(serial: &[u8]) -> ShownCertificate<'_> {
 }
 
 /// Asks for the certificate `serial` for a key.
-async fn renew(world: &World, by: ShownCertificate<'_>, key: &[u8], serial: &[u8]) -> Renewal {
+pub(crate) async fn renew(
+    world: &World,
+    by: ShownCertificate<'_>,
+    key: &[u8],
+    serial: &[u8],
+) -> Renewal {
     try_renew(world, by, key, serial).await.unwrap()
 }
 
@@ -82,17 +87,17 @@ async fn try_renew(
     world.store.renew_certificate(by, new).await
 }
 
-async fn state(world: &World, serial: &[u8]) -> Option<CertificateState> {
+pub(crate) async fn state(world: &World, serial: &[u8]) -> Option<CertificateState> {
     let identity = world.store.identity_of(serial).await.unwrap();
     identity.map(|identity| identity.state)
 }
 
-async fn good(world: &World, serial: &[u8]) -> bool {
+pub(crate) async fn good(world: &World, serial: &[u8]) -> bool {
     let good = world.store.good_serials([serial]).await.unwrap();
     good.contains(serial)
 }
 
-async fn first_use(world: &World, serial: &[u8]) -> bool {
+pub(crate) async fn first_use(world: &World, serial: &[u8]) -> bool {
     let used = world.store.use_next_certificate(world.node, serial).await;
     used.unwrap()
 }
@@ -132,6 +137,8 @@ async fn the_same_key_gets_the_same_certificate(test: TestStore) {
     let before = Renewal::Before {
         certificate_der: b"second certificate".to_vec(),
         not_after_ms: all[0].not_after_ms,
+        serial: b"second".to_vec(),
+        issued_at_ms: all[0].not_before_ms,
     };
     assert_eq!(ask(b"third").await, before);
     world.test.clock.advance(WEEK_MS / 2 - 60_000);

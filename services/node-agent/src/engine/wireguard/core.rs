@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use vpnpanel_domain::{InboundId, PeerId, Speed, SpeedLimit, UserId};
 
 use super::allowance::Allowances;
+use super::cordon::Cordon;
 use super::device::{Backend, Device};
 use super::names::Names;
 use super::pacing::{Pacing, View};
@@ -60,6 +61,7 @@ pub(super) struct Core {
     allowances: Allowances,
     last: HashMap<PeerId, (u64, u64)>,
     problem: Option<String>,
+    cordon: Cordon,
     force_userspace: bool,
     pacing: Pacing,
     /// Peers were told: until then what is paced stays as it is.
@@ -68,6 +70,7 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(names: Names, options: WireGuardOptions, pacing: Pacing) -> Self {
+        let cordon = Cordon::new(names.gate(), &options.folder);
         Self {
             names,
             folder: options.folder,
@@ -84,6 +87,7 @@ impl Core {
             force_userspace: options.force_userspace,
             pacing,
             told: false,
+            cordon,
         }
     }
 
@@ -108,11 +112,35 @@ impl Core {
                 failed.push((id, error));
             }
         }
+        // A gate that cannot be set stays as it is; tunnels are more important.
+        if let Err(error) = self.look_after_cordon() {
+            tracing::error!(event = "cordon_not_kept", %error);
+        }
         let table = self.table.as_ref().ok_or(Error::Stopped)?;
         Ok(Running {
             incarnation: table.incarnation(),
             failed,
         })
+    }
+
+    /// Takes no new sessions any more, or takes them again.
+    pub(super) fn set_cordoned(&mut self, on: bool) -> Result<(), Error> {
+        self.cordon.set(on)?;
+        if on { self.keep_cordon() } else { Ok(()) }
+    }
+
+    fn look_after_cordon(&mut self) -> Result<(), Error> {
+        match self.cordon.is_due()? {
+            true => self.keep_cordon(),
+            false => Ok(()),
+        }
+    }
+
+    fn keep_cordon(&mut self) -> Result<(), Error> {
+        let sessions = self.sessions()?;
+        let ports = self.interfaces.values().map(|one| one.inbound.port);
+        let ports: BTreeSet<u16> = ports.filter(|port| *port != 0).collect();
+        self.cordon.keep(&ports, &sessions)
     }
 
     fn backend(&mut self) -> Result<Backend, Error> {
@@ -646,6 +674,7 @@ impl Core {
         self.interfaces.clear();
         self.pacing.destroy()?;
         self.table = None;
+        self.cordon.set(false)?;
         Table::remove(&self.names.table())
     }
 }

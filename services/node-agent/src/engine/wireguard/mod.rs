@@ -4,6 +4,7 @@
 //! restart with it.
 
 mod allowance;
+mod cordon;
 mod core;
 mod device;
 mod genl;
@@ -144,6 +145,10 @@ impl Engine for WireGuardEngine {
 
     async fn stop(&self) -> Result<(), Error> {
         self.with(Core::stop).await?
+    }
+
+    async fn set_cordoned(&self, on: bool) -> Result<(), Error> {
+        self.with(move |core| core.set_cordoned(on)).await?
     }
 
     async fn status(&self) -> Status {

@@ -23,6 +23,11 @@ impl Names {
         format!("vpnpanel_{}", self.tag)
     }
 
+    /// The nf_tables table of the gate before new sessions.
+    pub(super) fn gate(&self) -> String {
+        format!("vpnpanel_{}_gate", self.tag)
+    }
+
     /// The interface of an inbound: 14 characters of the 15 that Linux allows.
     pub(super) fn interface(&self, inbound: InboundId) -> String {
         let inbound = short(&[inbound.as_bytes()]);

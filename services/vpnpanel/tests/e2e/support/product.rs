@@ -167,6 +167,11 @@ impl<'a> ControlPlane<'a> {
         control
     }
 
+    /// Its data folder.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
     /// Signs in for the first time.
     pub(crate) fn first_panel(&self) -> Panel<'a> {
         Panel::first_sign_in(self.host, "127.0.0.1:8080", ONE_TIME_PASSWORD)
