@@ -13,6 +13,7 @@ mod durable;
 mod event;
 mod meter;
 mod reconcile;
+mod report;
 mod spool;
 mod stream;
 mod target;
@@ -25,7 +26,8 @@ use vpnpanel_domain::{PeriodId, UserId};
 
 pub use command::CommandRecord;
 pub use durable::{
-    BatchRecord, CounterRecord, Durable, EpochNumber, EpochRecord, TimeAnchor, Transaction, Write,
+    BatchRecord, CounterRecord, Durable, EpochNumber, EpochRecord, TimeAnchor, Transaction,
+    Welcomed, Write,
 };
 pub use event::{Alarm, Change, Effect, Event, Gate, Now, Reading, Ticket};
 
@@ -171,6 +173,7 @@ impl Agent {
             Event::CommandDone { id, answer } => self.command_done(id, answer),
         }
         self.on_time(now);
+        self.finish_report();
         self.commit();
         std::mem::take(&mut self.out)
     }
@@ -232,6 +235,7 @@ impl Agent {
             self.engine.unknown.retain(|peer, _| counted.contains(peer));
         }
         let used = self.meter(before, readings, now);
+        self.counters_reported();
         self.last_read_ms = Some(self.server_ms(now));
         self.adopt(now);
         self.settle_shrinks(ticket);

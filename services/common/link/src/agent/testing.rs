@@ -59,6 +59,7 @@ impl Host {
             cursors: Vec::new(),
             marks: Vec::new(),
             quarantined: None,
+            report: false,
         }))));
         assert!(self.agent.is_connected());
     }

@@ -34,10 +34,16 @@ pub(crate) enum Mutation {
     CommandNotDurable,
     /// Now and then the change log is read past a change that commits later.
     LogOvertaken,
+    /// Grants are made before the restore barrier is down.
+    GrantsBeforeBarrier,
+    /// An answer to any version of a lease frees.
+    UnversionedGiveBack,
+    /// A restored database goes on with the numbers that its former life has drawn.
+    EpochNotBumped,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -53,5 +59,8 @@ impl Mutation {
         Self::LeaseFreedByTime,
         Self::CommandNotDurable,
         Self::LogOvertaken,
+        Self::GrantsBeforeBarrier,
+        Self::UnversionedGiveBack,
+        Self::EpochNotBumped,
     ];
 }

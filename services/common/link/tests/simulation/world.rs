@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, UserId};
 use vpnpanel_link::agent::{Alarm, Event};
-use vpnpanel_link::collector::session;
+use vpnpanel_link::collector::{NodeFacts, session};
 use vpnpanel_link::{CommandAnswer, Down, Totals, wire};
 
-use crate::database::Changed;
+use crate::database::{Changed, Database};
 use crate::host::{Answer, Errand, Host, Rules};
 use crate::mutation::Mutation;
 use crate::plane::Plane;
@@ -31,6 +31,11 @@ pub(crate) struct Misfortune {
     pub(crate) multiplier_changes: u64,
     pub(crate) transaction_failures: u64,
     pub(crate) hides_removed: bool,
+    pub(crate) absences: u64,
+    pub(crate) backups: u64,
+    pub(crate) restores: u64,
+    /// Agents forget what was acknowledged, and sleep long enough to do so.
+    pub(crate) forgets: bool,
 }
 
 pub(crate) struct World {
@@ -43,6 +48,7 @@ pub(crate) struct World {
     mutation: Option<Mutation>,
     /// Traffic may pass that one poll has not seen: what the cap may be exceeded by.
     slack: MicroBytes,
+    backups: Vec<Database>,
 }
 
 impl Misfortune {
@@ -65,8 +71,34 @@ impl Misfortune {
             multiplier_changes: some(30),
             transaction_failures: some(150),
             hides_removed: disk_losses == 0 && some(2) == 1,
+            absences: some(20),
+            backups: 40,
+            restores: some(25),
+            forgets: some(3) == 2,
             hosts: 1 + random.below(3),
             steps: 100 + random.below(200),
+        }
+    }
+}
+
+impl Misfortune {
+    fn none() -> Self {
+        Self {
+            hosts: 2,
+            steps: 0,
+            agent_kills: 0,
+            stream_cuts: 0,
+            collector_crashes: 0,
+            engine_deaths: 0,
+            disk_losses: 0,
+            long_sleeps: 0,
+            multiplier_changes: 0,
+            transaction_failures: 0,
+            hides_removed: false,
+            absences: 0,
+            backups: 0,
+            restores: 0,
+            forgets: false,
         }
     }
 }
@@ -105,6 +137,7 @@ impl World {
             misfortune,
             mutation,
             slack,
+            backups: Vec::new(),
         };
         for _ in 0..1 + world.random.below(4) {
             world.create_user();
@@ -123,6 +156,52 @@ impl World {
         self.come_to_rest()
     }
 
+    /// An older backup is put back, and declared, while a node is away that has been granted, and has
+    /// used, most of what its users have.
+    pub(crate) fn restored_while_a_node_is_away(
+        seed: u64,
+        mutation: Option<Mutation>,
+    ) -> Result<(), String> {
+        let mut world = Self::with(Random::new(seed), Misfortune::none(), mutation);
+        let nodes: BTreeSet<_> = world.hosts.iter().map(|host| host.node).collect();
+        for _ in 0..3 {
+            let database = &mut world.plane.database;
+            database.create_user(nodes.clone(), 30_000_000, &mut world.random);
+        }
+        world.use_nodes(40, &[0])?;
+        let backup = world.plane.database.clone();
+        world.use_nodes(60, &[0])?;
+        world.hang_up(0);
+        let host = &mut world.hosts[0];
+        host.away_until_ms = world.now_ms + 150_000;
+        host.answers.push_back((world.now_ms, Answer::Disconnected));
+        world
+            .plane
+            .restore(&backup, true, world.now_ms, &mut world.random);
+        world.use_nodes(150, &[0, 1])?;
+        if !world.plane.database.rows.standing.held {
+            return Err("the barrier is down though a node is awaited".to_owned());
+        }
+        world.come_to_rest()
+    }
+
+    /// Traffic on some hosts alone.
+    fn use_nodes(&mut self, steps: u64, hosts: &[usize]) -> Result<(), String> {
+        for _ in 0..steps {
+            for index in hosts {
+                let engine = &mut self.hosts[*index].engine;
+                let peers: Vec<_> = engine.peers.keys().copied().collect();
+                for peer in peers {
+                    let (up, down) = (self.random.below(30_000), self.random.below(300_000));
+                    engine.pass(peer, Totals { up, down })?;
+                }
+            }
+            self.pass_time()?;
+            self.check()?;
+        }
+        Ok(())
+    }
+
     /// Time goes on by a step, and what is due happens.
     pub(crate) fn pass_time(&mut self) -> Result<(), String> {
         self.now_ms += self.random.below(700) as i64;
@@ -138,6 +217,7 @@ impl World {
         Rules {
             mutation: self.mutation,
             kills: self.misfortune.agent_kills,
+            forgets: self.misfortune.forgets,
         }
     }
 
@@ -206,7 +286,8 @@ impl World {
             let host = &mut self.hosts[index];
             match errand {
                 Errand::Dial => {
-                    let answer = if self.random.chance(self.misfortune.stream_cuts) {
+                    let away = host.away_until_ms > self.now_ms;
+                    let answer = if away || self.random.chance(self.misfortune.stream_cuts) {
                         Answer::Refused
                     } else {
                         host.stream = Some(self.plane.accept(host.node, self.now_ms));
@@ -315,6 +396,13 @@ impl World {
                 .answers
                 .push_back((self.now_ms + 100, Answer::Disconnected));
         }
+        if self.random.chance(misfortune.absences) {
+            self.hang_up(index);
+            let host = &mut self.hosts[index];
+            host.away_until_ms = self.now_ms + self.random.below(60_000) as i64;
+            host.answers
+                .push_back((self.now_ms + 100, Answer::Disconnected));
+        }
         if self.random.chance(misfortune.agent_kills) {
             self.hosts[index].kill();
             self.hang_up(index);
@@ -331,9 +419,64 @@ impl World {
             host.kill();
             host.disk = None;
             self.truth.disk_lost(host.node);
+            self.plane.kept.remove(&host.node);
         }
         if self.random.chance(misfortune.long_sleeps) {
-            self.now_ms += self.random.below(90_000) as i64;
+            let longest = if misfortune.forgets { 900_000 } else { 90_000 };
+            self.now_ms += self.random.below(longest) as i64;
+        }
+        if self.random.chance(misfortune.backups) {
+            if self.backups.len() > 3 {
+                let dropped = self.random.below(self.backups.len() as u64) as usize;
+                self.backups.remove(dropped);
+            }
+            self.backups.push(self.plane.database.clone());
+        }
+        if self.random.chance(misfortune.restores) {
+            self.restore();
+        }
+        Ok(())
+    }
+
+    /// An older backup is put back, and somebody says so, or nobody does.
+    fn restore(&mut self) {
+        if self.backups.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.backups.len() as u64) as usize;
+        let declared = self.random.chance(500);
+        trace!("{} an older database, declared: {declared}", self.now_ms);
+        if self.misfortune.disk_losses > 0 {
+            // Books that a new disk has opened at an older mark are the truth from then on.
+            self.backups.truncate(index + 1);
+        }
+        let backup = &self.backups[index];
+        self.plane
+            .restore(backup, declared, self.now_ms, &mut self.random);
+    }
+
+    /// Whom the nodes have by what is on their disks.
+    fn look_at_nodes(&mut self) -> Result<(), String> {
+        let mut on_nodes = BTreeMap::new();
+        for host in &self.hosts {
+            if let Some(disk) = &host.disk {
+                let users = disk.durable.target_users.keys().copied().collect();
+                on_nodes.insert(host.node, users);
+            } else {
+                // What a lost disk had is told anew.
+                self.plane.kept.remove(&host.node);
+            }
+        }
+        self.plane.on_nodes = on_nodes;
+        let confirmed = self.plane.confirmed;
+        for (node, kept) in self.plane.kept.iter().filter(|_| !confirmed) {
+            let has = self.plane.on_nodes.get(node);
+            let gone = kept
+                .iter()
+                .find(|user| !has.is_some_and(|has| has.contains(*user)));
+            if let Some(gone) = gone {
+                return Err(format!("{gone} was taken from {node} after a restore"));
+            }
         }
         Ok(())
     }
@@ -448,6 +591,7 @@ impl World {
     }
 
     fn check(&mut self) -> Result<(), String> {
+        self.look_at_nodes()?;
         if let Some(wrong) = self.plane.commands.wrong.take() {
             return Err(wrong);
         }
@@ -488,8 +632,11 @@ impl World {
             .collect();
         for (period, passed) in self.truth.passed(&self.plane.database, &hosts) {
             let ceiling = self.plane.database.ceilings.get(&period).copied().flatten();
+            // What was granted while nobody knew that the database is an older one.
+            let granted = self.plane.database.window.granted.get(&period);
+            let over = granted.copied().unwrap_or_default() + self.slack;
             if let Some(limit) = ceiling
-                && passed > MicroBytes::from_bytes(limit) + self.slack
+                && passed > MicroBytes::from_bytes(limit) + over
             {
                 return Err(format!(
                     "{passed} passed of {period}, whose limit is {limit}"
@@ -501,19 +648,23 @@ impl World {
 
     /// No more misfortune and no more traffic: within minutes everything agrees.
     fn come_to_rest(&mut self) -> Result<(), String> {
+        let Misfortune {
+            hosts,
+            hides_removed,
+            forgets,
+            ..
+        } = self.misfortune;
         let calm = Misfortune {
-            agent_kills: 0,
-            stream_cuts: 0,
-            collector_crashes: 0,
-            engine_deaths: 0,
-            disk_losses: 0,
-            long_sleeps: 0,
-            multiplier_changes: 0,
-            transaction_failures: 0,
-            ..self.misfortune.clone()
+            hosts,
+            hides_removed,
+            forgets,
+            ..Misfortune::none()
         };
         self.misfortune = calm;
         self.plane.failures = 0;
+        for host in &mut self.hosts {
+            host.away_until_ms = self.now_ms;
+        }
         self.plane.confirmed = true;
         let mut unrest = String::new();
         for _ in 0..1_500 {
@@ -531,6 +682,12 @@ impl World {
     }
 
     fn unrest(&self) -> Option<String> {
+        let rows = &self.plane.database.rows;
+        let epoch = rows.standing.epoch;
+        let awaited = |facts: &NodeFacts| facts.must_report(epoch);
+        if rows.standing.held || rows.nodes.values().any(awaited) {
+            return Some("nodes have not reported".to_owned());
+        }
         let engines: BTreeMap<_, _> = self
             .hosts
             .iter()
@@ -589,5 +746,8 @@ impl World {
 
 /// Whether a host may not say so in a simulation: that it waits for a person may happen.
 fn is_wrong(alarm: &Alarm) -> bool {
-    !matches!(alarm, Alarm::RemovalsHeld { .. })
+    !matches!(
+        alarm,
+        Alarm::RemovalsHeld { .. } | Alarm::BatchesLost { .. }
+    )
 }
