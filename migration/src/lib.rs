@@ -17,6 +17,7 @@ mod m20261128_000014_told_revisions;
 mod m20261128_000015_commands;
 mod m20261128_000016_rollups;
 mod m20261128_000017_removals;
+mod m20261128_000020_restore;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -52,6 +53,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000015_commands::Migration),
             Box::new(m20261128_000016_rollups::Migration),
             Box::new(m20261128_000017_removals::Migration),
+            Box::new(m20261128_000020_restore::Migration),
         ]
     }
 }
@@ -109,6 +111,7 @@ pub fn fingerprint() -> String {
         m20261128_000015_commands::UP,
         m20261128_000016_rollups::UP,
         m20261128_000017_removals::UP,
+        m20261128_000020_restore::UP,
     ] {
         text.hash(&mut hasher);
     }

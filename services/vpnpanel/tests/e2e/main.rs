@@ -25,4 +25,5 @@ mod outage;
 mod quota;
 mod readme;
 mod renewal;
+mod restores;
 mod support;

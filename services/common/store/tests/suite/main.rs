@@ -21,6 +21,7 @@ mod ledger;
 mod lists;
 mod people;
 mod renewal;
+mod restore;
 mod rollups;
 mod schema;
 mod signing_keys;
