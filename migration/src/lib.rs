@@ -19,6 +19,7 @@ mod m20261128_000016_rollups;
 mod m20261128_000017_removals;
 mod m20261128_000018_speed_limits;
 mod m20261128_000019_periods;
+mod m20261128_000020_restore;
 mod m20261128_000021_certificates;
 
 pub use sea_orm_migration::sea_orm::DbErr;
@@ -57,6 +58,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000017_removals::Migration),
             Box::new(m20261128_000018_speed_limits::Migration),
             Box::new(m20261128_000019_periods::Migration),
+            Box::new(m20261128_000020_restore::Migration),
             Box::new(m20261128_000021_certificates::Migration),
         ]
     }
@@ -117,6 +119,7 @@ pub fn fingerprint() -> String {
         m20261128_000017_removals::UP,
         m20261128_000018_speed_limits::UP,
         m20261128_000019_periods::UP,
+        m20261128_000020_restore::UP,
         m20261128_000021_certificates::UP,
     ] {
         text.hash(&mut hasher);

@@ -295,6 +295,8 @@ fn frames() {
         engines: vec![engine.clone()],
         unknown_baselines: vec![counter],
         leases: vec![lease],
+        generation: Generation(1),
+        state_epoch: StateEpoch(1),
     };
     let up = |name: &str, message: Up| {
         write(
@@ -361,6 +363,7 @@ fn frames() {
             cursors: vec![batch.name()],
             marks: vec![mark],
             quarantined: None,
+            report: true,
         })),
     );
     down(

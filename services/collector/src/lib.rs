@@ -9,6 +9,7 @@ mod error;
 mod ingest;
 mod metrics;
 mod renewal;
+mod restore;
 mod revocation;
 mod settings;
 mod states;
@@ -182,6 +183,18 @@ async fn parts(
         let (states, store) = (states.clone(), store.clone());
         move |stop| async move {
             states.write(store, stop).await;
+            Ok::<(), Infallible>(())
+        }
+    });
+    service.task("restore", {
+        let (hub, store, metrics) = (Arc::clone(&hub), store.clone(), metrics.clone());
+        move |stop| async move {
+            let watch = restore::Watch {
+                store,
+                hub,
+                metrics,
+            };
+            watch.run(stop).await;
             Ok::<(), Infallible>(())
         }
     });

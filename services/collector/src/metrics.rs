@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     state_bytes: Counter,
     refused_updates: Counter,
     change_positions: Gauge,
+    restore_open: Gauge,
+    restore_awaited: Gauge,
 }
 
 impl Metrics {
@@ -65,6 +67,8 @@ impl Metrics {
             state_bytes: Counter::default(),
             refused_updates: Counter::default(),
             change_positions: Gauge::default(),
+            restore_open: Gauge::default(),
+            restore_awaited: Gauge::default(),
         };
         let m = metrics.clone();
         registry.register("collector_streams", "Node streams open", m.streams);
@@ -149,7 +153,23 @@ impl Metrics {
             "Revision up to which the change log has been read",
             m.change_positions,
         );
+        registry.register(
+            "collector_restore_open_seconds",
+            "For how long the restore barrier has been up, 0 while it is not: nothing is granted then",
+            m.restore_open,
+        );
+        registry.register(
+            "collector_restore_nodes_awaited",
+            "Nodes that the restore barrier waits for: they report, or have to be written off",
+            m.restore_awaited,
+        );
         metrics
+    }
+
+    pub(crate) fn restore(&self, open_seconds: i64, awaited: u64) {
+        self.restore_open.set(open_seconds);
+        self.restore_awaited
+            .set(i64::try_from(awaited).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn stream_opened(&self) {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use vpnpanel_domain::NodeId;
 use vpnpanel_link::{AppliedState, ConfigError, EngineStatus, Generation, Health, Revision};
-use vpnpanel_store::{Engine, Liveness, Progress, ResourceError, Store, StoreError};
+use vpnpanel_store::{Answered, Engine, Liveness, Progress, ResourceError, Store, StoreError};
 
 /// Between two writes.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -47,13 +47,11 @@ struct Pending {
     gone: bool,
 }
 
-/// What a node answered to a state; without errors, what it answered to the same content before.
-type Answered = (AppliedState, Option<Vec<ResourceError>>);
-
 /// The newer answer, with what still stands of the one before.
-fn after(before: Option<Answered>, (state, errors): Answered) -> Answered {
-    let stands = before.filter(|(before, _)| before.digest == state.digest);
-    (state, errors.or_else(|| stands?.1))
+fn after(before: Option<Answered>, newer: Answered) -> Answered {
+    let stands = before.filter(|before| before.state.digest == newer.state.digest);
+    let errors = newer.errors.or_else(|| stands?.errors);
+    Answered { errors, ..newer }
 }
 
 impl States {
@@ -111,6 +109,7 @@ impl States {
         node: NodeId,
         generation: Generation,
         state: AppliedState,
+        settled: bool,
         errors: Option<Vec<ConfigError>>,
     ) {
         let errors = errors.map(|errors| {
@@ -122,7 +121,12 @@ impl States {
             errors.collect()
         });
         self.note(node, generation, |pending| {
-            pending.applied = Some(after(pending.applied.take(), (state, errors)));
+            let answered = Answered {
+                state,
+                settled,
+                errors,
+            };
+            pending.applied = Some(after(pending.applied.take(), answered));
         });
     }
 

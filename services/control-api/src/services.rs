@@ -210,6 +210,12 @@ service! { node::v1::node_service_server::NodeService {
         -> node::v1::RevokeNodeCertificateResponse = handlers::renewal::revoke;
     confirm_node_removals(node::v1::ConfirmNodeRemovalsRequest)
         -> node::v1::ConfirmNodeRemovalsResponse = handlers::node::confirm_removals;
+    write_off_node(node::v1::WriteOffNodeRequest) -> node::v1::WriteOffNodeResponse
+        = handlers::restore::write_off;
+    get_restore(node::v1::GetRestoreRequest) -> node::v1::GetRestoreResponse
+        = handlers::restore::get;
+    declare_restore(node::v1::DeclareRestoreRequest) -> node::v1::DeclareRestoreResponse
+        = handlers::restore::declare;
     get_node_sync(node::v1::GetNodeSyncRequest) -> node::v1::GetNodeSyncResponse
         = handlers::node::sync;
     create_node_command(node::v1::CreateNodeCommandRequest)

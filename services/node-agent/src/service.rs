@@ -104,7 +104,7 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
     let path = settings.data_dir.join("spool.redb");
     let mut name = [0; 16];
     SystemEntropy.fill(&mut name);
-    let spool = Arc::new(Spool::open(&path, SpoolId(name))?);
+    let spool = Arc::new(Spool::of_node(&path, identity.node, SpoolId(name))?);
     let engine = WireGuardEngine::new(WireGuardOptions {
         identity: identity.node.to_string().into_bytes(),
         folder: settings.data_dir.clone(),

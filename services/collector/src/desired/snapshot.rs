@@ -12,7 +12,7 @@ use vpnpanel_link::{
 };
 use vpnpanel_pki::{Sealer, context};
 use vpnpanel_store::{
-    DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodePeriod, NodeUser, Store,
+    DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodePeriod, NodeUser, Removals, Store,
 };
 
 use crate::error::Error;
@@ -29,8 +29,8 @@ pub(crate) struct Snapshots {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) read: DesiredRead,
-    /// Any number of the users that the node has may go.
-    pub(crate) removals_confirmed: bool,
+    /// How many of the users that the node has may go.
+    pub(crate) removals: Removals,
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
@@ -61,13 +61,13 @@ impl Snapshots {
             Some(since) => self.changes(node, since).await?,
             None => None,
         };
-        let (read, removals_confirmed) = match changes {
+        let (read, removals) = match changes {
             Some(changes) => changes,
             None => self.whole(node).await?,
         };
         Ok(Snapshot {
             read,
-            removals_confirmed,
+            removals,
             slot,
         })
     }
@@ -76,13 +76,13 @@ impl Snapshots {
         &self,
         node: NodeId,
         since: Revision,
-    ) -> Result<Option<(DesiredRead, bool)>, Error> {
+    ) -> Result<Option<(DesiredRead, Removals)>, Error> {
         let changes = self.store.desired_changes(node, since.get()).await?;
         let DesiredChanges::Users {
             position,
             users,
             removed,
-            removals_confirmed,
+            removals,
         } = changes
         else {
             return Ok(None);
@@ -102,20 +102,20 @@ impl Snapshots {
             revision: Revision(position.revision()),
             data,
         };
-        Ok(Some((read, removals_confirmed)))
+        Ok(Some((read, removals)))
     }
 
-    async fn whole(&self, node: NodeId) -> Result<(DesiredRead, bool), Error> {
+    async fn whole(&self, node: NodeId) -> Result<(DesiredRead, Removals), Error> {
         let facts = self.store.desired_state(node).await?;
         let revision = Revision(facts.position.revision());
-        let removals_confirmed = facts.removals_confirmed;
+        let removals = facts.removals;
         let data = wire::encode_state(&state(node, facts, &self.sealer)?);
         let read = DesiredRead::Whole {
             revision,
             digest: wire::state_digest(&data).map_err(Error::MalformedFrame)?,
             data,
         };
-        Ok((read, removals_confirmed))
+        Ok((read, removals))
     }
 }
 

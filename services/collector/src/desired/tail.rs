@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 use vpnpanel_domain::{TenantId, UserId};
 use vpnpanel_link::Revision;
 use vpnpanel_store::{Change, ChangeKind, LogPosition, Store, StoreError};
@@ -108,9 +108,29 @@ impl Tail {
             self.hub
                 .commands(commands.iter().filter_map(|change| change.node_id));
         }
+        if read.position.revision() <= self.position.revision() && self.went_back().await? {
+            return Ok(true);
+        }
         self.position = read.position;
         self.metrics.read_up_to(revision.get());
         Ok(read.more)
+    }
+
+    /// A log that ends before what was read of it is that of an older database.
+    async fn went_back(&mut self) -> Result<bool, StoreError> {
+        let tail = self.store.log_tail().await?;
+        if tail.revision() >= self.position.revision() {
+            return Ok(false);
+        }
+        error!(
+            event = "changes.went_back",
+            read = self.position.revision(),
+            end = tail.revision(),
+            "the change log ends before what was read of it: every stream is opened anew"
+        );
+        self.hub.supersede_all();
+        self.position = tail;
+        Ok(true)
     }
 }
 

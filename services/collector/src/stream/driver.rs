@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use vpnpanel_api::agent::v1::ConnectRequest;
 use vpnpanel_domain::NodeId;
 use vpnpanel_link::{
-    Command, CommandResult, Down, Grant, Hello, Revision, Up,
+    Command, CommandResult, Down, Grant, Hello, RemovalBound, Revision, StateEpoch, Up,
     collector::{
         open::{Opening, Refusal},
         session::{Close, Effect, Event, Limits, Session},
@@ -24,7 +24,7 @@ use vpnpanel_link::{
     wire,
 };
 use vpnpanel_runtime::tls::Peer;
-use vpnpanel_store::{Backend, Store, StoreError};
+use vpnpanel_store::{Backend, Removals, Store, StoreError};
 
 use super::{
     hub::{End, Hub, Place, Signal},
@@ -95,6 +95,8 @@ enum Done {
     Commanded(Result<Vec<Command>, StoreError>),
     /// What came of one is noted.
     Answered(Result<(), StoreError>),
+    /// The node's report is noted; the barrier came down with it, or not.
+    Reported(Result<bool, StoreError>),
 }
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -120,6 +122,8 @@ pub(super) struct Driver {
     drained: bool,
     allowances_seen: u64,
     commands_seen: u64,
+    awaited_seen: u64,
+    renewals_seen: u64,
     /// Allowances are being looked up, one look at a time.
     leasing: bool,
     /// There was reason to look again meanwhile.
@@ -164,6 +168,8 @@ impl Driver {
             drained: false,
             allowances_seen: 0,
             commands_seen: 0,
+            awaited_seen: 0,
+            renewals_seen: 0,
             leasing: false,
             lease_again: false,
         }
@@ -228,18 +234,26 @@ impl Driver {
                         self.allowances_seen = signal.allowances;
                         self.look_up_allowances();
                     }
+                    // events of their own, after the one below
                     if signal.commands > self.commands_seen {
                         self.commands_seen = signal.commands;
-                        // an event of its own, after the one below
-                        let moved = async { Done::Told(Event::CommandsMoved) };
-                        self.work.push(Box::pin(moved));
+                        self.tell(Event::CommandsMoved);
+                    }
+                    if signal.awaited > self.awaited_seen {
+                        self.awaited_seen = signal.awaited;
+                        self.tell(Event::Awaited);
+                    }
+                    if signal.renewals > self.renewals_seen {
+                        self.renewals_seen = signal.renewals;
+                        let spread_ms = self.spread_ms();
+                        self.tell(Event::Drain { spread_ms });
                     }
                     Ok(Some(Event::Revision(signal.revision)))
                 }
             },
             () = self.parts.draining.cancelled(), if !self.drained => {
                 self.drained = true;
-                let spread_ms = self.parts.settings.drain_spread.0.as_millis() as u64;
+                let spread_ms = self.spread_ms();
                 Ok(Some(Event::Drain { spread_ms }))
             }
             Some(done) = self.work.next(), if !self.work.is_empty() => self.finished(done).await,
@@ -277,6 +291,15 @@ impl Driver {
             true => Ok(()),
             false => Err(Error::CertificateRefused("it has ended")),
         }
+    }
+
+    /// Has the session take an event of this process, in its turn.
+    fn tell(&mut self, event: Event) {
+        self.work.push(Box::pin(async { Done::Told(event) }));
+    }
+
+    fn spread_ms(&self) -> u64 {
+        self.parts.settings.drain_spread.0.as_millis() as u64
     }
 
     /// Parses a frame; a batch first finds memory.
@@ -323,8 +346,20 @@ impl Driver {
             Done::Told(event) => Ok(Some(event)),
             Done::Commanded(Ok(commands)) => Ok(Some(Event::Commands(commands))),
             Done::Answered(Ok(())) => Ok(None),
+            Done::Reported(Ok(closed)) => {
+                info!(event = "link.reported", "a node has reported what it holds");
+                if closed {
+                    let nodes = self.parts.hub.generations();
+                    let nodes = nodes.into_iter().map(|(node, _)| node);
+                    self.parts.hub.allowances(nodes);
+                }
+                self.look_up_allowances();
+                Ok(None)
+            }
             // What was not noted comes again on the next stream.
-            Done::Commanded(Err(error)) | Done::Answered(Err(error)) => Err(error.into()),
+            Done::Commanded(Err(error))
+            | Done::Answered(Err(error))
+            | Done::Reported(Err(error)) => Err(error.into()),
             Done::Leased(grants) => {
                 self.leasing = false;
                 if std::mem::take(&mut self.lease_again) {
@@ -362,8 +397,17 @@ impl Driver {
             generation = generation.get(),
             agent_version = self.agent_version,
             new_disk = opening.strand_leases,
+            reports = opening.welcome.report,
             "node stream opened"
         );
+        if let Some(suspicion) = &opening.node.suspicion {
+            warn!(
+                event = "node.knows_more",
+                suspicion,
+                "a node knows of what the database does not, and is alone with it: it gets no grants \
+                 before it has reported"
+            );
+        }
         if let Some(reason) = &opening.welcome.quarantined {
             self.quarantined(reason);
         }
@@ -382,11 +426,17 @@ impl Driver {
     async fn push(&mut self, snapshot: Snapshot) -> Result<(), Error> {
         let Snapshot {
             read,
-            removals_confirmed,
+            removals,
             slot,
         } = snapshot;
-        let bound = self.parts.settings.removal_bound();
-        let removals = (!removals_confirmed).then_some(bound);
+        let removals = match removals {
+            Removals::Any => None,
+            Removals::Few => Some(self.parts.settings.removal_bound()),
+            Removals::None => Some(RemovalBound {
+                users: 0,
+                percent: 0,
+            }),
+        };
         let now = self.parts.now_ms();
         let mut sent = None;
         let mut bytes = 0;
@@ -437,7 +487,11 @@ impl Driver {
                 }
                 self.outbound.send(message).await?;
             }
-            Effect::Applied { state, errors } => {
+            Effect::Applied {
+                state,
+                settled,
+                errors,
+            } => {
                 if let Some(errors) = errors.as_ref().filter(|errors| !errors.is_empty()) {
                     self.parts.metrics.refused_update();
                     for error in errors {
@@ -451,9 +505,13 @@ impl Driver {
                         );
                     }
                 }
-                self.parts
-                    .states
-                    .applied(self.node, self.session.generation(), state, errors);
+                self.parts.states.applied(
+                    self.node,
+                    self.session.generation(),
+                    state,
+                    settled,
+                    errors,
+                );
             }
             Effect::Alive(health) => {
                 let generation = self.session.generation();
@@ -465,6 +523,7 @@ impl Driver {
             Effect::Renew(csr) => self.renew(csr),
             Effect::LoadCommands => self.load_commands(),
             Effect::Answered(result) => self.answered(result),
+            Effect::Reported(epoch) => self.reported(epoch),
             Effect::Close(why) => return Err(Error::Closed(why)),
         }
         Ok(())
@@ -519,10 +578,26 @@ impl Driver {
         }));
     }
 
+    fn reported(&mut self, epoch: StateEpoch) {
+        let (store, node) = (self.parts.store.clone(), self.node);
+        let generation = self.session.generation();
+        self.work.push(Box::pin(async move {
+            Done::Reported(store.node_reported(node, generation, epoch).await)
+        }));
+    }
+
+    /// What was read is of the database that the stream was opened in, or the stream ends: an older
+    /// one may have taken its place, and the node has to be heard first.
     fn load(&mut self, since: Option<Revision>) {
         let (snapshots, node) = (self.parts.snapshots.clone(), self.node);
+        let (store, generation) = (self.parts.store.clone(), self.session.generation());
         self.work.push(Box::pin(async move {
-            Done::Loaded(snapshots.read(node, since).await)
+            let read = snapshots.read(node, since).await;
+            match store.stream_generation(node).await {
+                Ok(newest) if newest == Some(generation) => Done::Loaded(read),
+                Ok(_) => Done::Answered(Err(StoreError::StreamSuperseded)),
+                Err(error) => Done::Loaded(Err(error.into())),
+            }
         }));
     }
 

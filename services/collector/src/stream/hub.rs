@@ -20,6 +20,10 @@ pub(crate) struct Signal {
     pub(crate) allowances: u64,
     /// Grows when the node may have been given commands.
     pub(crate) commands: u64,
+    /// Grows when the database waits for the node's report.
+    pub(crate) awaited: u64,
+    /// Grows when the stream is to be opened anew, some time soon.
+    pub(crate) renewals: u64,
     /// The stream is to end.
     pub(crate) end: Option<End>,
 }
@@ -130,6 +134,44 @@ impl Hub {
         for stream in self.lock().values() {
             advance(&stream.signal, revision);
             stream.signal.send_modify(|signal| signal.commands += 1);
+        }
+    }
+
+    /// Tells the stream of a node that the database waits for its report.
+    pub(crate) fn awaited(&self, node: NodeId) {
+        if let Some(stream) = self.lock().get(&node) {
+            stream.signal.send_modify(|signal| signal.awaited += 1);
+        }
+    }
+
+    /// Has every stream opened anew.
+    pub(crate) fn renew_all(&self) {
+        for stream in self.lock().values() {
+            stream.signal.send_modify(|signal| signal.renewals += 1);
+        }
+    }
+
+    /// All streams, by their numbers.
+    pub(crate) fn generations(&self) -> Vec<(NodeId, Generation)> {
+        self.lock()
+            .iter()
+            .map(|(node, live)| (*node, live.generation))
+            .collect()
+    }
+
+    /// Ends the stream of a node if it is still this one.
+    pub(crate) fn supersede(&self, node: NodeId, generation: Generation) {
+        let live = self.lock();
+        let stream = live.get(&node);
+        if let Some(stream) = stream.filter(|stream| stream.generation == generation) {
+            end(&stream.signal, End::Superseded);
+        }
+    }
+
+    /// Ends every stream: each node's next Hello says what it knows.
+    pub(crate) fn supersede_all(&self) {
+        for stream in self.lock().values() {
+            end(&stream.signal, End::Superseded);
         }
     }
 

@@ -14,8 +14,9 @@ use vpnpanel_api::agent::v1::{
 use vpnpanel_domain::PeerId;
 use vpnpanel_link::{
     AppliedState, Attribution, Batch, BatchRef, BootId, Bucket, Command, ConfigAck, ConfigError,
-    CounterKey, DesiredState, Digest, Down, Epoch, EpochSummary, Hello, Incarnation, PROTOCOL,
-    Payload, Range, Revision, Row, Seq, SpoolId, Up, UpdateKind, UsageAck, Welcome, wire,
+    CounterKey, DesiredState, Digest, Down, Epoch, EpochSummary, Generation, Hello, Incarnation,
+    PROTOCOL, Payload, Range, Revision, Row, Seq, SpoolId, StateEpoch, Up, UpdateKind, UsageAck,
+    Welcome, wire,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -77,6 +78,8 @@ impl Disk {
             engines: Vec::new(),
             unknown_baselines: Vec::new(),
             leases: Vec::new(),
+            generation: Generation(0),
+            state_epoch: StateEpoch(0),
         }
     }
 }

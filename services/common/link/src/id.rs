@@ -132,6 +132,42 @@ counted_names! {
     Revision,
 }
 
+/// How many numbers of one thing a state epoch leaves for the next to lie above.
+const EPOCH_BITS: u32 = 20;
+
+impl StateEpoch {
+    /// Of a database that was never restored.
+    pub const FIRST: Self = Self(1);
+
+    /// Numbers beyond this are not drawn, and nobody who names one is believed: it leaves room for
+    /// [`Self::floor`] in 63 bits, and is past the year 2100 in milliseconds.
+    pub const LAST: Self = Self(1 << 42);
+
+    /// Below everything that is drawn under it, and above what is drawn under any before it:
+    /// generations and versions of an earlier life of the database never come again.
+    pub const fn floor(self) -> u64 {
+        self.0.saturating_sub(Self::FIRST.0) << EPOCH_BITS
+    }
+
+    /// The number after `last`, under this epoch.
+    pub const fn after(self, last: u64) -> u64 {
+        let next = last.saturating_add(1);
+        if next > self.floor() {
+            next
+        } else {
+            self.floor()
+        }
+    }
+
+    /// What follows this one when the database turns out to be an older one. `seen` is the newest
+    /// that an agent was welcomed under: two restores of one backup never share an epoch.
+    pub fn restored(self, seen: Self, now_ms: i64) -> Self {
+        let now = Self(now_ms.max(0).unsigned_abs());
+        let seen = if seen < Self::LAST { seen } else { self };
+        now.max(self.next()).max(seen.next())
+    }
+}
+
 impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {

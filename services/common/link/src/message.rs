@@ -33,6 +33,11 @@ pub enum Up {
     RenewalRequest(Bytes),
     /// What came of a command.
     CommandResult(CommandResult),
+    /// Batches that are past retention here and were never committed there: the newest of each
+    /// epoch.
+    Lost(Vec<BatchRef>),
+    /// All leases have been reported, and all usage that there was at Welcome is committed.
+    Reported(StateEpoch),
 }
 
 /// From the collector to the agent.
@@ -103,6 +108,10 @@ pub struct Hello {
     pub unknown_baselines: Vec<CounterKey>,
     /// Leases held.
     pub leases: Vec<LeaseState>,
+    /// Of the newest stream on which this disk was welcomed; 0 before the first.
+    pub generation: Generation,
+    /// What that stream was welcomed under; 0 before the first.
+    pub state_epoch: StateEpoch,
 }
 
 /// A desired state by name.
@@ -165,6 +174,9 @@ pub struct Welcome {
     pub marks: Vec<CounterMark>,
     /// Why the node is quarantined, where it is.
     pub quarantined: Option<String>,
+    /// The control plane does not know what this node holds: it is to report all of it
+    /// ([`Up::Reported`]), and gets no grants before.
+    pub report: bool,
 }
 
 /// Rhythm of a stream.

@@ -104,7 +104,7 @@ pub(crate) async fn rebind_owner(
             vec![inbound.uuid().into(), node.uuid().into()],
         )
         .await?;
-        removals::confirm(tx, node).await?;
+        removals::confirm_implied(tx, node).await?;
         tx.changed(Entry::new(ChangeKind::Binding, tenant, inbound).on_node(node));
     }
     let ports: BTreeMap<InboundId, u16> = inbounds

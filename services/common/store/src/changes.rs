@@ -364,6 +364,18 @@ pub(crate) async fn tail(db: &impl ConnectionTrait) -> Result<LogPosition> {
     Ok(LogPosition::behind(db, sql::unsigned(txn)))
 }
 
+/// No revision that was ever told lies beyond this one.
+pub(crate) async fn head(db: &impl ConnectionTrait) -> Result<u64> {
+    if db.get_database_backend() != sea_orm::DatabaseBackend::Postgres {
+        return Ok(tail(db).await?.revision());
+    }
+    let text = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+    let row = sql::one(db, text, vec![])
+        .await?
+        .ok_or_else(|| StoreError::corrupt("the end of the change log", "no row"))?;
+    Ok(sql::unsigned(sql::get(&row, 0)?))
+}
+
 const SINCE_POSTGRES: &str = "
     SELECT b.bound::text::bigint, c.seq, c.txn::text::bigint, c.kind, c.tenant_id, c.resource_id,
            c.user_id, c.inbound_id, c.node_id

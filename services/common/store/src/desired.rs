@@ -18,7 +18,8 @@ use crate::connections::address;
 use crate::error::{Result, StoreError};
 use crate::inbounds::WireGuard;
 use crate::nodes::{self, Node};
-use crate::{amount, removals, sql, users};
+use crate::removals::{self, Removals};
+use crate::{amount, sql, users};
 
 /// Everything that a node should do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct DesiredFacts {
     /// The node's settings.
     pub node: Node,
     /// Any number of the users that the node has may go.
-    pub removals_confirmed: bool,
+    pub removals: Removals,
     /// Inbounds to open, by id.
     pub inbounds: Vec<NodeInbound>,
     /// Users that have peers on them, by id. Empty while the node is disabled.
@@ -121,7 +122,7 @@ impl Store {
         let position = changes::tail(&db).await?;
         let node = nodes::load(&db, node).await?;
         let inbounds = opened(&db, node.id).await?;
-        let removals_confirmed = removals::are_confirmed(&db, node.id, now).await?;
+        let removals = removals::allowed(&db, node.id, now).await?;
         let users = if node.disabled || inbounds.is_empty() {
             Vec::new()
         } else {
@@ -131,7 +132,7 @@ impl Store {
         Ok(DesiredFacts {
             position,
             node,
-            removals_confirmed,
+            removals,
             inbounds,
             users,
         })

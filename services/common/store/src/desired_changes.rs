@@ -11,7 +11,8 @@ use crate::changes::{self, ChangeKind, LogPosition};
 use crate::connect::Store;
 use crate::desired::{self, NodeInbound, NodeUser};
 use crate::error::Result;
-use crate::{nodes, removals, sql};
+use crate::removals::{self, Removals};
+use crate::{nodes, sql};
 
 /// Changes that are looked through; behind more than these the whole is read.
 const SCANNED: i64 = 20_000;
@@ -30,7 +31,7 @@ pub enum DesiredChanges {
         /// Users that no longer have any.
         removed: Vec<UserId>,
         /// Any number of them may go.
-        removals_confirmed: bool,
+        removals: Removals,
     },
     /// More than users, more than is worth telling one by one, or it cannot be known any more: all
     /// of it has to be read.
@@ -60,7 +61,7 @@ impl Store {
         } else {
             desired::users(&db, &inbounds, Some(&changed.all), now).await?
         };
-        let removals_confirmed = removals::are_confirmed(&db, node.id, now).await?;
+        let removals = removals::allowed(&db, node.id, now).await?;
         db.commit().await?;
         let mut removed = changed.lost_peers;
         for user in &users {
@@ -70,7 +71,7 @@ impl Store {
             position,
             users,
             removed: removed.into_iter().collect(),
-            removals_confirmed,
+            removals,
         })
     }
 }

@@ -323,7 +323,7 @@ impl Store {
         .await?;
         for node in &nodes {
             let node = NodeId::new(sql::get(node, 0)?);
-            removals::confirm(&tx, node).await?;
+            removals::confirm_implied(&tx, node).await?;
             tx.changed(Entry::new(ChangeKind::Binding, tenant, id).on_node(node));
         }
         Entity::delete_by_id(id.uuid()).exec(&*tx).await?;

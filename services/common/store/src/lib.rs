@@ -44,6 +44,7 @@ mod periods;
 mod reconciliation;
 mod removals;
 mod renewal;
+mod restore;
 mod roles;
 mod rollover;
 mod row_set;
@@ -91,12 +92,14 @@ pub use ledger::{
     UsageKept, UsageRoll,
 };
 pub use memberships::{Joining, Member, Membership};
-pub use node_states::{Engine, Liveness, NodeState, Progress, ResourceError};
+pub use node_states::{Answered, Engine, Liveness, NodeState, Progress, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use page::Page;
 pub use periods::Period;
 pub use reconciliation::{LoggedCertificate, RevokedCertificate, TakenIn};
+pub use removals::Removals;
 pub use renewal::{Renewal, RenewalRefusal, ShownCertificate};
+pub use restore::{AwaitedNode, Restore, RestoreLook, WrittenOff};
 pub use roles::{NewRole, Role, RolePatch};
 pub use rollover::RollCursor;
 pub use second_factors::{CodeUse, SecondFactor};

@@ -10,6 +10,7 @@ use vpnpanel_link::{AppliedState, Digest, Generation, Revision};
 
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
+use crate::restore::{self, Lock};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::sql;
 use crate::transaction::Write;
@@ -45,6 +46,10 @@ pub struct NodeState {
     pub unacked_bytes: u64,
     /// When its current certificate ends.
     pub certificate_expires_at_ms: Option<i64>,
+    /// The database does not know what it holds: it gets no grants before it has reported.
+    pub awaited: bool,
+    /// What it alone has said that proves the database to be an older one.
+    pub suspicion: Option<String>,
 }
 
 /// A data plane on a node.
@@ -99,9 +104,20 @@ pub struct Progress {
     pub generation: Generation,
     /// The revision that it was told since the last write.
     pub told: Option<Revision>,
-    /// What it has answered since, and what of it could not be applied; `None` leaves on record
-    /// what it answered to the same content before.
-    pub applied: Option<(AppliedState, Option<Vec<ResourceError>>)>,
+    /// What it has answered since.
+    pub applied: Option<Answered>,
+}
+
+/// What a node has answered to a desired state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// What it has in force.
+    pub state: AppliedState,
+    /// That is what was desired at its revision: what has changed since can build on it.
+    pub settled: bool,
+    /// What of it could not be applied; `None` leaves on record what it answered to the same content
+    /// before.
+    pub errors: Option<Vec<ResourceError>>,
 }
 
 /// Only while the stream is the node's newest.
@@ -195,6 +211,8 @@ impl Store {
     /// Those of the database.
     pub async fn record_progress(&self, nodes: &[Progress]) -> Result<()> {
         let tx = self.begin().await?;
+        // The installation's lock comes before those of nodes.
+        restore::standing(&tx, Lock::Shared).await?;
         let mut sorted: Vec<_> = nodes.iter().collect();
         sorted.sort_by_key(|node| node.node_id);
         record_told(&tx, &sorted).await?;
@@ -214,8 +232,11 @@ impl Store {
                     s.applied_digest, s.applied_at, s.refused_revision,
                     s.refused_errors, s.unacked_batches, s.unacked_bytes,
                     (SELECT MAX(c.not_after) FROM node_certificates c
-                     WHERE c.node_id = s.node_id AND c.state = 'current')
-             FROM node_states s LEFT JOIN node_links l ON l.node_id = s.node_id
+                     WHERE c.node_id = s.node_id AND c.state = 'current'),
+                    COALESCE(l.reported_epoch, i.state_epoch) < i.state_epoch
+                        OR l.suspicion IS NOT NULL,
+                    l.suspicion
+             FROM node_states s JOIN installation i ON TRUE LEFT JOIN node_links l ON l.node_id = s.node_id
              WHERE s.node_id {}",
             sql::in_ids(db, 1)
         );
@@ -240,6 +261,8 @@ impl Store {
                 unacked_batches: sql::unsigned(sql::get(row, 13)?),
                 unacked_bytes: sql::unsigned(sql::get(row, 14)?),
                 certificate_expires_at_ms: sql::get(row, 15)?,
+                awaited: sql::get(row, 16)?,
+                suspicion: sql::get(row, 17)?,
             };
             states.insert(NodeId::new(sql::get(row, 0)?), state);
         }
@@ -305,10 +328,16 @@ async fn record_applied(tx: &Write, nodes: &[&Progress]) -> Result<()> {
             ("digest", Column::Bytes),
             ("refused", Column::Big),
             ("errors", Column::Json),
+            ("known", Column::Big),
         ],
     );
     for node in nodes {
-        let Some((state, errors)) = &node.applied else {
+        let Some(Answered {
+            state,
+            settled,
+            errors,
+        }) = &node.applied
+        else {
             continue;
         };
         let revision = sql::signed(state.revision.get());
@@ -325,13 +354,14 @@ async fn record_applied(tx: &Write, nodes: &[&Progress]) -> Result<()> {
             Cell::Bytes(state.digest.as_bytes()),
             Cell::Big(refused),
             Cell::Text(&text),
+            Cell::Big(i64::from(*settled)),
         ]);
     }
     if rows.is_empty() {
         return Ok(());
     }
     let text = format!(
-        "UPDATE node_states SET applied_revision = s.revision, applied_digest = s.digest,
+        "UPDATE node_states SET applied_unknown = (s.known = 0), applied_revision = s.revision, applied_digest = s.digest,
             applied_at = $1,
             refused_revision = CASE WHEN s.refused >= 0 THEN s.refused
                 WHEN node_states.applied_digest = s.digest THEN refused_revision ELSE 0 END,
@@ -346,14 +376,48 @@ async fn record_applied(tx: &Write, nodes: &[&Progress]) -> Result<()> {
     let mut values = vec![tx.now.into()];
     values.extend(rows.into_values());
     sql::run(&**tx, text, values).await?;
+    settle(tx, nodes).await
+}
+
+/// Notes of nodes that they have what an older database wants them to have: from now on its changes
+/// are changes like any other.
+async fn settle(tx: &Write, nodes: &[&Progress]) -> Result<()> {
+    let standing = restore::standing(tx, Lock::Shared).await?;
+    let mut rows = RowSet::new(
+        &**tx,
+        &[("node_id", Column::Id), ("generation", Column::Big)],
+    );
+    for node in nodes {
+        let settled = node.applied.as_ref().is_some_and(|answer| answer.settled);
+        // A stream of an earlier life of the database knows nothing of this one.
+        if settled && node.generation.get() >= standing.epoch.floor() {
+            rows.push([
+                Cell::Id(node.node_id.uuid()),
+                Cell::Big(sql::signed(node.generation.get())),
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "UPDATE node_links SET settled_epoch = $1 FROM {}
+         WHERE node_links.node_id = s.node_id AND node_links.generation = s.generation
+            AND node_links.settled_epoch < $1",
+        rows.source(2)
+    );
+    let mut values = vec![sql::signed(standing.epoch.get()).into()];
+    values.extend(rows.into_values());
+    sql::run(&**tx, text, values).await?;
     Ok(())
 }
 
-/// The desired state that a node last answered.
+/// The desired state that a node last answered, where changes can build on it.
 pub(crate) async fn applied(tx: &Write, node: NodeId) -> Result<Option<AppliedState>> {
     let row = sql::one(
         &**tx,
-        "SELECT applied_revision, applied_digest FROM node_states WHERE node_id = $1",
+        "SELECT applied_revision, applied_digest FROM node_states
+         WHERE node_id = $1 AND NOT applied_unknown",
         vec![node.uuid().into()],
     )
     .await?;

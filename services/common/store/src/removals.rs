@@ -1,5 +1,6 @@
 //! Nodes that may lose any number of their users at once, because somebody has said that it is meant.
-//! Otherwise a change that takes away most of them is held by the node: a mistake looks the same.
+//! Otherwise a change that takes away most of them is held by the node: a mistake looks the same. After
+//! a restore of an older database none goes from a node before it has once had what it should have.
 
 use std::time::Duration;
 
@@ -12,6 +13,17 @@ use crate::connect::Store;
 use crate::error::Result;
 use crate::transaction::Write;
 use crate::{nodes, sql};
+
+/// How many of a node's users a change may take away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removals {
+    /// Any number: somebody has confirmed it.
+    Any,
+    /// Not most of them.
+    Few,
+    /// None: the database is an older one than what the node has, and nobody has confirmed it.
+    None,
+}
 
 /// For how long a word holds.
 const CONFIRMED: Duration = Duration::from_secs(15 * 60);
@@ -33,8 +45,16 @@ impl Store {
     }
 }
 
-/// What an administrator changes about a node's inbounds is meant.
-pub(crate) async fn confirm(tx: &Write, node: NodeId) -> Result<i64> {
+/// What an administrator changes about a node's inbounds is meant; of a node that an older database has
+/// not caught up with it says nothing.
+pub(crate) async fn confirm_implied(tx: &Write, node: NodeId) -> Result<()> {
+    if allowed(&**tx, node, tx.now).await? != Removals::None {
+        confirm(tx, node).await?;
+    }
+    Ok(())
+}
+
+async fn confirm(tx: &Write, node: NodeId) -> Result<i64> {
     let until = tx.now.saturating_add(CONFIRMED.as_millis() as i64);
     sql::run(
         &**tx,
@@ -45,18 +65,30 @@ pub(crate) async fn confirm(tx: &Write, node: NodeId) -> Result<i64> {
     Ok(until)
 }
 
-/// Whether somebody's word holds now.
-pub(crate) async fn are_confirmed(
+/// How many users may go from a node now.
+pub(crate) async fn allowed(
     db: &impl ConnectionTrait,
     node: NodeId,
     now_ms: i64,
-) -> Result<bool> {
+) -> Result<Removals> {
     let row = sql::one(
         db,
-        "SELECT removals_confirmed_until FROM nodes WHERE id = $1",
+        "SELECT n.removals_confirmed_until, COALESCE(l.settled_epoch, i.state_epoch) < i.state_epoch
+         FROM nodes n JOIN installation i ON TRUE LEFT JOIN node_links l ON l.node_id = n.id
+         WHERE n.id = $1",
         vec![node.uuid().into()],
     )
     .await?;
-    let until: Option<i64> = row.map(|row| sql::get(&row, 0)).transpose()?.flatten();
-    Ok(until.is_some_and(|until| now_ms < until))
+    let Some(row) = row else {
+        return Ok(Removals::Few);
+    };
+    let until: Option<i64> = sql::get(&row, 0)?;
+    let unsettled: bool = sql::get(&row, 1)?;
+    Ok(if until.is_some_and(|until| now_ms < until) {
+        Removals::Any
+    } else if unsettled {
+        Removals::None
+    } else {
+        Removals::Few
+    })
 }

@@ -107,6 +107,40 @@ impl TestStore {
         Self::open(url, options, Database::Postgres { server, name }).await
     }
 
+    /// A copy of the database as it is now: a backup, and what comes of it when it is put back.
+    pub async fn copy(&self) -> Self {
+        let this = match &self._database {
+            Database::Folder(folder) => {
+                let copy = tempfile::tempdir().expect("a temporary folder");
+                // With what is in the log and not in the file yet.
+                for name in ["test.db", "test.db-wal"] {
+                    let from = folder.path().join(name);
+                    if from.exists() {
+                        std::fs::copy(&from, copy.path().join(name)).expect("a copy");
+                    }
+                }
+                let url = format!("sqlite:{}", copy.path().join("test.db").display());
+                Self::open(url, self.options.clone(), Database::Folder(copy)).await
+            }
+            Database::Postgres { server, name } => {
+                closed_to_others(server, name).await;
+                let copy = Self::clone_of(name, self.options.clone()).await;
+                let mut admin = PgConnection::connect(server)
+                    .await
+                    .expect("the test server");
+                let text = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true");
+                admin
+                    .execute(sqlx::AssertSqlSafe(text))
+                    .await
+                    .expect("the original's return");
+                copy
+            }
+        };
+        this.clock
+            .advance(self.clock.now_ms() - this.clock.now_ms());
+        this
+    }
+
     /// Another store on the same database: another process, as far as the database can tell.
     pub async fn another(&self) -> Store {
         connect(&self.url, &self.options, self.clock.clone()).await
@@ -121,6 +155,24 @@ impl TestStore {
             options,
             _database: database,
         }
+    }
+}
+
+/// Ends every connection to a database, so that it can be a template. Stores open new ones.
+async fn closed_to_others(server: &str, name: &str) {
+    let mut admin = PgConnection::connect(server)
+        .await
+        .expect("the test server");
+    for text in [
+        format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        format!(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+        ),
+    ] {
+        admin
+            .execute(sqlx::AssertSqlSafe(text))
+            .await
+            .expect("an idle database");
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod log;
 pub(crate) mod member;
 pub(crate) mod node;
 pub(crate) mod renewal;
+pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod session;
 pub(crate) mod signing_key;

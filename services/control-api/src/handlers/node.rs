@@ -192,6 +192,8 @@ pub(crate) async fn sync(
         unacked_batches: state.unacked_batches,
         unacked_bytes: state.unacked_bytes,
         errors: state.refused.into_iter().map(refused).collect(),
+        report_awaited: state.awaited,
+        suspicion: state.suspicion.unwrap_or_default(),
     })
 }
 

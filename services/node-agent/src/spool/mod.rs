@@ -11,14 +11,14 @@ use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vpnpanel_domain::{CommandId, PeriodId, UserId};
+use vpnpanel_domain::{CommandId, NodeId, PeriodId, UserId};
 use vpnpanel_link::agent::{BatchRecord, Durable, EpochNumber, Transaction, Write};
 use vpnpanel_link::{CounterKey, Digest, Seq, SpoolId};
 
 use tables::{
     BATCHES, COMMANDS, COUNTERS, EPOCHS, LEASES, META, META_ANCHOR, META_APPLIED, META_INCARNATION,
-    META_SPOOL, META_TARGET, META_TARGET_HEAD, TARGET_USERS, counter_key, lease_key,
-    read_counter_key,
+    META_NODE, META_SPOOL, META_TARGET, META_TARGET_HEAD, META_WELCOMED, TARGET_USERS, counter_key,
+    lease_key, read_counter_key,
 };
 
 /// Pages kept in memory; the image in [`Durable`] serves the reads.
@@ -86,6 +86,49 @@ impl Spool {
         Self::in_database(database, fresh)
     }
 
+    /// Opens the spool of a node. A file that another node of this host has left behind is put aside:
+    /// what it remembers says nothing about this one, and what it has not sent is still in it.
+    ///
+    /// # Errors
+    /// As [`Spool::open`], and a file that cannot be renamed.
+    pub fn of_node(path: &Path, node: NodeId, fresh: SpoolId) -> Result<Self, SpoolError> {
+        let spool = Self::open(path, fresh)?;
+        match spool.node()? {
+            Some(owner) if owner != node => {
+                drop(spool);
+                let aside = path.with_extension(format!("{owner}.redb"));
+                tracing::warn!(event = "spool_put_aside", former = %owner, aside = %aside.display(),
+                    "this host was another node: its spool is kept and not sent");
+                std::fs::rename(path, &aside).map_err(|source| SpoolError::Folder {
+                    path: aside,
+                    source,
+                })?;
+                let spool = Self::open(path, fresh)?;
+                spool.belongs_to(node)?;
+                Ok(spool)
+            }
+            Some(_) => Ok(spool),
+            None => {
+                spool.belongs_to(node)?;
+                Ok(spool)
+            }
+        }
+    }
+
+    fn node(&self) -> Result<Option<NodeId>, SpoolError> {
+        let read = self.database.begin_read().map_err(redb::Error::from)?;
+        let meta = read.open_table(META).map_err(redb::Error::from)?;
+        let name = meta.get(META_NODE).map_err(redb::Error::from)?;
+        decode_optional(name.map(|name| name.value().to_vec()))
+    }
+
+    fn belongs_to(&self, node: NodeId) -> Result<(), SpoolError> {
+        let write = self.database.begin_write().map_err(redb::Error::from)?;
+        put_meta(&write, META_NODE, &encode(&node, "meta")?)?;
+        write.commit().map_err(redb::Error::from)?;
+        Ok(())
+    }
+
     /// The same on storage that is no file of this host: a simulated disk.
     ///
     /// # Errors
@@ -129,6 +172,7 @@ impl Spool {
             .map(Bytes::from)
             .unwrap_or_default();
         durable.applied = decode_optional(value(META_APPLIED)?)?;
+        durable.welcomed = decode_optional(value(META_WELCOMED)?)?;
         let users = read.open_table(TARGET_USERS).map_err(redb::Error::from)?;
         for entry in users.iter().map_err(redb::Error::from)? {
             let (id, bytes) = entry.map_err(redb::Error::from)?;
@@ -238,6 +282,7 @@ fn apply(write: &WriteTransaction, each: &Write) -> Result<(), SpoolError> {
         Write::Incarnation(name) => put_meta(write, META_INCARNATION, &encode(name, "meta")?),
         Write::Anchor(anchor) => put_meta(write, META_ANCHOR, &encode(anchor, "meta")?),
         Write::Applied(state) => put_meta(write, META_APPLIED, &encode(state, "meta")?),
+        Write::Welcomed(stream) => put_meta(write, META_WELCOMED, &encode(stream, "meta")?),
         Write::Target { state, head, users } => {
             put_meta(write, META_TARGET, &encode(state, "meta")?)?;
             put_meta(write, META_TARGET_HEAD, head)?;

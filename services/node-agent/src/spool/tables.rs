@@ -34,6 +34,8 @@ pub(super) const META_ANCHOR: &str = "anchor";
 pub(super) const META_TARGET: &str = "target_state";
 pub(super) const META_TARGET_HEAD: &str = "target_head";
 pub(super) const META_APPLIED: &str = "applied";
+pub(super) const META_WELCOMED: &str = "welcomed";
+pub(super) const META_NODE: &str = "node";
 
 pub(super) fn counter_key(key: CounterKey) -> [u8; 32] {
     pair(key.incarnation.into_bytes(), key.peer.into_bytes())

@@ -29,5 +29,6 @@ mod periods;
 mod quota;
 mod readme;
 mod renewal;
+mod restores;
 mod speed;
 mod support;

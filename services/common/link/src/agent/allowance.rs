@@ -345,14 +345,15 @@ impl Agent {
         }
     }
 
-    /// Leases as Hello names them.
+    /// Leases as Hello names them; where they do not fit, those that were opened last, which an
+    /// older database is least likely to know.
     pub(super) fn held_leases(&self) -> Vec<LeaseState> {
-        self.durable
-            .leases
-            .values()
-            .take(HELLO_LEASES)
-            .copied()
-            .collect()
+        let mut leases: Vec<_> = self.durable.leases.values().copied().collect();
+        if leases.len() > HELLO_LEASES {
+            leases.sort_unstable_by_key(|lease| std::cmp::Reverse(lease.lease));
+            leases.truncate(HELLO_LEASES);
+        }
+        leases
     }
 
     /// Forgets leases that were given back and whose usage no segment remembers.

@@ -11,8 +11,8 @@ use vpnpanel_domain::{CommandId, PeriodId, UserId};
 
 use super::command::CommandRecord;
 use crate::{
-    AppliedState, Attribution, CounterKey, Digest, Epoch, Incarnation, LeaseState, Segment, Seq,
-    SpoolId, Totals,
+    AppliedState, Attribution, CounterKey, Digest, Epoch, Generation, Incarnation, LeaseState,
+    Segment, Seq, SpoolId, StateEpoch, Totals,
 };
 
 /// The agent's disk, without payloads.
@@ -43,6 +43,8 @@ pub struct Durable {
     pub applied: Option<AppliedState>,
     /// Commands that were seen and may come again.
     pub commands: BTreeMap<CommandId, CommandRecord>,
+    /// The newest stream that the control plane has welcomed.
+    pub welcomed: Option<Welcomed>,
 }
 
 /// The order of an epoch on its disk, from 1.
@@ -68,6 +70,16 @@ pub struct EpochRecord {
     pub acked: Seq,
     /// When batches were acknowledged, in steps of some minutes: a batch may go 48 h after.
     pub acked_at: Vec<(Seq, i64)>,
+}
+
+/// A stream as the control plane has welcomed it: a database that does not know of it is an older
+/// one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcomed {
+    /// Its number.
+    pub generation: Generation,
+    /// Of the database.
+    pub state_epoch: StateEpoch,
 }
 
 /// A batch on the disk.
@@ -108,7 +120,7 @@ pub enum Write {
     DropCounter(CounterKey),
     /// An epoch.
     Epoch(EpochNumber, EpochRecord),
-    /// No batch of the epoch is held, and a later epoch has batches.
+    /// No batch of the epoch has been held for long, and a later epoch has batches.
     DropEpoch(EpochNumber),
     /// A batch. One that was never sent may be written again, longer.
     Batch {
@@ -153,6 +165,8 @@ pub enum Write {
     Command(CommandId, CommandRecord),
     /// The command's time is long over.
     DropCommand(CommandId),
+    /// A stream was welcomed.
+    Welcomed(Welcomed),
 }
 
 impl Durable {
@@ -171,6 +185,7 @@ impl Durable {
             target_users: BTreeMap::new(),
             applied: None,
             commands: BTreeMap::new(),
+            welcomed: None,
         }
     }
 
@@ -240,6 +255,7 @@ impl Durable {
             Write::DropCommand(id) => {
                 self.commands.remove(&id);
             }
+            Write::Welcomed(stream) => self.welcomed = Some(stream),
         }
     }
 }

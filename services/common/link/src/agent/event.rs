@@ -213,6 +213,12 @@ pub enum Alarm {
         /// Why.
         reason: String,
     },
+    /// The control plane's database is an older one than before, and lacks batches that were past
+    /// retention here: what the books still know of them was sent in their place.
+    BatchesLost {
+        /// In so many epochs.
+        epochs: usize,
+    },
     /// A desired state could not be decoded or has another digest.
     BadState {
         /// Why.

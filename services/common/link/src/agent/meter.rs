@@ -169,9 +169,9 @@ impl Agent {
                 .first()
                 .map_or(Totals::default(), |segment| segment.from);
             if !mark.totals.covers(first) {
-                // What lay below the first segment is forgotten; the rest follows in order.
-                answer.unknown.push(mark.counter);
-                continue;
+                // What lies below the first segment is forgotten, or was counted by a disk that was
+                // lost: nobody is billed for it. The rest follows in order.
+                answer.rows.push(forgotten(mark, first, record));
             }
             let beyond = record
                 .segments
@@ -246,6 +246,24 @@ impl CounterRecord {
             }
         }
         Self { segments }
+    }
+}
+
+/// What lies between a mark and where the books begin.
+fn forgotten(mark: &CounterMark, first: Totals, record: &CounterRecord) -> Row {
+    let opened = record.segments.first();
+    Row {
+        counter: mark.counter,
+        attribution: nobody(),
+        bucket: Bucket::at(opened.map_or(0, |segment| segment.grown_at_ms)),
+        up: Range {
+            from: mark.totals.up.min(first.up),
+            to: first.up,
+        },
+        down: Range {
+            from: mark.totals.down.min(first.down),
+            to: first.down,
+        },
     }
 }
 

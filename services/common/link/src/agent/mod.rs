@@ -15,6 +15,7 @@ mod durable;
 mod event;
 mod meter;
 mod reconcile;
+mod report;
 mod spool;
 mod stream;
 mod target;
@@ -27,7 +28,8 @@ use vpnpanel_domain::{PeriodId, UserId};
 
 pub use command::CommandRecord;
 pub use durable::{
-    BatchRecord, CounterRecord, Durable, EpochNumber, EpochRecord, TimeAnchor, Transaction, Write,
+    BatchRecord, CounterRecord, Durable, EpochNumber, EpochRecord, TimeAnchor, Transaction,
+    Welcomed, Write,
 };
 pub use event::{Alarm, Change, Effect, Event, Gate, Now, Reading, Ticket, Upsert};
 
@@ -174,6 +176,7 @@ impl Agent {
             Event::CommandAsked(command) => self.commanded(command, now, entropy),
         }
         self.on_time(now);
+        self.finish_report();
         self.commit();
         std::mem::take(&mut self.out)
     }
@@ -235,6 +238,7 @@ impl Agent {
             self.engine.unknown.retain(|peer, _| counted.contains(peer));
         }
         let used = self.meter(before, readings, now);
+        self.counters_reported();
         self.last_read_ms = Some(self.server_ms(now));
         self.adopt(now);
         self.settle_shrinks(ticket);

@@ -18,7 +18,7 @@ const OPEN_BATCHES: usize = 8;
 const ACK_STEP_MS: i64 = 600_000;
 
 /// Epochs that fit into Hello.
-const HELLO_EPOCHS: usize = 4_096;
+pub(super) const HELLO_EPOCHS: usize = 4_096;
 
 /// What is known of the spool beyond the disk.
 #[derive(Debug, Clone)]
@@ -254,10 +254,14 @@ impl Agent {
                 continue;
             };
             let cursor = cursors.iter().find(|cursor| cursor.epoch == record.epoch);
-            match cursor {
-                Some(cursor) if cursor.seq < record.acked => record.acked = cursor.seq,
-                Some(cursor) => self.acknowledge(*cursor, server_ms),
-                None => record.acked = Seq(0),
+            let committed = cursor.map_or(Seq(0), |cursor| cursor.seq);
+            if committed < record.acked {
+                // On disk too: said once, it is known over there.
+                record.acked = committed;
+                let record = record.clone();
+                self.write(Write::Epoch(number, record));
+            } else if let Some(cursor) = cursor {
+                self.acknowledge(*cursor, server_ms);
             }
         }
     }
@@ -310,11 +314,14 @@ impl Agent {
         let Some((&number, record)) = found else {
             return;
         };
+        if seq <= record.acked {
+            // It was committed, and is not any more: Hello shows it to an older database.
+            return self.come_back_after(0);
+        }
         if !self.durable.batches.contains_key(&(number, seq)) {
             return;
         }
         let before = Seq(seq.0.saturating_sub(1));
-        record.acked = record.acked.min(before);
         self.spool.sent = (number, before);
         self.spool.in_flight.retain(|place| *place < (number, seq));
     }
@@ -337,13 +344,19 @@ impl Agent {
             self.spool.bytes -= record.map_or(0, |batch| u64::from(batch.bytes));
             self.write(Write::DropBatch(number, seq));
         }
-        // The newest epoch with batches is what the next one names as its predecessor.
+        // The newest epoch with batches is what the next one names as its predecessor. All of them
+        // are remembered as long as segments: an older database may ask for what followed them.
+        let remember_from = server_ms - self.settings.segment_retention_ms;
         let newest = self.durable.epochs.keys().next_back().copied();
         let empty: Vec<_> = self
             .durable
             .epochs
-            .keys()
-            .copied()
+            .iter()
+            .filter(|(_, record)| {
+                let last = record.acked_at.last();
+                last.is_none_or(|(_, at)| *at < remember_from)
+            })
+            .map(|(number, _)| *number)
             .filter(|number| Some(*number) != newest && *number != self.spool.number)
             .filter(|number| {
                 self.durable

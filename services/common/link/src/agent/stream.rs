@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use vpnpanel_domain::PeerId;
 
-use super::{Agent, Alarm, Effect, Now};
+use super::{Agent, Alarm, Effect, Now, Welcomed, Write};
 use crate::{
-    AppliedState, CounterKey, Down, Entropy, Health, Hello, PROTOCOL, Pace, Revision, Up, UsageAck,
-    Welcome, entropy, wire::Assembly,
+    AppliedState, CounterKey, Down, Entropy, Generation, Health, Hello, PROTOCOL, Pace, Revision,
+    StateEpoch, Up, UsageAck, Welcome, entropy, wire::Assembly,
 };
 
 /// Longest wait between attempts.
@@ -42,6 +42,8 @@ pub(super) struct Stream {
     /// What was said of the node's health last on this stream, and how often it was not repeated.
     told_health: Option<(Health, u32)>,
     quarantined: bool,
+    /// What the control plane has asked for on this stream.
+    pub(super) report: Option<super::report::Report>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,7 @@ impl Stream {
             next_health_ms: 0,
             told_health: None,
             quarantined: false,
+            report: None,
         }
     }
 
@@ -198,6 +201,7 @@ impl Agent {
             since_ms: now.boottime_ms,
         };
         self.stream.assembly = Assembly::default();
+        self.stream.report = None;
         self.stream.told = self.durable.applied;
         self.commit();
         self.out.push(Effect::Send(Up::Hello(Box::new(Hello {
@@ -212,6 +216,14 @@ impl Agent {
             engines: self.engines.clone(),
             unknown_baselines,
             leases: self.held_leases(),
+            generation: self
+                .durable
+                .welcomed
+                .map_or(Generation(0), |stream| stream.generation),
+            state_epoch: self
+                .durable
+                .welcomed
+                .map_or(StateEpoch(0), |stream| stream.state_epoch),
         }))));
     }
 
@@ -263,8 +275,19 @@ impl Agent {
         if let Some(reason) = welcome.quarantined {
             self.out.push(Effect::Alarm(Alarm::Quarantined { reason }));
         }
+        // On disk before anything else is said on this stream: an older database shows by it.
+        self.write(Write::Welcomed(Welcomed {
+            generation: welcome.generation,
+            state_epoch: welcome.state_epoch,
+        }));
         self.anchor(welcome.server_time_ms, now);
         self.resume(&welcome.cursors, welcome.server_time_ms);
+        if !self.stream.quarantined {
+            self.declare_lost();
+        }
+        if welcome.report {
+            self.begin_report(welcome.state_epoch);
+        }
         self.marks_told(&welcome.marks);
         self.adopt(now);
         self.schedule_times(now);

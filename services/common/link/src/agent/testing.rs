@@ -65,6 +65,7 @@ impl Host {
             cursors: Vec::new(),
             marks: Vec::new(),
             quarantined: None,
+            report: false,
         }))));
         assert!(self.agent.is_connected());
     }

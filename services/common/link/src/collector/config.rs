@@ -173,6 +173,7 @@ impl Config {
         self.known = true;
         effects.push(Effect::Applied {
             state,
+            settled: true,
             errors: None,
         });
     }
@@ -199,9 +200,10 @@ impl Config {
             return self.held(ack, now_ms, effects);
         }
         match self.answered {
-            // It says again what it has, perhaps under the revision where it came about.
+            // It says again what it has, under the revision where it came about: that may be one of
+            // an earlier life of the database.
             Some(has) if !is_of_sent && has.digest == state.digest => {
-                state.revision = state.revision.max(has.revision);
+                state.revision = has.revision;
             }
             // An agent that was killed on its way to an older state goes on to it after its Hello.
             _ if !is_of_sent => {
@@ -218,6 +220,7 @@ impl Config {
         }
         effects.push(Effect::Applied {
             state,
+            settled: self.known,
             errors: Some(ack.errors),
         });
     }
@@ -230,11 +233,13 @@ impl Config {
         self.held_until_ms = Some(now_ms.saturating_add(HELD_MS));
         let Some(has) = self.answered else { return };
         let message = format!(
-            "the change would take away {} of this node's users: if that is meant, confirm it              (ConfirmNodeRemovals); nothing has changed so far",
+            "the change would take away {} of this node's users: if that is meant, confirm it \
+             (ConfirmNodeRemovals); nothing has changed so far",
             ack.held_removals
         );
         effects.push(Effect::Applied {
             state: has,
+            settled: false,
             errors: Some(vec![ConfigError {
                 kind: "state".to_owned(),
                 id: String::new(),
@@ -358,6 +363,7 @@ mod tests {
         let [
             Effect::Applied {
                 state: stands,
+                settled: true,
                 errors: None,
             },
         ] = nothing.as_slice()
@@ -430,6 +436,7 @@ mod tests {
         let [
             Effect::Applied {
                 state: stands,
+                settled: true,
                 errors,
             },
         ] = effects.as_slice()
@@ -457,6 +464,7 @@ mod tests {
         let [
             Effect::Applied {
                 state: has,
+                settled: false,
                 errors: Some(errors),
             },
         ] = effects.as_slice()

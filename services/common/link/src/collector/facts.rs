@@ -5,7 +5,10 @@ use std::collections::HashMap;
 
 use vpnpanel_domain::{LeaseId, Limit, MicroBytes, NodeId, PeriodId, TenantId, UserId};
 
-use crate::{Attribution, BootId, CounterKey, Digest, Epoch, Generation, Seq, SpoolId, Totals};
+use super::restore::Standing;
+use crate::{
+    Attribution, BootId, CounterKey, Digest, Epoch, Generation, Seq, SpoolId, StateEpoch, Totals,
+};
 
 /// A node's row: who may write for it and what is known of its agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +28,14 @@ pub struct NodeFacts {
     /// When the newest committed batch was written, server time by the agent; `None` before the
     /// first.
     pub last_written_at_ms: Option<i64>,
+    /// The state epoch under which the node last reported all that it holds, or came to be.
+    pub reported: StateEpoch,
+    /// It was a report, and not that the node is younger than the epoch.
+    pub reported_itself: bool,
+    /// The state epoch under which the node alone said that the database is an older one.
+    pub spoke: StateEpoch,
+    /// What it said; until it has reported.
+    pub suspicion: Option<String>,
 }
 
 /// How far an epoch of a node is committed.
@@ -91,11 +102,15 @@ pub struct LeaseFacts {
     pub consumed: MicroBytes,
     /// When usage or a report last moved it, server time.
     pub moved_at_ms: i64,
+    /// The stream on which the agent last named it.
+    pub named: Generation,
 }
 
 /// What [`super::ingest::decide`] reads: rows that exist for what `Needs` named.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
+    /// The installation.
+    pub standing: Standing,
     /// Nodes; one that is missing was deleted.
     pub nodes: HashMap<NodeId, NodeFacts>,
     /// Cursors.
@@ -108,6 +123,20 @@ pub struct Loaded {
     pub periods: HashMap<PeriodId, PeriodFacts>,
     /// Current leases.
     pub leases: HashMap<(NodeId, PeriodId), LeaseFacts>,
+    /// Leases that were reported and are not current any more.
+    pub former: HashMap<(NodeId, LeaseId), LeaseFacts>,
+}
+
+impl NodeFacts {
+    /// What the node holds is not known: it gets no grants before it has reported.
+    pub fn must_report(&self, epoch: StateEpoch) -> bool {
+        self.reported < epoch || self.suspicion.is_some()
+    }
+
+    /// The node may be granted something, as far as it goes.
+    pub fn is_trusted(&self, epoch: StateEpoch) -> bool {
+        self.quarantined.is_none() && !self.must_report(epoch)
+    }
 }
 
 impl LeaseFacts {

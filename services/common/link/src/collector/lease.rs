@@ -12,8 +12,9 @@
 
 use vpnpanel_domain::{LeaseId, MicroBytes, NodeId, PeriodId};
 
+use super::restore::Standing;
 use super::{LeaseFacts, PeriodFacts};
-use crate::{Grant, LeaseState};
+use crate::{Generation, Grant, LeaseState, StateEpoch};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -36,6 +37,15 @@ pub struct Policy {
     pub line_burst_ms: u64,
 }
 
+/// Under which terms something is granted.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// How leases are sized.
+    pub policy: &'a Policy,
+    /// Versions are drawn under the installation's epoch; while it is held nothing is granted.
+    pub standing: Standing,
+}
+
 /// What became of a wish for more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Growth {
@@ -49,7 +59,12 @@ pub enum Growth {
 
 /// Opens a lease with what a user gets to begin with; possibly nothing, then it grows when
 /// something is free.
-pub fn open(period: &mut PeriodFacts, lease: LeaseId, policy: &Policy, now_ms: i64) -> LeaseFacts {
+pub fn open(
+    period: &mut PeriodFacts,
+    lease: LeaseId,
+    terms: &Terms<'_>,
+    now_ms: i64,
+) -> LeaseFacts {
     let mut facts = LeaseFacts {
         lease,
         user: period.user,
@@ -60,10 +75,11 @@ pub fn open(period: &mut PeriodFacts, lease: LeaseId, policy: &Policy, now_ms: i
         billed: MicroBytes::ZERO,
         consumed: MicroBytes::ZERO,
         moved_at_ms: now_ms,
+        named: Generation(0),
     };
-    grow(period, &mut facts, policy, 0);
-    // Version 1 also where nothing was free, so that the agent learns the lease's id.
-    facts.version = 1;
+    grow(period, &mut facts, terms, 0);
+    // A version also where nothing was free, so that the agent learns the lease's id.
+    facts.version = terms.standing.epoch.after(0);
     facts
 }
 
@@ -72,13 +88,14 @@ pub fn open(period: &mut PeriodFacts, lease: LeaseId, policy: &Policy, now_ms: i
 pub fn grow(
     period: &mut PeriodFacts,
     lease: &mut LeaseFacts,
-    policy: &Policy,
+    terms: &Terms<'_>,
     rate: u64,
 ) -> Growth {
+    let policy = terms.policy;
     let (Some(limit), Some(available)) = (period.limit.micro(), period.available()) else {
         return Growth::Enough;
     };
-    if !period.open {
+    if !period.open || terms.standing.held {
         return Growth::Enough;
     }
     let ahead = ahead(limit, policy, rate);
@@ -102,18 +119,19 @@ pub fn grow(
     change(period, lease, |lease| {
         lease.allowance += more;
         lease.asked = None;
-        lease.version += 1;
+        lease.version = terms.standing.epoch.after(lease.version);
     });
     Growth::Grown
 }
 
-/// Takes a report of the agent. Only an answer to the newest version frees anything; a larger
-/// allowance than is on record (the database is older than the agent) is reserved at once.
-/// Returns whether the lease changed.
+/// Takes a report of the agent. Only an answer to the newest version frees anything, and that
+/// only where something may be freed at all (`frees`); a larger allowance than is on record (the
+/// database is older than the agent) is reserved at once. Returns whether the lease changed.
 pub fn answer(
     period: &mut PeriodFacts,
     lease: &mut LeaseFacts,
     state: &LeaseState,
+    frees: bool,
     now_ms: i64,
 ) -> bool {
     if state.lease != lease.lease {
@@ -128,7 +146,14 @@ pub fn answer(
             lease.allowance = lease.allowance.max(state.allowance);
             lease.asked = None;
         }
-        if state.version == lease.version {
+        if !frees {
+            // What could be freed is not answered for yet: the grant goes out again later.
+            let settled = lease.asked.is_none() && state.allowance >= lease.allowance;
+            lease.allowance = lease.allowance.max(state.allowance);
+            if !settled {
+                return;
+            }
+        } else if state.version == lease.version {
             lease.allowance = if lease.asked.is_some() || state.allowance <= lease.allowance {
                 state.allowance.max(lease.billed).min(lease.allowance)
             } else {
@@ -154,22 +179,26 @@ pub fn bill(period: &mut PeriodFacts, lease: &mut LeaseFacts, billed: MicroBytes
 
 /// Spreads what is free among a period's leases after a change of its limit: first to those that
 /// have run dry. For those that stay so, it asks back from leases that lie idle, and from those
-/// that hold more than twice a fair share of what is left. `leases` are all current ones of the
-/// period; returns the nodes whose lease changed.
+/// that hold more than twice a fair share of what is left. `leases` are current ones of nodes that
+/// are trusted; returns the nodes whose lease changed.
 pub fn rebalance(
     period: &mut PeriodFacts,
     leases: &mut [(NodeId, LeaseFacts)],
-    policy: &Policy,
+    terms: &Terms<'_>,
     now_ms: i64,
 ) -> Vec<NodeId> {
     let mut changed = Vec::new();
+    if terms.standing.held {
+        return changed;
+    }
+    let policy = terms.policy;
     let mut dry = false;
     for first in [true, false] {
         for (node, lease) in leases.iter_mut() {
             if lease.remaining().is_zero() != first {
                 continue;
             }
-            match grow(period, lease, policy, 0) {
+            match grow(period, lease, terms, 0) {
                 Growth::Grown => changed.push(*node),
                 Growth::Starved if lease.remaining().is_zero() => dry = true,
                 Growth::Starved | Growth::Enough => {}
@@ -184,7 +213,7 @@ pub fn rebalance(
             }
             if let Some(keep) = keep(lease, fair, policy, now_ms) {
                 lease.asked = Some(lease.billed.max(lease.consumed) + keep);
-                lease.version += 1;
+                lease.version = terms.standing.epoch.after(lease.version);
                 changed.push(*node);
             }
         }
@@ -219,13 +248,13 @@ fn keep(lease: &LeaseFacts, fair: MicroBytes, policy: &Policy, now_ms: i64) -> O
     }
 }
 
-/// Frees what a lost node still holds: an operator's decision. What it reports later shows as
-/// overrun.
-pub fn write_off(period: &mut PeriodFacts, lease: &mut LeaseFacts) {
+/// Frees what a lease still holds: an operator's decision about a lost node, whose later reports
+/// show as overrun, or that the node has said it does not hold it.
+pub fn write_off(period: &mut PeriodFacts, lease: &mut LeaseFacts, epoch: StateEpoch) {
     change(period, lease, |lease| {
         lease.allowance = lease.billed;
         lease.asked = None;
-        lease.version += 1;
+        lease.version = epoch.after(lease.version);
     });
 }
 
@@ -280,6 +309,8 @@ mod tests {
     use vpnpanel_domain::{Limit, TenantId, UserId};
 
     use super::*;
+    use crate::collector::Standing;
+    use crate::{Generation, StateEpoch};
 
     fn mib(amount: u64) -> MicroBytes {
         MicroBytes::from_bytes(amount * MIB)
@@ -308,19 +339,32 @@ mod tests {
                 billed: MicroBytes::ZERO,
                 consumed: MicroBytes::ZERO,
                 moved_at_ms: 0,
+                named: Generation(0),
             };
             (NodeId::from_parts(n, [0; 10]), lease)
         });
         (period, leases.collect())
     }
 
+    /// Nothing is held back.
+    fn calm(policy: &Policy) -> Terms<'_> {
+        Terms {
+            policy,
+            standing: Standing {
+                epoch: StateEpoch(1),
+                held: false,
+            },
+        }
+    }
+
     #[test]
     fn a_dry_node_gets_its_share_of_what_others_hold_and_use() {
         let (mut period, mut leases) = leased(&[16, 8, 0, 0]);
         let policy = Policy::default();
+        let terms = calm(&policy);
         let limit = period.limit.micro().unwrap();
         for round in 0..20 {
-            rebalance(&mut period, &mut leases, &policy, 1_000);
+            rebalance(&mut period, &mut leases, &terms, 1_000);
             for (_, lease) in &mut leases {
                 let state = LeaseState {
                     user: lease.user,
@@ -330,11 +374,11 @@ mod tests {
                     allowance: lease.asked.unwrap_or(lease.allowance),
                     consumed: lease.consumed,
                 };
-                answer(&mut period, lease, &state, 1_000);
+                answer(&mut period, lease, &state, true, 1_000);
             }
             assert!(period.reserved <= limit, "round {round}");
         }
-        rebalance(&mut period, &mut leases, &policy, 1_000);
+        rebalance(&mut period, &mut leases, &terms, 1_000);
         for (_, lease) in &leases {
             assert!(lease.remaining() >= mib(1), "{leases:#?}");
             assert!(lease.remaining() <= mib(12), "{leases:#?}");
@@ -344,6 +388,8 @@ mod tests {
     #[test]
     fn nothing_is_asked_back_while_nobody_is_dry() {
         let (mut period, mut leases) = leased(&[16, 1]);
-        assert!(rebalance(&mut period, &mut leases, &Policy::default(), 60_000_000).is_empty());
+        let policy = Policy::default();
+        let asked = rebalance(&mut period, &mut leases, &calm(&policy), 60_000_000);
+        assert!(asked.is_empty());
     }
 }

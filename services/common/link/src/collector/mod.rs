@@ -8,9 +8,11 @@ mod facts;
 pub mod ingest;
 pub mod lease;
 pub mod open;
+pub mod restore;
 pub mod session;
 
 pub use config::DesiredRead;
 pub use facts::{Cursor, LeaseFacts, Loaded, Mark, NodeFacts, PeriodFacts};
-pub use lease::Policy;
+pub use lease::{Policy, Terms};
 pub use open::BOOT_STRIKES;
+pub use restore::{Evidence, Standing, Witnesses};

@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 
-use crate::{
-    AppliedState, CounterKey, CounterMark, Epoch, Grant, Hello, PROTOCOL, Pace, StateEpoch,
-    UsageAck, Welcome,
-};
+use vpnpanel_domain::LeaseId;
 
+use super::restore::{self, Evidence, Standing, Verdict, Witnesses};
 use super::{Cursor, NodeFacts};
+use crate::{
+    AppliedState, CounterKey, CounterMark, Epoch, Generation, Grant, Hello, PROTOCOL, Pace,
+    Revision, StateEpoch, UsageAck, Welcome,
+};
 
 /// How many starts of an agent are remembered.
 pub const BOOTS_KEPT: usize = 8;
@@ -33,10 +35,16 @@ pub struct StreamFacts {
     pub awaited: Vec<CounterMark>,
     /// Current leases of the node whose newest version is not answered.
     pub unanswered: Vec<Grant>,
-    /// Of the database.
-    pub state_epoch: StateEpoch,
+    /// The installation.
+    pub standing: Standing,
+    /// The newest versions on record of the leases in Hello, current or not.
+    pub versions: HashMap<LeaseId, u64>,
+    /// The end of the change log, where the database can tell.
+    pub head: Option<Revision>,
+    /// Other nodes, for what this one says of the database.
+    pub witnesses: Witnesses,
     /// The desired state that the node last answered, under the newest revision at which its
-    /// content was found right.
+    /// content was found right; `None` where it was not.
     pub applied: Option<AppliedState>,
 }
 
@@ -54,6 +62,9 @@ pub struct Opening {
     pub ack: UsageAck,
     /// The desired state that is on record as the node's.
     pub on_record: Option<AppliedState>,
+    /// The database is an older one than before: `welcome.state_epoch` is new, and the restore
+    /// barrier goes up with it.
+    pub restored: Option<Evidence>,
 }
 
 /// Why a stream is refused.
@@ -85,10 +96,27 @@ pub fn open(
             max: hello.protocol_max,
         });
     }
+    let verdict = restore::judge(&facts, hello);
+    let mut epoch = facts.standing.epoch;
     let mut node = facts.node;
-    node.generation = node.generation.next();
+    let mut newest = node.generation;
+    let restored = match verdict {
+        Verdict::Nothing => None,
+        Verdict::Restored(evidence) => {
+            epoch = epoch.restored(hello.state_epoch, now_ms);
+            Some(evidence)
+        }
+        Verdict::Alone(evidence) => {
+            node.spoke = epoch;
+            node.suspicion = Some(evidence.to_string());
+            // Its streams of a later life stay behind this one, as far as it names them.
+            newest = newest.max(hello.generation.min(Generation(StateEpoch::LAST.floor())));
+            None
+        }
+    };
+    node.generation = Generation(epoch.after(newest.get()));
     remember_boot(&mut node, hello);
-    // Hello may be late: what it says of batches proves nothing. Batches themselves do.
+    // Hello may be late: what it does not know proves nothing. Batches themselves do.
     if node.quarantined.is_none() && node.boot_strikes >= BOOT_STRIKES {
         node.quarantined = Some("two agents with this node's identity alternate".to_owned());
     }
@@ -107,20 +135,21 @@ pub fn open(
         })
         .collect();
     cursors.dedup();
-    let grants = if node.quarantined.is_some() || strand_leases {
-        Vec::new()
-    } else {
+    let grants = if node.is_trusted(epoch) && !strand_leases {
         facts.unanswered
+    } else {
+        Vec::new()
     };
     let welcome = Welcome {
         protocol: PROTOCOL,
         generation: node.generation,
-        state_epoch: facts.state_epoch,
+        state_epoch: epoch,
         server_time_ms: now_ms,
         pace,
         cursors,
         marks: known_marks(facts.marks, &hello.unknown_baselines),
         quarantined: node.quarantined.clone(),
+        report: node.quarantined.is_none() && node.must_report(epoch),
     };
     let ack = UsageAck {
         missing_segments: facts.awaited,
@@ -133,6 +162,7 @@ pub fn open(
         welcome,
         ack,
         on_record: facts.applied,
+        restored,
     })
 }
 

@@ -13,9 +13,9 @@ use super::config::{Config, DesiredRead};
 use super::ingest::{Decoded, Reply, Submission};
 use super::open::{Opening, Refusal};
 use crate::{
-    AppliedState, Batch, Command, CommandResult, ConfigError, Down, Generation, Health, Hello,
-    IssuedCertificate, LeaseState, Pace, RemovalBound, RenewalRefusal, Revision, Segments, Up,
-    UsageAck, wire,
+    AppliedState, Batch, BatchRef, Command, CommandResult, ConfigError, Down, Generation, Health,
+    Hello, IssuedCertificate, LeaseState, Pace, RemovalBound, RenewalRefusal, Revision, Segments,
+    StateEpoch, Up, UsageAck, wire,
 };
 use vpnpanel_domain::NodeId;
 
@@ -76,6 +76,8 @@ pub enum Event {
         /// Within which the agents should come back, milliseconds.
         spread_ms: u64,
     },
+    /// The database waits for the node's report.
+    Awaited,
     /// Some time has passed.
     Tick,
 }
@@ -100,6 +102,8 @@ pub enum Effect {
     Applied {
         /// Which.
         state: AppliedState,
+        /// It is what was desired at its revision: what has changed since can build on it.
+        settled: bool,
         /// What could not be applied; `None` where the agent's answer to the same content, which
         /// may have been given to an earlier stream, still stands.
         errors: Option<Vec<ConfigError>>,
@@ -109,6 +113,10 @@ pub enum Effect {
     /// Note which of the node's commands that wait this stream is about to carry, fenced by its
     /// generation; answer with `Commands`. One at a time for each session.
     LoadCommands,
+    /// The node has reported all that it holds, and that is committed: free what it did not name,
+    /// and note it, fenced by the generation; where that fails end the stream: it reports again on
+    /// the next. What it may be granted from then on comes as `Grants`.
+    Reported(StateEpoch),
     /// Note what came of a command, fenced by the generation. Where that fails end the stream: the
     /// command goes out again on the next, and is answered again.
     Answered(CommandResult),
@@ -154,7 +162,11 @@ pub struct Session {
     batches: VecDeque<Batch>,
     segments: VecDeque<Segments>,
     leases: Vec<LeaseState>,
-    ingesting: usize,
+    lost: Vec<BatchRef>,
+    reported: Option<StateEpoch>,
+    has_reported: bool,
+    /// How many batches the transaction under way takes.
+    ingesting: Option<usize>,
     renewing: bool,
     commands: Commands,
     config: Config,
@@ -182,7 +194,10 @@ impl Session {
             batches: VecDeque::new(),
             segments: VecDeque::new(),
             leases: Vec::new(),
-            ingesting: 0,
+            lost: Vec::new(),
+            reported: None,
+            has_reported: false,
+            ingesting: None,
             renewing: false,
             commands: Commands::default(),
             config: Config::default(),
@@ -242,6 +257,9 @@ impl Session {
                 self.renewing = false;
                 effects.push(Effect::Send(Down::RenewalAnswer(answer)));
             }
+            // It was lost with the newest of the database: the node is asked again on its next stream.
+            Event::Awaited if self.has_reported => self.close(Close::Superseded, &mut effects),
+            Event::Awaited => {}
             Event::Superseded => self.close(Close::Superseded, &mut effects),
             Event::Drain { spread_ms } => effects.push(Effect::Send(Down::Drain { spread_ms })),
             Event::Tick => self.check_deadlines(now_ms, &mut effects),
@@ -270,7 +288,8 @@ impl Session {
             (_, Up::Goodbye(reason)) => self.close(Close::Goodbye(reason), effects),
             (Phase::Opening, _) => self.violation("a frame before Welcome", effects),
             (_, Up::Batch(batch)) => {
-                if self.batches.len() + self.ingesting >= self.pace.window as usize {
+                let in_flight = self.batches.len() + self.ingesting.unwrap_or(0);
+                if in_flight >= self.pace.window as usize {
                     return self.violation("more batches in flight than the window", effects);
                 }
                 self.batches.push_back(batch);
@@ -290,6 +309,13 @@ impl Session {
                     self.violation("more lease reports than can wait", effects);
                 }
             }
+            (_, Up::Lost(through)) => {
+                if self.lost.len() + through.len() > self.limits.waiting.saturating_mul(4_096) {
+                    return self.violation("more lost batches than can wait", effects);
+                }
+                self.lost.extend(through);
+            }
+            (_, Up::Reported(epoch)) => self.reported = Some(epoch),
             (_, Up::Health(health)) => effects.push(Effect::Alive(health)),
             (_, Up::ConfigAck(ack)) => {
                 self.config.answered(ack, self.heard_at_ms, effects);
@@ -308,7 +334,7 @@ impl Session {
         self.phase = Phase::Live;
         self.generation = opening.welcome.generation;
         self.quarantined = opening.welcome.quarantined.is_some();
-        if self.quarantined || opening.strand_leases {
+        if self.quarantined {
             self.leases.clear();
         }
         self.commands.moved();
@@ -324,8 +350,9 @@ impl Session {
     /// Hands what waits to a transaction, unless one is under way. What a quarantined node
     /// sends stays in its spool: it is neither billed nor acknowledged.
     fn submit(&mut self, effects: &mut Vec<Effect>) {
-        let nothing = self.batches.is_empty() && self.segments.is_empty() && self.leases.is_empty();
-        if self.ingesting > 0 || nothing {
+        let of_usage = self.batches.is_empty() && self.segments.is_empty() && self.lost.is_empty();
+        let nothing = of_usage && self.leases.is_empty() && self.reported.is_none();
+        if self.ingesting.is_some() || nothing {
             return;
         }
         let mut batches = Vec::new();
@@ -337,23 +364,26 @@ impl Session {
             rows += payload.as_ref().map_or(1, |payload| payload.rows.len());
             batches.push(Decoded { batch, payload });
         }
-        // A transaction without batches counts too: one at a time.
-        self.ingesting = batches.len().max(1);
+        self.ingesting = Some(batches.len());
         effects.push(Effect::Ingest(Submission {
             node: self.node,
             generation: self.generation,
             batches,
             segments: self.segments.drain(..).collect(),
             leases: std::mem::take(&mut self.leases),
+            lost: std::mem::take(&mut self.lost),
+            reported: self.reported.take(),
         }));
     }
 
     fn ingested(&mut self, reply: Reply, effects: &mut Vec<Effect>) {
-        self.ingesting = 0;
+        self.ingesting = None;
         if reply.superseded {
             return self.close(Close::Superseded, effects);
         }
         self.quarantined |= reply.quarantined.is_some();
+        self.has_reported |= reply.reported.is_some();
+        effects.extend(reply.reported.map(Effect::Reported));
         let ack = UsageAck {
             committed: reply.committed,
             resend_from: reply.resend_from,

@@ -59,6 +59,12 @@ pub fn up_to_wire(message: Up) -> pb::ConnectRequest {
             csr_der: csr.to_vec(),
         }),
         Up::CommandResult(result) => Message::CommandResult(result_to_wire(result)),
+        Up::Lost(batches) => Message::LostBatches(pb::LostBatches {
+            through: batches.into_iter().map(reference_to_wire).collect(),
+        }),
+        Up::Reported(epoch) => Message::Reported(pb::Reported {
+            state_epoch: epoch.0,
+        }),
     };
     pb::ConnectRequest {
         message: Some(message),
@@ -103,6 +109,12 @@ pub fn up_from_wire(frame: pb::ConnectRequest) -> Result<Option<Up>, Error> {
             Up::RenewalRequest(request.csr_der.into())
         }
         Message::CommandResult(result) => Up::CommandResult(result_from_wire(result)?),
+        Message::LostBatches(lost) => {
+            at_most("lost batches", lost.through.len(), MAX_EPOCHS)?;
+            let through = lost.through.into_iter().map(reference_from_wire);
+            Up::Lost(through.collect::<Result<_, _>>()?)
+        }
+        Message::Reported(reported) => Up::Reported(StateEpoch(reported.state_epoch)),
     }))
 }
 
@@ -239,6 +251,8 @@ fn hello_to_wire(hello: Hello) -> pb::Hello {
             .map(counter_to_wire)
             .collect(),
         leases: hello.leases.into_iter().map(lease_to_wire).collect(),
+        generation: hello.generation.0,
+        state_epoch: hello.state_epoch.0,
     }
 }
 
@@ -277,6 +291,8 @@ fn hello_from_wire(hello: pb::Hello) -> Result<Hello, Error> {
             .map(counter_from_wire)
             .collect::<Result<_, _>>()?,
         leases: leases_from_wire(hello.leases)?,
+        generation: Generation(hello.generation),
+        state_epoch: StateEpoch(hello.state_epoch),
     })
 }
 
@@ -395,6 +411,7 @@ fn welcome_to_wire(welcome: Welcome) -> pb::Welcome {
         cursors: welcome.cursors.into_iter().map(reference_to_wire).collect(),
         marks: welcome.marks.into_iter().map(mark_to_wire).collect(),
         quarantined: welcome.quarantined.unwrap_or_default(),
+        report: welcome.report,
     }
 }
 
@@ -429,6 +446,7 @@ fn welcome_from_wire(welcome: pb::Welcome) -> Result<Welcome, Error> {
             .map(mark_from_wire)
             .collect::<Result<_, _>>()?,
         quarantined: text(welcome.quarantined),
+        report: welcome.report,
     })
 }
 

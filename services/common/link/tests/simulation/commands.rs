@@ -69,6 +69,13 @@ impl Commands {
         taken
     }
 
+    /// The database is an older one: what streams have carried goes out again.
+    pub(crate) fn restored(&mut self) {
+        for row in self.rows.values_mut() {
+            row.sent = row.sent.map(|(_, spool)| (Generation(u64::MAX), spool));
+        }
+    }
+
     /// A result that is noted.
     pub(crate) fn answered(&mut self, node: NodeId, result: CommandResult) {
         if let Some(row) = self.rows.get_mut(&(node, result.id))

@@ -8,10 +8,12 @@ use vpnpanel_domain::{
     TenantId, UserId,
 };
 use vpnpanel_link::collector::ingest::{Effects, Needs, Orphan};
-use vpnpanel_link::collector::{LeaseFacts, Loaded, NodeFacts, PeriodFacts, Policy, lease};
+use vpnpanel_link::collector::{
+    LeaseFacts, Loaded, NodeFacts, PeriodFacts, Policy, Standing, Terms, lease,
+};
 use vpnpanel_link::{
     AppliedState, CounterKey, DesiredDelta, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser,
-    Grant, Range, Revision,
+    Generation, Grant, Range, Revision, StateEpoch,
 };
 
 use crate::mutation::Mutation;
@@ -20,7 +22,7 @@ use crate::random::Random;
 /// How long before it begins leases of a period are opened.
 const AHEAD_MS: i64 = 15_000;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Database {
     pub(crate) rows: Loaded,
     pub(crate) multipliers: BTreeMap<NodeId, Multiplier>,
@@ -34,10 +36,25 @@ pub(crate) struct Database {
     pub(crate) log: Vec<(u64, Changed)>,
     /// What nodes last answered, as far as it was written.
     pub(crate) applied: BTreeMap<NodeId, AppliedState>,
-    /// The highest limit that each period ever had; `None` once it had none.
+    /// Under which epoch nodes last had what they should have.
+    pub(crate) settled: BTreeMap<NodeId, StateEpoch>,
+    /// The highest limit that each period ever had, in any life of the database; `None` once it had
+    /// none.
     pub(crate) ceilings: BTreeMap<PeriodId, Option<u64>>,
     /// When each period ends.
     pub(crate) ends: BTreeMap<PeriodId, Option<i64>>,
+    /// What was granted where the truth was not known.
+    pub(crate) window: Window,
+    /// For `Mutation::GrantsBeforeBarrier`.
+    pub(crate) grants_early: bool,
+}
+
+/// From a restore that nobody has declared to the first evidence, more may be granted than there is.
+#[derive(Clone, Default)]
+pub(crate) struct Window {
+    /// Nodes that have not been heard since; empty is closed.
+    pub(crate) unheard: BTreeSet<NodeId>,
+    pub(crate) granted: BTreeMap<PeriodId, MicroBytes>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +63,7 @@ pub(crate) enum Changed {
     Node(NodeId),
 }
 
+#[derive(Clone)]
 pub(crate) struct User {
     pub(crate) tenant: TenantId,
     pub(crate) period: PeriodId,
@@ -67,7 +85,12 @@ pub(crate) struct Usage {
 
 impl Database {
     pub(crate) fn add_node(&mut self, node: NodeId) {
-        self.rows.nodes.insert(node, NodeFacts::default());
+        let facts = NodeFacts {
+            reported: self.rows.standing.epoch,
+            ..NodeFacts::default()
+        };
+        self.rows.nodes.insert(node, facts);
+        self.settled.insert(node, self.rows.standing.epoch);
         self.multipliers.insert(node, Multiplier::ONE);
     }
 
@@ -262,21 +285,30 @@ impl Database {
         policy: &Policy,
         now_ms: i64,
     ) -> Vec<(NodeId, Grant)> {
+        let standing = self.terms();
         let Some(facts) = self.rows.periods.get_mut(&period) else {
             return Vec::new();
+        };
+        let terms = Terms { policy, standing };
+        let nodes = &self.rows.nodes;
+        let trusted = |node: &NodeId| {
+            let facts = nodes.get(node);
+            facts.is_some_and(|facts| facts.is_trusted(standing.epoch))
         };
         let mut leases: Vec<_> = self
             .rows
             .leases
             .iter()
-            .filter(|((_, of), _)| *of == period)
+            .filter(|((node, of), _)| *of == period && trusted(node))
             .map(|((node, _), lease)| (*node, *lease))
             .collect();
         leases.sort_by_key(|(node, _)| *node);
-        let changed = lease::rebalance(facts, &mut leases, policy, now_ms);
+        let changed = lease::rebalance(facts, &mut leases, &terms, now_ms);
         let mut grants = Vec::new();
         for (node, lease) in leases {
-            self.rows.leases.insert((node, period), lease);
+            let before = self.rows.leases.insert((node, period), lease);
+            let had = before.map(|before| before.allowance).unwrap_or_default();
+            self.granted(period, had, lease.allowance);
             if changed.contains(&node) {
                 grants.push((node, lease::grant(period, &lease)));
             }
@@ -294,38 +326,107 @@ impl Database {
         random: &mut Random,
     ) -> Vec<Grant> {
         let mut grants = Vec::new();
-        if self
-            .rows
-            .nodes
-            .get(&node)
-            .is_none_or(|facts| facts.quarantined.is_some())
-        {
+        let standing = self.terms();
+        let terms = Terms { policy, standing };
+        let facts = self.rows.nodes.get(&node);
+        let trusted = facts.is_some_and(|facts| facts.is_trusted(standing.epoch));
+        if standing.held || !trusted {
             return grants;
         }
-        for user in self
-            .users
-            .values()
+        let users = self.users.values();
+        let periods: Vec<_> = users
             .filter(|user| user.nodes.contains(&node))
-        {
-            let ends = self.ends.get(&user.period).copied().flatten();
-            let next = user
-                .next
-                .filter(|_| ends.is_some_and(|end| end <= now_ms + AHEAD_MS));
-            for period in std::iter::once(user.period).chain(next) {
-                let key = (node, period);
-                let Some(facts) = self.rows.periods.get_mut(&period) else {
-                    continue;
-                };
-                if facts.limit == Limit::None || self.rows.leases.contains_key(&key) {
-                    continue;
-                }
-                let lease = LeaseId::from_bytes(random.array());
-                let opened = lease::open(facts, lease, policy, now_ms);
-                grants.push(lease::grant(period, &opened));
-                self.rows.leases.insert(key, opened);
+            .flat_map(|user| {
+                let ends = self.ends.get(&user.period).copied().flatten();
+                let next = user
+                    .next
+                    .filter(|_| ends.is_some_and(|end| end <= now_ms + AHEAD_MS));
+                std::iter::once(user.period).chain(next)
+            })
+            .collect();
+        for period in periods {
+            let key = (node, period);
+            let Some(facts) = self.rows.periods.get_mut(&period) else {
+                continue;
+            };
+            if facts.limit == Limit::None || self.rows.leases.contains_key(&key) {
+                continue;
             }
+            let lease = LeaseId::from_bytes(random.array());
+            let opened = lease::open(facts, lease, &terms, now_ms);
+            grants.push(lease::grant(period, &opened));
+            self.rows.leases.insert(key, opened);
+            self.granted(period, MicroBytes::ZERO, opened.allowance);
         }
         grants
+    }
+
+    fn terms(&self) -> Standing {
+        let standing = self.rows.standing;
+        let held = standing.held && !self.grants_early;
+        Standing { held, ..standing }
+    }
+
+    /// Notes what is granted while it is not known what there is.
+    fn granted(&mut self, period: PeriodId, had: MicroBytes, has: MicroBytes) {
+        if !self.window.unheard.is_empty() {
+            *self.window.granted.entry(period).or_default() += has.saturating_sub(had);
+        }
+    }
+
+    /// The database is found to be an older one.
+    pub(crate) fn bump(&mut self, epoch: StateEpoch) {
+        self.window.unheard.clear();
+        for facts in self.rows.nodes.values_mut() {
+            facts.suspicion = None;
+        }
+        self.rows.standing = Standing { epoch, held: true };
+        self.release();
+    }
+
+    /// Takes the barrier down, when nobody is awaited any more.
+    pub(crate) fn release(&mut self) {
+        let epoch = self.rows.standing.epoch;
+        let awaited = |facts: &NodeFacts| facts.reported < epoch && facts.quarantined.is_none();
+        self.rows.standing.held &= self.rows.nodes.values().any(awaited);
+    }
+
+    /// A node has reported all that it holds, on its newest stream: the rest is freed.
+    pub(crate) fn report(&mut self, node: NodeId, generation: Generation) {
+        let epoch = self.rows.standing.epoch;
+        let unnamed: Vec<_> = self
+            .rows
+            .leases
+            .iter()
+            .filter(|((of, _), lease)| *of == node && lease.named < generation)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in unnamed {
+            if let Some(mut lease) = self.rows.leases.remove(&key) {
+                if let Some(period) = self.rows.periods.get_mut(&key.1) {
+                    lease::write_off(period, &mut lease, epoch);
+                }
+                self.stranded.push((key.0, key.1, lease));
+            }
+        }
+        if let Some(facts) = self.rows.nodes.get_mut(&node) {
+            facts.reported = epoch;
+            facts.reported_itself = true;
+            facts.suspicion = None;
+        }
+        self.window.unheard.remove(&node);
+        self.release();
+    }
+
+    /// The newest versions of leases on record.
+    pub(crate) fn versions(&self, node: NodeId) -> std::collections::HashMap<LeaseId, u64> {
+        let current = self.rows.leases.iter().filter(|((of, _), _)| *of == node);
+        let former = self.stranded.iter().filter(|(of, _, _)| *of == node);
+        current
+            .map(|(_, lease)| lease)
+            .chain(former.map(|(_, _, lease)| lease))
+            .map(|lease| (lease.lease, lease.version))
+            .collect()
     }
 
     pub(crate) fn strand(&mut self, node: NodeId) {
@@ -450,7 +551,18 @@ impl Database {
                 .filter_map(|key| Some((*key, rows.get(key)?.clone())))
                 .collect()
         }
+        let named = |node: &NodeId, id: &LeaseId| {
+            let mut former = self.stranded.iter();
+            let found = former.find(|(of, _, lease)| of == node && lease.lease == *id);
+            found.map(|(_, _, lease)| *lease)
+        };
         Loaded {
+            standing: self.rows.standing,
+            former: needs
+                .former
+                .iter()
+                .filter_map(|(node, _, id)| Some(((*node, *id), named(node, id)?)))
+                .collect(),
             nodes: some(&self.rows.nodes, &needs.nodes),
             cursors: some(&self.rows.cursors, &needs.cursors),
             digests: some(&self.rows.digests, &needs.digests),
@@ -462,7 +574,11 @@ impl Database {
 
     /// Writes what a transaction decided, and checks that it could be written by bulk
     /// statements: no key twice, every compare-and-swap as expected.
-    pub(crate) fn write(&mut self, effects: &Effects) -> Result<(), String> {
+    pub(crate) fn write(
+        &mut self,
+        effects: &Effects,
+        before: &std::collections::HashMap<(NodeId, PeriodId), LeaseFacts>,
+    ) -> Result<(), String> {
         for cursor in &effects.cursors {
             let key = (cursor.node, cursor.epoch);
             let found = self.rows.cursors.get(&key).map(|known| known.seq);
@@ -533,9 +649,36 @@ impl Database {
             raw.0 += credit.up;
             raw.1 += credit.down;
         }
+        for ((node, period, id), lease) in &effects.replaced {
+            let current = self.rows.leases.remove(&(*node, *period));
+            if current.is_none_or(|current| current.lease != *id) {
+                return Err(format!("{id} is replaced on {node}, and not current"));
+            }
+            self.stranded.push((*node, *period, *lease));
+        }
         once(&effects.leases, |(key, _)| *key, "lease")?;
         for (key, lease) in &effects.leases {
             self.rows.leases.insert(*key, *lease);
+        }
+        for reply in &effects.replies {
+            for grant in &reply.grants {
+                let key = (reply.node, grant.period);
+                let has = self.rows.leases.get(&key).map(|lease| lease.allowance);
+                let had = before.get(&key).map(|lease| lease.allowance);
+                self.granted(
+                    grant.period,
+                    had.unwrap_or_default(),
+                    has.unwrap_or_default(),
+                );
+            }
+        }
+        once(&effects.former, |(key, _)| *key, "former lease")?;
+        for ((node, _, id), lease) in &effects.former {
+            let mut former = self.stranded.iter_mut();
+            match former.find(|(of, _, known)| of == node && known.lease == *id) {
+                Some((_, _, known)) => *known = *lease,
+                None => return Err(format!("{id} on {node} is not a former lease")),
+            }
         }
         for (node, reason) in &effects.quarantined {
             if let Some(facts) = self.rows.nodes.get_mut(node) {

@@ -31,6 +31,8 @@ pub(crate) struct Host {
     /// The open stream, as the agent sees it.
     pub(crate) stream: Option<u64>,
     pub(crate) alarms: Vec<Alarm>,
+    /// The control plane cannot be reached before.
+    pub(crate) away_until_ms: i64,
     /// For `Mutation::NoFinalRead`: the sample before.
     stale: Vec<Reading>,
     /// For `Mutation::ReencodedResend`: what was sent once.
@@ -78,6 +80,8 @@ pub(crate) struct Rules {
     pub(crate) mutation: Option<Mutation>,
     /// Of 1,000 effects, how many are followed by a kill.
     pub(crate) kills: u64,
+    /// Batches are forgotten as soon as they are acknowledged.
+    pub(crate) forgets: bool,
 }
 
 impl Disk {
@@ -132,6 +136,7 @@ impl Host {
             read: None,
             stream: None,
             alarms: Vec::new(),
+            away_until_ms: now_ms,
             stale: Vec::new(),
             sent: Vec::new(),
             first_draw: None,
@@ -172,6 +177,7 @@ impl Host {
             } else {
                 10_000_000
             },
+            retention_ms: if rules.forgets { 0 } else { 48 * 3_600_000 },
             ..Settings::default()
         };
         let durable = disk.durable.clone();

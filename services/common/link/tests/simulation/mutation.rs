@@ -40,10 +40,16 @@ pub(crate) enum Mutation {
     LeaseInRawUnits,
     /// Nothing is charged for what a dead engine let through unread.
     EngineDeathRefunds,
+    /// Grants are made before the restore barrier is down.
+    GrantsBeforeBarrier,
+    /// An answer to any version of a lease frees.
+    UnversionedGiveBack,
+    /// A restored database goes on with the numbers that its former life has drawn.
+    EpochNotBumped,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -62,5 +68,8 @@ impl Mutation {
         Self::PeriodIdReused,
         Self::LeaseInRawUnits,
         Self::EngineDeathRefunds,
+        Self::GrantsBeforeBarrier,
+        Self::UnversionedGiveBack,
+        Self::EpochNotBumped,
     ];
 }

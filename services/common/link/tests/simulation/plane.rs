@@ -2,14 +2,14 @@
 //! the real session machine and the real ingest decision; its network is here too, because a
 //! stream is a pair of queues that may break at either end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use vpnpanel_domain::{MicroBytes, NodeId, PeriodId};
+use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, UserId};
 use vpnpanel_link::agent::Durable;
 use vpnpanel_link::collector::ingest::{self, Submission};
 use vpnpanel_link::collector::open::{self, StreamFacts};
 use vpnpanel_link::collector::session::{Effect, Event, Limits, Session};
-use vpnpanel_link::collector::{DesiredRead, Policy, lease};
+use vpnpanel_link::collector::{DesiredRead, LeaseFacts, Policy, Witnesses, lease};
 use vpnpanel_link::{
     AppliedState, CounterMark, DesiredDelta, Digest, Down, Generation, Grant, Hello, Pace,
     RemovalBound, Revision, StateEpoch, Totals, Up, wire,
@@ -36,8 +36,18 @@ pub(crate) struct Plane {
     submissions: Vec<(u64, Submission)>,
     work: Vec<(u64, Effect)>,
     /// What nodes answered, on its way into the database.
-    answers: Vec<(NodeId, Generation, AppliedState)>,
+    answers: Vec<(NodeId, Generation, AppliedState, bool)>,
     rung: u64,
+    /// The stream of each node that was opened last, in whatever life of the database.
+    newest: BTreeMap<NodeId, u64>,
+    /// The database was away, and is back.
+    failed_over: bool,
+    /// Whether the barrier was up at the last look.
+    was_held: bool,
+    /// Users that nobody may take from a node: the database is older than what the node has.
+    pub(crate) kept: BTreeMap<NodeId, BTreeSet<UserId>>,
+    /// What nodes have at this moment.
+    pub(crate) on_nodes: BTreeMap<NodeId, BTreeSet<UserId>>,
 }
 
 /// A stream, from both ends.
@@ -60,7 +70,10 @@ impl Plane {
             ..Policy::default()
         };
         Self {
-            database: Database::default(),
+            database: Database {
+                grants_early: mutation == Some(Mutation::GrantsBeforeBarrier),
+                ..Database::default()
+            },
             streams: BTreeMap::new(),
             policy,
             commands: Commands::default(),
@@ -73,7 +86,53 @@ impl Plane {
             work: Vec::new(),
             answers: Vec::new(),
             rung: 0,
+            newest: BTreeMap::new(),
+            failed_over: false,
+            was_held: false,
+            kept: BTreeMap::new(),
+            on_nodes: BTreeMap::new(),
         }
+    }
+
+    /// An older backup takes the place of the database. Collectors may have been stopped for it, or
+    /// not: the database may have failed over to a replica that lagged. Whoever lost the database for a
+    /// moment opens its streams anew; whoever finds less of the change log than it has read ends them.
+    pub(crate) fn restore(
+        &mut self,
+        backup: &Database,
+        declared: bool,
+        now_ms: i64,
+        random: &mut Random,
+    ) {
+        let is_shorter = backup.revision < self.database.revision;
+        if declared || is_shorter || random.chance(500) {
+            self.crash();
+        } else {
+            self.failed_over = true;
+        }
+        let mut older = backup.clone();
+        // The truth is never restored.
+        older.ceilings.clone_from(&self.database.ceilings);
+        older.window.clone_from(&self.database.window);
+        self.database = older;
+        self.commands.restored();
+        self.was_held = true;
+        if declared {
+            let epoch = self.database.rows.standing.epoch;
+            self.bump(epoch.restored(StateEpoch(0), now_ms));
+        } else {
+            self.database.window.unheard = self.database.rows.nodes.keys().copied().collect();
+        }
+    }
+
+    fn bump(&mut self, epoch: StateEpoch) {
+        if self.mutation == Some(Mutation::EpochNotBumped) {
+            self.database.window.unheard.clear();
+            return;
+        }
+        self.database.bump(epoch);
+        // What is under way to nodes may still arrive; from their next Hello on nothing does.
+        self.kept.clear();
     }
 
     pub(crate) fn accept(&mut self, node: NodeId, now_ms: i64) -> u64 {
@@ -133,9 +192,9 @@ impl Plane {
                     return;
                 }
                 Effect::Ingest(submission) => self.submissions.push((id, submission)),
-                Effect::Applied { state, .. } => {
+                Effect::Applied { state, settled, .. } => {
                     let generation = session.generation();
-                    self.answers.push((node, generation, state));
+                    self.answers.push((node, generation, state, settled));
                 }
                 Effect::Alive(_) | Effect::Renew(_) => {}
                 other => self.work.push((id, other)),
@@ -152,6 +211,7 @@ impl Plane {
                 Effect::LoadCommands | Effect::Answered(_) => {
                     self.command(id, effect, now_ms, random);
                 }
+                Effect::Reported(epoch) => self.reported(id, epoch, now_ms, random),
                 _ => {}
             }
         }
@@ -173,6 +233,9 @@ impl Plane {
         if self.rung < self.database.revision {
             self.rung = self.database.revision;
             self.ring(Event::Revision(Revision(self.rung)), now_ms);
+        }
+        if random.chance(200) {
+            self.look_at_restore(now_ms, random);
         }
         let ids: Vec<_> = self.streams.keys().copied().collect();
         for id in ids {
@@ -220,6 +283,83 @@ impl Plane {
         }
     }
 
+    /// Ends streams that the database does not know (any more); when the barrier has come down, all
+    /// nodes are told what they may have.
+    fn look_at_restore(&mut self, now_ms: i64, random: &mut Random) {
+        let streams = self.streams.iter();
+        let live: Vec<_> = streams
+            .filter_map(|(id, stream)| {
+                let generation = stream.session.as_ref()?.generation();
+                (generation > Generation(0)).then_some((*id, stream.node, generation))
+            })
+            .collect();
+        for (id, node, generation) in live {
+            let epoch = self.database.rows.standing.epoch;
+            let facts = self.database.rows.nodes.get(&node);
+            let awaited = facts.is_some_and(|facts| facts.must_report(epoch));
+            if !self.is_newest(node, generation) {
+                self.feed(id, Event::Superseded, now_ms);
+            } else if awaited {
+                self.feed(id, Event::Awaited, now_ms);
+            }
+        }
+        if std::mem::take(&mut self.failed_over) {
+            self.ring(Event::Drain { spread_ms: 5_000 }, now_ms);
+        }
+        let held = self.database.rows.standing.held;
+        if std::mem::replace(&mut self.was_held, held) && !held {
+            let ids: Vec<_> = self.streams.keys().copied().collect();
+            for id in ids {
+                self.tell_allowances(id, now_ms, random);
+            }
+        }
+    }
+
+    fn is_newest(&self, node: NodeId, generation: Generation) -> bool {
+        let floor = self.database.rows.standing.epoch.floor();
+        let facts = self.database.rows.nodes.get(&node);
+        facts.is_some_and(|facts| facts.generation == generation) && generation.get() >= floor
+    }
+
+    /// What a node may have that it was not told.
+    fn tell_allowances(&mut self, id: u64, now_ms: i64, random: &mut Random) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let node = stream.node;
+        let generation = stream.session.as_ref().map(Session::generation);
+        if !generation.is_some_and(|generation| self.is_newest(node, generation)) {
+            return;
+        }
+        let policy = self.policy;
+        self.database.open_leases(node, &policy, now_ms, random);
+        let grants = self.database.unanswered(node);
+        if !grants.is_empty() {
+            self.feed(id, Event::Grants(grants), now_ms);
+        }
+    }
+
+    /// A node has reported: fenced by the stream's generation.
+    fn reported(&mut self, id: u64, epoch: StateEpoch, now_ms: i64, random: &mut Random) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let (node, session) = (stream.node, stream.session.as_ref());
+        let Some(generation) = session.map(Session::generation) else {
+            return;
+        };
+        if !self.is_newest(node, generation) {
+            return self.feed(id, Event::Superseded, now_ms);
+        }
+        if random.chance(self.failures) {
+            return self.feed(id, Event::IngestFailed, now_ms);
+        }
+        if epoch == self.database.rows.standing.epoch {
+            self.database.report(node, generation);
+            self.tell_allowances(id, now_ms, random);
+        }
+    }
+
     fn open(&mut self, id: u64, hello: &Hello, now_ms: i64, random: &mut Random) {
         let Some(node) = self.streams.get(&id).map(|stream| stream.node) else {
             return;
@@ -260,15 +400,38 @@ impl Plane {
             marks,
             awaited,
             unanswered: self.database.unanswered(node),
-            state_epoch: StateEpoch(1),
+            standing: rows.standing,
+            versions: self.database.versions(node),
+            head: Some(Revision(self.database.revision)),
+            witnesses: Witnesses {
+                others: rows
+                    .nodes
+                    .iter()
+                    .filter(|(other, facts)| **other != node && facts.spoke == rows.standing.epoch)
+                    .map(|(_, facts)| facts.tenant)
+                    .collect(),
+                sole_tenant: false,
+            },
             applied: self.database.applied.get(&node).copied(),
         };
         let pace = Pace {
             window: 4,
             ..Pace::default()
         };
+        self.newest.insert(node, id);
         let opened = open::open(facts, hello, pace, now_ms).map(|mut opening| {
             self.database.rows.nodes.insert(node, opening.node.clone());
+            if opening.restored.is_some() {
+                trace!("{now_ms} restored: {:?}", opening.restored);
+                self.bump(opening.welcome.state_epoch);
+            } else if opening.node.suspicion.is_none() {
+                self.database.window.unheard.remove(&node);
+            }
+            if opening.welcome.report {
+                let has = self.on_nodes.get(&node).cloned().unwrap_or_default();
+                self.database.settled.remove(&node);
+                self.kept.entry(node).or_insert(has);
+            }
             if opening.strand_leases {
                 self.database.strand(node);
             }
@@ -326,10 +489,15 @@ impl Plane {
     }
 
     fn record_answers(&mut self) {
-        for (node, generation, state) in std::mem::take(&mut self.answers) {
-            let newest = self.database.rows.nodes.get(&node);
-            if newest.is_some_and(|facts| facts.generation == generation) {
-                self.database.applied.insert(node, state);
+        for (node, generation, state, settled) in std::mem::take(&mut self.answers) {
+            if self.is_newest(node, generation) {
+                self.database.applied.remove(&node);
+                if settled {
+                    self.database.applied.insert(node, state);
+                    let epoch = self.database.rows.standing.epoch;
+                    self.database.settled.insert(node, epoch);
+                    self.kept.remove(&node);
+                }
             }
         }
     }
@@ -341,14 +509,23 @@ impl Plane {
         if random.chance(50) {
             return self.feed(id, Event::LoadFailed, now_ms);
         }
+        let stream = self.streams.get(&id);
+        let session = stream.and_then(|stream| stream.session.as_ref());
+        let generation = session.map(Session::generation).unwrap_or_default();
+        if !self.is_newest(node, generation) {
+            return self.feed(id, Event::Superseded, now_ms);
+        }
         let grants = self
             .database
             .open_leases(node, &self.policy, now_ms, random);
         let read = self.read_desired(node, since, random);
         // Nobody but a person can say whether it is meant.
-        let removals = (!self.confirmed && id.is_multiple_of(2)).then_some(RemovalBound {
+        let epoch = self.database.rows.standing.epoch;
+        let settled = self.database.settled.get(&node) == Some(&epoch);
+        let bounded = !settled || id.is_multiple_of(2);
+        let removals = (!self.confirmed && bounded).then_some(RemovalBound {
             users: 0,
-            percent: 25,
+            percent: if settled { 25 } else { 0 },
         });
         self.feed(id, Event::Desired { read, removals }, now_ms);
         if !grants.is_empty() {
@@ -400,18 +577,23 @@ impl Plane {
         let true_generations: Vec<_> = waiting.iter().map(|(_, one)| one.generation).collect();
         self.mutate(&mut waiting);
         let (ids, submissions): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-        let loaded = self.database.load(&ingest::needs(&submissions));
+        let mut loaded = self.database.load(&ingest::needs(&submissions));
+        loaded.standing.held &= !self.database.grants_early;
         let before = loaded.leases.clone();
         let effects = ingest::decide(loaded, submissions, &self.policy, now_ms, random);
         let lost = self.mutation == Some(Mutation::AckBeforeCommit) && random.chance(100);
         if !lost {
-            self.database.write(&effects)?;
+            self.database.write(&effects, &before)?;
         }
         self.check_reserves(&effects, &before)?;
         for (reply, generation) in effects.replies.iter().zip(&true_generations) {
             let node = self.database.rows.nodes.get(&reply.node);
             if !reply.superseded && node.is_some_and(|node| node.generation != *generation) {
                 return Err(format!("a superseded stream of {} has written", reply.node));
+            }
+            let newest = self.newest.get(&reply.node);
+            if !reply.committed.is_empty() && newest.is_some_and(|newest| !ids.contains(newest)) {
+                return Err(format!("a stream of {}'s past has written", reply.node));
             }
             for batch in &reply.committed {
                 let cursor = self.database.rows.cursors.get(&(reply.node, batch.epoch));
@@ -442,6 +624,13 @@ impl Plane {
         for (_, submission) in waiting {
             let node = submission.node;
             match self.mutation {
+                Some(Mutation::UnversionedGiveBack) => {
+                    for state in &mut submission.leases {
+                        let current = self.database.rows.leases.get(&(node, state.period));
+                        let same = current.filter(|lease| lease.lease == state.lease);
+                        state.version = same.map_or(state.version, |lease| lease.version);
+                    }
+                }
                 Some(Mutation::FenceSkipped) => {
                     if let Some(facts) = self.database.rows.nodes.get(&node) {
                         submission.generation = facts.generation;
@@ -468,10 +657,11 @@ impl Plane {
     }
 
     fn free_by_time(&mut self, now_ms: i64) {
+        let epoch = self.database.rows.standing.epoch;
         for ((_, period), lease) in &mut self.database.rows.leases {
             let silent = now_ms - lease.moved_at_ms > 20_000;
             if let (true, Some(facts)) = (silent, self.database.rows.periods.get_mut(period)) {
-                lease::write_off(facts, lease);
+                lease::write_off(facts, lease, epoch);
             }
         }
     }
@@ -480,15 +670,15 @@ impl Plane {
     fn check_reserves(
         &self,
         effects: &ingest::Effects,
-        before: &std::collections::HashMap<
-            (NodeId, PeriodId),
-            vpnpanel_link::collector::LeaseFacts,
-        >,
+        before: &HashMap<(NodeId, PeriodId), LeaseFacts>,
     ) -> Result<(), String> {
-        for ((node, period), lease) in &effects.leases {
-            let had = before.get(&(*node, *period)).map(|lease| lease.allowance);
-            if lease.allowance > had.unwrap_or_default() {
-                self.check_inequality(*period)?;
+        for reply in &effects.replies {
+            for grant in &reply.grants {
+                let before = before.get(&(reply.node, grant.period));
+                let had = before.map(|lease| lease.allowance).unwrap_or_default();
+                if grant.allowance > had {
+                    self.check_inequality(grant.period)?;
+                }
             }
         }
         for credit in &effects.periods {
@@ -536,6 +726,13 @@ impl Plane {
 
     /// No node may let through more of a lease than is on record for it.
     pub(crate) fn check_leases(&self, node: NodeId, disk: &Durable) -> Result<(), String> {
+        // A database that is older than the node does not know.
+        let facts = self.database.rows.nodes.get(&node);
+        let epoch = self.database.rows.standing.epoch;
+        let unheard = self.database.window.unheard.contains(&node);
+        if unheard || facts.is_none_or(|facts| facts.must_report(epoch)) {
+            return Ok(());
+        }
         for held in disk.leases.values() {
             let current = self.database.rows.leases.get(&(node, held.period));
             let lost = self

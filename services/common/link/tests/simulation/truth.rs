@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, UserId};
 use vpnpanel_link::agent::{Durable, Transaction, Write};
-use vpnpanel_link::{Attribution, CounterKey, Incarnation, Range, Totals};
+use vpnpanel_link::collector::ingest::OrphanReason;
+use vpnpanel_link::{Attribution, CounterKey, Incarnation, Range, Row, Totals};
 
 use crate::database::{Database, Usage, below};
 use crate::engine::Engine;
@@ -153,9 +154,12 @@ impl Truth {
         let mut expected: BTreeMap<(NodeId, UserId, PeriodId), Usage> = BTreeMap::new();
         for ((node, key), stretches) in &self.stretches {
             let mark = database.mark(*node, *key);
+            let lost: Vec<_> = lost_ranges(database, *node, *key).collect();
             for stretch in stretches {
-                let up = below(stretch.up, mark.up);
-                let down = below(stretch.down, mark.down);
+                let lost_up: u64 = lost.iter().map(|row| overlap(stretch.up, row.up)).sum();
+                let lost_down: u64 = lost.iter().map(|row| overlap(stretch.down, row.down)).sum();
+                let up = below(stretch.up, mark.up) - lost_up;
+                let down = below(stretch.down, mark.down) - lost_down;
                 let to = stretch.attribution;
                 if up + down > 0 {
                     let usage = expected.entry((*node, to.user, to.period)).or_default();
@@ -166,6 +170,9 @@ impl Truth {
             }
         }
         for orphan in &database.orphans {
+            if orphan.reason == OrphanReason::SegmentsLost {
+                continue;
+            }
             let to = orphan.row.attribution;
             let key = (orphan.node, to.user, to.period);
             let Some(usage) = expected.get_mut(&key) else {
@@ -277,6 +284,21 @@ impl Truth {
                 .unwrap_or_default(),
         }
     }
+}
+
+/// What of a counter nobody could be billed for: a disk was lost with it, and the database is older.
+fn lost_ranges(database: &Database, node: NodeId, key: CounterKey) -> impl Iterator<Item = Row> {
+    let orphans = database.orphans.iter();
+    orphans
+        .filter(move |orphan| orphan.node == node && orphan.row.counter == key)
+        .filter(|orphan| orphan.reason == OrphanReason::SegmentsLost)
+        .map(|orphan| orphan.row)
+}
+
+fn overlap(one: Range, other: Range) -> u64 {
+    one.to
+        .min(other.to)
+        .saturating_sub(one.from.max(other.from))
 }
 
 /// What lies between two readings, in both directions.

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, PeriodId, UserId};
 use vpnpanel_link::agent::{Alarm, Event};
-use vpnpanel_link::collector::session;
+use vpnpanel_link::collector::{NodeFacts, session};
 use vpnpanel_link::{CommandAnswer, Down, Totals, wire};
 
-use crate::database::Changed;
+use crate::database::{Changed, Database};
 use crate::host::{Answer, Errand, Host, Rules};
 use crate::mutation::Mutation;
 use crate::plane::Plane;
@@ -37,6 +37,11 @@ pub(crate) struct Misfortune {
     pub(crate) hides_removed: bool,
     /// Users and nodes are changed meanwhile.
     pub(crate) operators: bool,
+    pub(crate) absences: u64,
+    pub(crate) backups: u64,
+    pub(crate) restores: u64,
+    /// Agents forget what was acknowledged, and sleep long enough to do so.
+    pub(crate) forgets: bool,
 }
 
 pub(crate) struct World {
@@ -53,6 +58,7 @@ pub(crate) struct World {
     billed: BTreeMap<PeriodId, MicroBytes>,
     /// Traffic may pass that one poll has not seen: what the cap may be exceeded by.
     slack: MicroBytes,
+    backups: Vec<Database>,
 }
 
 impl Misfortune {
@@ -78,6 +84,10 @@ impl Misfortune {
             transaction_failures: some(150),
             hides_removed: disk_losses == 0 && some(2) == 1,
             operators: true,
+            absences: some(20),
+            backups: 40,
+            restores: some(25),
+            forgets: some(3) == 2,
             hosts: 1 + random.below(3),
             steps: 100 + random.below(200),
         }
@@ -98,6 +108,9 @@ impl Misfortune {
             scheduler_absences: 0,
             multiplier_changes: 0,
             transaction_failures: 0,
+            absences: 0,
+            backups: 0,
+            restores: 0,
             ..self.clone()
         }
     }
@@ -179,6 +192,7 @@ impl World {
             steps: 600,
             engine_deaths: 80,
             disk_losses: 0,
+            restores: 0,
             operators: false,
             ..Misfortune::draw(&mut random)
         };
@@ -219,6 +233,7 @@ impl World {
             misfortune,
             mutation,
             slack,
+            backups: Vec::new(),
         };
         for _ in 0..1 + world.random.below(4) {
             world.create_user();
@@ -239,6 +254,63 @@ impl World {
         self.come_to_rest()
     }
 
+    /// An older backup is put back, and declared, while a node is away that has been granted, and has
+    /// used, most of what its users have.
+    pub(crate) fn restored_while_a_node_is_away(
+        seed: u64,
+        mutation: Option<Mutation>,
+    ) -> Result<(), String> {
+        let mut random = Random::new(seed);
+        let calm = Misfortune {
+            hosts: 2,
+            hides_removed: false,
+            forgets: false,
+            operators: false,
+            ..Misfortune::draw(&mut random).none()
+        };
+        let mut world = Self::with(random, calm, mutation);
+        let nodes: BTreeSet<_> = world.hosts.iter().map(|host| host.node).collect();
+        for _ in 0..3 {
+            let database = &mut world.plane.database;
+            let now_ms = world.now_ms;
+            database.create_user(nodes.clone(), 30_000_000, None, now_ms, &mut world.random);
+        }
+        world.use_nodes(40, &[0])?;
+        let backup = world.plane.database.clone();
+        world.use_nodes(60, &[0])?;
+        world.hang_up(0);
+        let host = &mut world.hosts[0];
+        host.away_until_ms = world.now_ms + 150_000;
+        host.answers.push_back((world.now_ms, Answer::Disconnected));
+        world
+            .plane
+            .restore(&backup, true, world.now_ms, &mut world.random);
+        // An older database knows less of what was billed.
+        world.billed.clear();
+        world.use_nodes(150, &[0, 1])?;
+        if !world.plane.database.rows.standing.held {
+            return Err("the barrier is down though a node is awaited".to_owned());
+        }
+        world.come_to_rest()
+    }
+
+    /// Traffic on some hosts alone.
+    fn use_nodes(&mut self, steps: u64, hosts: &[usize]) -> Result<(), String> {
+        for _ in 0..steps {
+            for index in hosts {
+                let engine = &mut self.hosts[*index].engine;
+                let peers: Vec<_> = engine.peers.keys().copied().collect();
+                for peer in peers {
+                    let (up, down) = (self.random.below(30_000), self.random.below(300_000));
+                    engine.pass(peer, Totals { up, down })?;
+                }
+            }
+            self.pass_time()?;
+            self.check()?;
+        }
+        Ok(())
+    }
+
     /// Time goes on by a step, and what is due happens.
     pub(crate) fn pass_time(&mut self) -> Result<(), String> {
         self.now_ms += self.random.below(700) as i64;
@@ -254,6 +326,7 @@ impl World {
         Rules {
             mutation: self.mutation,
             kills: self.misfortune.agent_kills,
+            forgets: self.misfortune.forgets,
         }
     }
 
@@ -322,8 +395,8 @@ impl World {
             let host = &mut self.hosts[index];
             match errand {
                 Errand::Dial => {
-                    let cut_off = self.now_ms < self.cut_off_ms[index];
-                    let answer = if cut_off || self.random.chance(self.misfortune.stream_cuts) {
+                    let away = host.away_until_ms.max(self.cut_off_ms[index]) > self.now_ms;
+                    let answer = if away || self.random.chance(self.misfortune.stream_cuts) {
                         Answer::Refused
                     } else {
                         host.stream = Some(self.plane.accept(host.node, self.now_ms));
@@ -450,6 +523,13 @@ impl World {
         if self.random.chance(misfortune.scheduler_absences) {
             self.plane.rolls_from_ms = self.now_ms + self.random.below(120_000) as i64;
         }
+        if self.random.chance(misfortune.absences) {
+            self.hang_up(index);
+            let host = &mut self.hosts[index];
+            host.away_until_ms = self.now_ms + self.random.below(60_000) as i64;
+            host.answers
+                .push_back((self.now_ms + 100, Answer::Disconnected));
+        }
         if self.random.chance(misfortune.agent_kills) {
             self.hosts[index].kill();
             self.hang_up(index);
@@ -466,9 +546,66 @@ impl World {
             host.kill();
             host.disk = None;
             self.truth.disk_lost(host.node);
+            self.plane.kept.remove(&host.node);
         }
         if self.random.chance(misfortune.long_sleeps) {
-            self.now_ms += self.random.below(90_000) as i64;
+            let longest = if misfortune.forgets { 900_000 } else { 90_000 };
+            self.now_ms += self.random.below(longest) as i64;
+        }
+        if self.random.chance(misfortune.backups) {
+            if self.backups.len() > 3 {
+                let dropped = self.random.below(self.backups.len() as u64) as usize;
+                self.backups.remove(dropped);
+            }
+            self.backups.push(self.plane.database.clone());
+        }
+        if self.random.chance(misfortune.restores) {
+            self.restore();
+        }
+        Ok(())
+    }
+
+    /// An older backup is put back, and somebody says so, or nobody does.
+    fn restore(&mut self) {
+        if self.backups.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.backups.len() as u64) as usize;
+        let declared = self.random.chance(500);
+        trace!("{} an older database, declared: {declared}", self.now_ms);
+        if self.misfortune.disk_losses > 0 {
+            // Books that a new disk has opened at an older mark are the truth from then on.
+            self.backups.truncate(index + 1);
+        }
+        let backup = &self.backups[index];
+        self.plane
+            .restore(backup, declared, self.now_ms, &mut self.random);
+        // An older database knows less of what was billed.
+        self.billed.clear();
+    }
+
+    /// Whom the nodes have by what is on their disks.
+    fn look_at_nodes(&mut self) -> Result<(), String> {
+        let mut on_nodes = BTreeMap::new();
+        for host in &self.hosts {
+            if let Some(disk) = &host.disk {
+                let users = disk.durable.target_users.keys().copied().collect();
+                on_nodes.insert(host.node, users);
+            } else {
+                // What a lost disk had is told anew.
+                self.plane.kept.remove(&host.node);
+            }
+        }
+        self.plane.on_nodes = on_nodes;
+        let confirmed = self.plane.confirmed;
+        for (node, kept) in self.plane.kept.iter().filter(|_| !confirmed) {
+            let has = self.plane.on_nodes.get(node);
+            let gone = kept
+                .iter()
+                .find(|user| !has.is_some_and(|has| has.contains(*user)));
+            if let Some(gone) = gone {
+                return Err(format!("{gone} was taken from {node} after a restore"));
+            }
         }
         Ok(())
     }
@@ -591,6 +728,7 @@ impl World {
     }
 
     fn check(&mut self) -> Result<(), String> {
+        self.look_at_nodes()?;
         if let Some(wrong) = self.plane.commands.wrong.take() {
             return Err(wrong);
         }
@@ -638,8 +776,11 @@ impl World {
             .collect();
         for (period, passed) in self.truth.passed(&self.plane.database, &hosts) {
             let ceiling = self.plane.database.ceilings.get(&period).copied().flatten();
+            // What was granted while nobody knew that the database is an older one.
+            let granted = self.plane.database.window.granted.get(&period);
+            let over = granted.copied().unwrap_or_default() + self.slack;
             if let Some(limit) = ceiling
-                && passed > MicroBytes::from_bytes(limit) + self.slack
+                && passed > MicroBytes::from_bytes(limit) + over
             {
                 return Err(format!(
                     "{passed} passed of {period}, whose limit is {limit}"
@@ -653,6 +794,9 @@ impl World {
     fn come_to_rest(&mut self) -> Result<(), String> {
         self.misfortune = self.misfortune.none();
         self.plane.failures = 0;
+        for host in &mut self.hosts {
+            host.away_until_ms = self.now_ms;
+        }
         self.plane.confirmed = true;
         self.plane.rolls_from_ms = 0;
         self.cut_off_ms.fill(0);
@@ -676,6 +820,12 @@ impl World {
     }
 
     fn unrest(&self) -> Option<String> {
+        let rows = &self.plane.database.rows;
+        let epoch = rows.standing.epoch;
+        let awaited = |facts: &NodeFacts| facts.must_report(epoch);
+        if rows.standing.held || rows.nodes.values().any(awaited) {
+            return Some("nodes have not reported".to_owned());
+        }
         let engines: BTreeMap<_, _> = self
             .hosts
             .iter()
@@ -734,7 +884,10 @@ impl World {
 
 /// Whether a host may not say so in a simulation: that it waits for a person may happen.
 fn is_wrong(alarm: &Alarm) -> bool {
-    !matches!(alarm, Alarm::RemovalsHeld { .. })
+    !matches!(
+        alarm,
+        Alarm::RemovalsHeld { .. } | Alarm::BatchesLost { .. }
+    )
 }
 
 /// Amounts of leases as they are on a node that takes them for raw bytes, and back.

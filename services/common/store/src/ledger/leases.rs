@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 use vpnpanel_domain::{LeaseId, NodeId, PeriodId, TenantId, UserId};
 use vpnpanel_link::collector::lease;
-use vpnpanel_link::collector::{LeaseFacts, PeriodFacts, Policy};
+use vpnpanel_link::collector::{LeaseFacts, PeriodFacts, Policy, Terms};
 use vpnpanel_link::{Generation, Grant};
 
-use super::{load, write};
+use super::{fenced, load, write};
 use crate::connect::Store;
-use crate::error::{Result, StoreError};
+use crate::error::Result;
+use crate::restore::{self, Lock};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::transaction::Write;
 use crate::{amount, fresh_id, sql};
@@ -29,7 +30,8 @@ impl Store {
     /// 4,096: call again while it returns that many.
     ///
     /// # Errors
-    /// [`StoreError::StreamSuperseded`]; a quarantined node gets none.
+    /// [`StoreError::StreamSuperseded`]; a node that is quarantined or has to report gets none, and
+    /// while the restore barrier is up nobody does.
     pub async fn open_leases(
         &self,
         node: NodeId,
@@ -37,11 +39,10 @@ impl Store {
         policy: &Policy,
     ) -> Result<Vec<Grant>> {
         let tx = self.begin().await?;
-        match load::nodes(&tx, &[node]).await?.remove(&node) {
-            Some(facts) if facts.generation != generation => {
-                return Err(StoreError::StreamSuperseded);
-            }
-            Some(facts) if facts.quarantined.is_none() => {}
+        let standing = restore::standing(&tx, Lock::Shared).await?;
+        let terms = Terms { policy, standing };
+        match fenced(&tx, node, generation).await? {
+            Some(facts) if !standing.held && facts.is_trusted(standing.epoch) => {}
             _ => return Ok(Vec::new()),
         }
         let ids = without_lease(&tx, node).await?;
@@ -52,7 +53,7 @@ impl Store {
             let Some(period) = periods.get_mut(&id).filter(|period| period.open) else {
                 continue;
             };
-            let facts = lease::open(period, fresh_id::<LeaseId>(), policy, tx.now);
+            let facts = lease::open(period, fresh_id::<LeaseId>(), &terms, tx.now);
             opened.push(((node, id), facts));
             changed.push((id, *period));
         }
@@ -79,6 +80,11 @@ impl Store {
         ids.sort_unstable();
         ids.dedup();
         let tx = self.begin().await?;
+        let standing = restore::standing(&tx, Lock::Shared).await?;
+        if standing.held {
+            return Ok(Vec::new());
+        }
+        let terms = Terms { policy, standing };
         let mut facts = load::periods(&tx, &ids).await?;
         let mut leases = current(&tx, &ids).await?;
         let (mut grants, mut rows, mut changed) = (Vec::new(), Vec::new(), Vec::new());
@@ -86,7 +92,7 @@ impl Store {
             let (Some(period), Some(leases)) = (facts.get_mut(&id), leases.get_mut(&id)) else {
                 continue;
             };
-            let nodes = lease::rebalance(period, leases, policy, tx.now);
+            let nodes = lease::rebalance(period, leases, &terms, tx.now);
             for (node, facts) in leases.iter().filter(|(node, _)| nodes.contains(node)) {
                 grants.push((*node, lease::grant(id, facts)));
                 rows.push(((*node, id), *facts));
@@ -175,9 +181,14 @@ pub(crate) fn lacking() -> String {
 
 type NodeLeases = Vec<(NodeId, LeaseFacts)>;
 
+/// Current leases of nodes that may be granted something.
 async fn current(tx: &Write, periods: &[PeriodId]) -> Result<BTreeMap<PeriodId, NodeLeases>> {
     let text = format!(
-        "SELECT {} FROM leases l WHERE l.period_id {} AND l.state = 'current'
+        "SELECT {} FROM leases l
+         JOIN node_links k ON k.node_id = l.node_id
+         JOIN installation i ON i.state_epoch <= k.reported_epoch
+         WHERE l.period_id {} AND l.state = 'current'
+            AND k.suspicion IS NULL AND k.quarantine_reason IS NULL
          ORDER BY l.period_id, l.node_id",
         load::LEASE,
         sql::in_ids(&**tx, 1)
@@ -192,7 +203,7 @@ async fn current(tx: &Write, periods: &[PeriodId]) -> Result<BTreeMap<PeriodId, 
 }
 
 /// Writes what of periods is reserved.
-async fn reserve(tx: &Write, periods: &[(PeriodId, PeriodFacts)]) -> Result<()> {
+pub(crate) async fn reserve(tx: &Write, periods: &[(PeriodId, PeriodFacts)]) -> Result<()> {
     let mut rows = RowSet::new(
         &**tx,
         &[

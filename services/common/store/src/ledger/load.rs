@@ -10,10 +10,12 @@ use vpnpanel_domain::{
 use vpnpanel_link::collector::ingest::Needs;
 use vpnpanel_link::collector::{Cursor, LeaseFacts, Loaded, Mark, NodeFacts, PeriodFacts};
 use vpnpanel_link::{
-    Attribution, BootId, CounterKey, Digest, Epoch, Generation, Incarnation, Seq, SpoolId, Totals,
+    Attribution, BootId, CounterKey, Digest, Epoch, Generation, Incarnation, Seq, SpoolId,
+    StateEpoch, Totals,
 };
 
 use crate::error::{Result, StoreError};
+use crate::restore::{self, Lock};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::transaction::Write;
 use crate::{amount, sql};
@@ -21,12 +23,14 @@ use crate::{amount, sql};
 /// Loads and locks, in the order of locks.
 pub(super) async fn load(tx: &Write, needs: &Needs) -> Result<Loaded> {
     Ok(Loaded {
+        standing: restore::standing(tx, Lock::Shared).await?,
         nodes: nodes(tx, &needs.nodes).await?,
         cursors: cursors(tx, &needs.cursors).await?,
         digests: digests(tx, &needs.digests).await?,
         marks: marks(tx, &needs.marks).await?,
         periods: periods(tx, &needs.periods).await?,
         leases: leases(tx, &needs.leases).await?,
+        former: former(tx, &needs.former).await?,
     })
 }
 
@@ -37,7 +41,8 @@ pub(super) async fn nodes(tx: &Write, ids: &[NodeId]) -> Result<HashMap<NodeId, 
     }
     let text = format!(
         "SELECT l.node_id, n.tenant_id, l.generation, l.quarantine_reason, l.spool, l.boots,
-                l.boot_strikes, l.last_written_at
+                l.boot_strikes, l.last_written_at, l.reported_epoch, l.reported_itself,
+                l.spoke_epoch, l.suspicion
          FROM node_links l JOIN nodes n ON n.id = l.node_id
          WHERE l.node_id {} AND n.deleted_at IS NULL ORDER BY l.node_id {{for_update_l}}",
         sql::in_ids(&**tx, 1)
@@ -65,6 +70,10 @@ fn node(row: &QueryResult) -> Result<NodeFacts> {
         boots,
         boot_strikes: u32::try_from(strikes).unwrap_or(0),
         last_written_at_ms: sql::get(row, 7)?,
+        reported: StateEpoch(sql::unsigned(sql::get(row, 8)?)),
+        reported_itself: sql::get(row, 9)?,
+        spoke: StateEpoch(sql::unsigned(sql::get(row, 10)?)),
+        suspicion: sql::get(row, 11)?,
     })
 }
 
@@ -212,7 +221,7 @@ pub(super) fn mark(row: &QueryResult) -> Result<(NodeId, CounterKey, Mark)> {
 }
 
 /// Periods, locked.
-pub(super) async fn periods(
+pub(crate) async fn periods(
     tx: &Write,
     ids: &[PeriodId],
 ) -> Result<HashMap<PeriodId, PeriodFacts>> {
@@ -279,12 +288,47 @@ async fn leases(
         .collect()
 }
 
-/// What [`lease`] reads, of `leases l`.
-pub(super) const LEASE: &str = "l.node_id, l.period_id, l.id, l.user_id, l.version,
-    l.answered_version, l.allowance_bytes, l.allowance_micro, l.asked_bytes, l.asked_micro,
-    l.billed_bytes, l.billed_micro, l.consumed_bytes, l.consumed_micro, l.moved_at";
+/// Those of the leases named that are not current any more.
+async fn former(
+    tx: &Write,
+    keys: &[(NodeId, PeriodId, LeaseId)],
+) -> Result<HashMap<(NodeId, LeaseId), LeaseFacts>> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("node_id", Column::Id),
+            ("period_id", Column::Id),
+            ("id", Column::Id),
+        ],
+    );
+    for (node, period, lease) in keys {
+        rows.push([
+            Cell::Id(node.uuid()),
+            Cell::Id(period.uuid()),
+            Cell::Id(lease.uuid()),
+        ]);
+    }
+    if rows.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let text = format!(
+        "SELECT {LEASE} FROM {}
+         JOIN leases l ON l.node_id = s.node_id AND l.period_id = s.period_id AND l.id = s.id
+         WHERE l.state <> 'current'",
+        rows.source(1)
+    );
+    let found = sql::all(&**tx, text, rows.into_values()).await?;
+    let read = |row| lease(row).map(|((node, _), facts)| ((node, facts.lease), facts));
+    found.iter().map(read).collect()
+}
 
-pub(super) fn lease(row: &QueryResult) -> Result<((NodeId, PeriodId), LeaseFacts)> {
+/// What [`lease`] reads, of `leases l`.
+pub(crate) const LEASE: &str = "l.node_id, l.period_id, l.id, l.user_id, l.version,
+    l.answered_version, l.allowance_bytes, l.allowance_micro, l.asked_bytes, l.asked_micro,
+    l.billed_bytes, l.billed_micro, l.consumed_bytes, l.consumed_micro, l.moved_at,
+    l.named_generation";
+
+pub(crate) fn lease(row: &QueryResult) -> Result<((NodeId, PeriodId), LeaseFacts)> {
     let asked: Option<i64> = sql::get(row, 8)?;
     let key = (
         NodeId::new(sql::get(row, 0)?),
@@ -300,6 +344,7 @@ pub(super) fn lease(row: &QueryResult) -> Result<((NodeId, PeriodId), LeaseFacts
         billed: amount::get(row, 10)?,
         consumed: amount::get(row, 12)?,
         moved_at_ms: sql::get(row, 14)?,
+        named: Generation(sql::unsigned(sql::get(row, 15)?)),
     };
     Ok((key, facts))
 }

@@ -2,13 +2,13 @@
 //! decision needs are loaded locked by set queries, [`vpnpanel_link::collector::ingest::decide`]
 //! says what follows, and its effects are written in bulk. No rule of the link is repeated here.
 //!
-//! Locks: the links of the nodes, which guard their cursors, digests and marks; then the periods,
+//! Locks: the installation, shared, which says whether anything may be granted; the links of the nodes, which guard their cursors, digests and marks; then the periods,
 //! which guard their leases; then users that cross their limit. Each in the order of ids.
 
 mod ahead;
 mod floors;
 mod leases;
-mod load;
+pub(crate) mod load;
 mod partitions;
 mod review;
 mod rollup;
@@ -27,6 +27,7 @@ use crate::error::{Result, StoreError};
 pub use ahead::{AheadCursor, NodesAhead};
 pub use floors::UsageKept;
 pub use leases::LEASES_AHEAD_MS;
+pub(crate) use leases::reserve;
 pub use partitions::PARTITION_MS;
 pub use review::LedgerTotals;
 pub(crate) use rollup::{DAY_MS, HOUR_MS};
@@ -114,12 +115,14 @@ fn smaller(mut part: Vec<Submission>, error: StoreError) -> Result<Vec<Vec<Submi
     let Some(mut one) = part.pop() else {
         return Err(error);
     };
-    if !one.segments.is_empty() || !one.leases.is_empty() {
+    if !one.segments.is_empty() || !one.leases.is_empty() || one.reported.is_some() {
         // Batches first; what rides with them is not lost by a refusal of theirs.
         let rest = Submission {
             batches: Vec::new(),
+            lost: Vec::new(),
             segments: std::mem::take(&mut one.segments),
             leases: std::mem::take(&mut one.leases),
+            reported: one.reported.take(),
             ..one.clone()
         };
         if one.batches.is_empty() {
@@ -168,6 +171,7 @@ impl Ingested {
                     kept.quarantined = reply.quarantined.or(kept.quarantined.take());
                     kept.missing_segments.extend(reply.missing_segments);
                     kept.grants.extend(reply.grants);
+                    kept.reported = reply.reported.or(kept.reported);
                     kept.superseded |= reply.superseded;
                 }
                 None => joined.push(reply),

@@ -10,14 +10,15 @@ use vpnpanel_link::collector::NodeFacts;
 use vpnpanel_link::collector::lease;
 use vpnpanel_link::collector::open::{self, Opening, StreamFacts};
 use vpnpanel_link::{
-    Attribution, CounterKey, CounterMark, Epoch, Generation, Grant, Hello, Pace, StateEpoch, Totals,
+    Attribution, CounterKey, CounterMark, Epoch, Generation, Grant, Hello, Pace, Revision, Totals,
 };
 
 use super::{load, write};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
+use crate::restore::{self, Lock};
 use crate::transaction::Write;
-use crate::{node_states, nodes, sql};
+use crate::{changes, node_states, nodes, sql};
 
 /// Grants and marks that one Welcome repeats at most; the rest follows with the usage.
 const MOST: i64 = 16_384;
@@ -34,7 +35,29 @@ impl Store {
         pace: Pace,
         collector: &str,
     ) -> Result<Opening> {
+        // A Hello that proves the database to be an older one is judged again where nobody grants
+        // anything meanwhile, or has judged another.
+        let mut lock = Lock::Shared;
+        loop {
+            let opened = self.try_open(node, hello, pace, collector, lock).await?;
+            if let Some(opening) = opened {
+                return Ok(opening);
+            }
+            lock = Lock::Exclusive;
+        }
+    }
+
+    /// Opens a stream, unless that takes the barrier up and the lock is shared.
+    async fn try_open(
+        &self,
+        node: NodeId,
+        hello: &Hello,
+        pace: Pace,
+        collector: &str,
+        lock: Lock,
+    ) -> Result<Option<Opening>> {
         let tx = self.begin().await?;
+        let standing = restore::standing(&tx, lock).await?;
         let settings = nodes::load(&*tx, node).await?;
         make_rows(&tx, node).await?;
         let facts = load::nodes(&tx, &[node])
@@ -50,19 +73,30 @@ impl Store {
         for ((_, epoch), cursor) in load::cursors(&tx, &keys).await? {
             cursors.insert(epoch, cursor);
         }
+        let epoch = standing.epoch;
         let facts = StreamFacts {
+            standing,
+            versions: restore::versions(&tx, node, &hello.leases).await?,
+            head: Some(Revision(changes::head(&*tx).await?)),
+            witnesses: restore::witnesses(&tx, node, facts.tenant, epoch).await?,
             node: facts,
             cursors,
             marks: asked_marks(&tx, node, settings.multiplier, &hello.unknown_baselines).await?,
             awaited: awaited(&tx, node).await?,
             unanswered: unanswered(&*tx, node).await?,
-            state_epoch: state_epoch(&tx).await?,
             applied: node_states::applied(&tx, node).await?,
         };
         let opening = open::open(facts, hello, pace, tx.now).map_err(StoreError::Refused)?;
+        if let Some(evidence) = opening.restored {
+            if lock == Lock::Shared {
+                return Ok(None);
+            }
+            let epoch = opening.welcome.state_epoch;
+            restore::restored(&tx, standing, epoch, node, evidence).await?;
+        }
         save(&tx, node, &opening, hello, collector).await?;
         tx.commit().await?;
-        Ok(opening)
+        Ok(Some(opening))
     }
 
     /// The generation of a node's newest stream; `None` when it never had one.
@@ -101,11 +135,16 @@ impl Store {
 }
 
 /// Locks the link of a node whose newest stream has to be this one; `None` for a node that is gone.
+/// A stream of an earlier life of the database lies below the epoch.
 pub(crate) async fn fenced(
     tx: &Write,
     node: NodeId,
     generation: Generation,
 ) -> Result<Option<NodeFacts>> {
+    let epoch = restore::standing(tx, Lock::Shared).await?.epoch;
+    if generation.get() < epoch.floor() {
+        return Err(StoreError::StreamSuperseded);
+    }
     match load::nodes(tx, &[node]).await?.remove(&node) {
         Some(facts) if facts.generation != generation => Err(StoreError::StreamSuperseded),
         facts => Ok(facts),
@@ -130,8 +169,16 @@ async fn make_rows(tx: &Write, node: NodeId) -> Result<()> {
     let (nothing, none) = (Vec::<u8>::new(), serde_json::json!([]));
     sql::run(
         &**tx,
-        "INSERT INTO node_links (node_id, generation, collector, opened_at, boots, boot_strikes)
-         VALUES ($1, 0, '', $2, $3, 0) ON CONFLICT (node_id) DO NOTHING",
+        // A node that is older than a restore under way may hold what the database does not know.
+        "INSERT INTO node_links (node_id, generation, collector, opened_at, boots, boot_strikes,
+            reported_epoch, settled_epoch)
+         SELECT $1, 0, '', $2, $3, 0, i.known, i.known FROM (
+            SELECT CASE WHEN i.restore_held AND EXISTS (SELECT 1 FROM restores r
+                    JOIN nodes n ON n.id = $1 AND n.created_at < r.opened_at
+                    WHERE r.state_epoch = i.state_epoch)
+                THEN 0 ELSE i.state_epoch END AS known
+            FROM installation i) i WHERE TRUE
+         ON CONFLICT (node_id) DO NOTHING",
         vec![node.uuid().into(), tx.now.into(), none.clone().into()],
     )
     .await?;
@@ -164,7 +211,8 @@ async fn save(
     sql::run(
         &**tx,
         "UPDATE node_links SET generation = $2, collector = $3, opened_at = $4, spool = $5,
-            boots = $6, boot_strikes = $7 WHERE node_id = $1",
+            boots = $6, boot_strikes = $7, spoke_epoch = $8, suspicion = $9,
+            settled_epoch = CASE WHEN $10 THEN 0 ELSE settled_epoch END WHERE node_id = $1",
         vec![
             node.uuid().into(),
             sql::signed(facts.generation.get()).into(),
@@ -173,6 +221,9 @@ async fn save(
             facts.spool.map(|spool| spool.as_bytes().to_vec()).into(),
             serde_json::json!(facts.boots).into(),
             i32::try_from(facts.boot_strikes).unwrap_or(i32::MAX).into(),
+            sql::signed(facts.spoke.get()).into(),
+            facts.suspicion.clone().into(),
+            facts.suspicion.is_some().into(),
         ],
     )
     .await?;
@@ -271,6 +322,9 @@ async fn unanswered(db: &impl ConnectionTrait, node: NodeId) -> Result<Vec<Grant
     let text = format!(
         "SELECT {} FROM leases l WHERE l.node_id = $1 AND l.state = 'current'
             AND l.answered_version < l.version
+            AND EXISTS (SELECT 1 FROM node_links k JOIN installation i ON TRUE
+                WHERE k.node_id = l.node_id AND k.reported_epoch >= i.state_epoch
+                    AND k.suspicion IS NULL)
          ORDER BY l.period_id LIMIT $2",
         load::LEASE
     );
@@ -282,11 +336,4 @@ async fn unanswered(db: &impl ConnectionTrait, node: NodeId) -> Result<Vec<Grant
             Ok(lease::grant(period, &facts))
         })
         .collect()
-}
-
-async fn state_epoch(tx: &Write) -> Result<StateEpoch> {
-    let row = sql::one(&**tx, "SELECT state_epoch FROM installation", vec![])
-        .await?
-        .ok_or(StoreError::NotFound("installation"))?;
-    Ok(StateEpoch(sql::unsigned(sql::get(&row, 0)?)))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::Value;
 use uuid::Uuid;
-use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, TenantId, UserId};
+use vpnpanel_domain::{LeaseId, MicroBytes, NodeId, PeriodId, TenantId, UserId};
 use vpnpanel_link::collector::LeaseFacts;
 use vpnpanel_link::collector::ingest::{BucketCredit, Crossing, Effects, OrphanReason};
 use vpnpanel_link::{Bucket, Row};
@@ -48,7 +48,10 @@ pub(crate) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
     node_buckets(tx, &effects.buckets).await?;
     touched(tx, &effects.buckets).await?;
     periods(tx, effects).await?;
+    replaced(tx, &effects.replaced).await?;
     leases(tx, &effects.leases).await?;
+    let former: Vec<_> = effects.former.iter().map(current_key).collect();
+    leases(tx, &former).await?;
     unbilled(tx, effects).await?;
     limited(tx, &effects.limited).await
 }
@@ -387,8 +390,46 @@ async fn periods(tx: &Write, effects: &Effects) -> Result<()> {
     Ok(())
 }
 
-/// Writes whole rows of current leases.
-pub(super) async fn leases(tx: &Write, leases: &[((NodeId, PeriodId), LeaseFacts)]) -> Result<()> {
+/// Leases that nobody holds any more.
+pub(crate) async fn replaced(
+    tx: &Write,
+    gone: &[((NodeId, PeriodId, LeaseId), LeaseFacts)],
+) -> Result<()> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("node_id", Column::Id),
+            ("period_id", Column::Id),
+            ("id", Column::Id),
+        ],
+    );
+    for ((node, period, lease), _) in gone {
+        rows.push([
+            Cell::Id(node.uuid()),
+            Cell::Id(period.uuid()),
+            Cell::Id(lease.uuid()),
+        ]);
+    }
+    run(tx, rows, vec![], |source| {
+        format!(
+            "UPDATE leases SET state = 'written_off' FROM {source}
+             WHERE leases.node_id = s.node_id AND leases.period_id = s.period_id
+                AND leases.id = s.id"
+        )
+    })
+    .await?;
+    let gone: Vec<_> = gone.iter().map(current_key).collect();
+    leases(tx, &gone).await
+}
+
+fn current_key(
+    ((node, period, _), facts): &((NodeId, PeriodId, LeaseId), LeaseFacts),
+) -> ((NodeId, PeriodId), LeaseFacts) {
+    ((*node, *period), *facts)
+}
+
+/// Writes whole rows of leases; one that is new is current, any other stays what it is.
+pub(crate) async fn leases(tx: &Write, leases: &[((NodeId, PeriodId), LeaseFacts)]) -> Result<()> {
     let mut rows = RowSet::new(
         &**tx,
         &[
@@ -407,6 +448,7 @@ pub(super) async fn leases(tx: &Write, leases: &[((NodeId, PeriodId), LeaseFacts
             ("consumed_bytes", Column::Big),
             ("consumed_micro", Column::Big),
             ("moved_at", Column::Big),
+            ("named", Column::Big),
         ],
     );
     for ((node, period), lease) in leases {
@@ -430,24 +472,27 @@ pub(super) async fn leases(tx: &Write, leases: &[((NodeId, PeriodId), LeaseFacts
             Cell::Big(consumed.0),
             Cell::Big(consumed.1),
             Cell::Big(lease.moved_at_ms),
+            Cell::Big(sql::signed(lease.named.get())),
         ]);
     }
     run(tx, rows, vec![], |source| {
         format!(
             "INSERT INTO leases (node_id, period_id, id, user_id, state, version,
                 answered_version, allowance_bytes, allowance_micro, asked_bytes, asked_micro,
-                billed_bytes, billed_micro, consumed_bytes, consumed_micro, moved_at)
+                billed_bytes, billed_micro, consumed_bytes, consumed_micro, moved_at,
+                named_generation)
              SELECT node_id, period_id, id, user_id, 'current', version, answered,
                 allowance_bytes, allowance_micro, NULLIF(asked_bytes, -1),
                 NULLIF(asked_micro, -1), billed_bytes, billed_micro, consumed_bytes,
-                consumed_micro, moved_at FROM {source} WHERE TRUE
+                consumed_micro, moved_at, named FROM {source} WHERE TRUE
              ON CONFLICT (node_id, period_id, id) DO UPDATE
              SET version = excluded.version, answered_version = excluded.answered_version,
                 allowance_bytes = excluded.allowance_bytes,
                 allowance_micro = excluded.allowance_micro, asked_bytes = excluded.asked_bytes,
                 asked_micro = excluded.asked_micro, billed_bytes = excluded.billed_bytes,
                 billed_micro = excluded.billed_micro, consumed_bytes = excluded.consumed_bytes,
-                consumed_micro = excluded.consumed_micro, moved_at = excluded.moved_at"
+                consumed_micro = excluded.consumed_micro, moved_at = excluded.moved_at,
+                named_generation = excluded.named_generation"
         )
     })
     .await?;
@@ -480,6 +525,17 @@ async fn unbilled(tx: &Write, effects: &Effects) -> Result<()> {
             values,
         )
         .await?;
+    }
+    for skipped in &effects.skipped {
+        tracing::error!(
+            event = "ingest.batches_lost",
+            node_id = %skipped.node,
+            epoch = %skipped.epoch,
+            from = %skipped.from,
+            to = %skipped.to,
+            "batches were never committed and are past retention on their node: what its books still \
+             know of them is billed, the rest is among the orphans"
+        );
     }
     for letter in &effects.dead_letters {
         tracing::error!(

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use vpnpanel_store::testing::{TENANT_ROLE, TestStore};
 
 /// Tables without a tenant in their rows, and why.
-const WITHOUT_TENANT: [(&str, &str); 27] = [
+const WITHOUT_TENANT: [(&str, &str); 28] = [
     ("accounts", "people: memberships say where they act"),
     ("address_pools", "one of each inbound, reached through it"),
     ("audit_refusals", "sign-ins, of the platform's log"),
@@ -30,6 +30,7 @@ const WITHOUT_TENANT: [(&str, &str); 27] = [
     ("recovery_codes", "of an account"),
     ("refresh_tokens", "of an account"),
     ("released_addresses", "of an inbound, reached through it"),
+    ("restores", "of the installation"),
     ("roles", "of the platform, held in tenants"),
     ("seaql_migrations", "of the schema"),
     ("second_factors", "of an account"),

@@ -11,7 +11,7 @@ use vpnpanel_domain::{
 use vpnpanel_link::collector::ingest::{Decoded, Submission};
 use vpnpanel_link::{
     Attribution, BootId, Bucket, CounterKey, Epoch, Generation, Hello, Incarnation, PROTOCOL, Pace,
-    Payload, Range, Row, Seq, SpoolId, wire,
+    Payload, Range, Row, Seq, SpoolId, StateEpoch, wire,
 };
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
@@ -195,6 +195,7 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 pub(crate) struct Agent {
     pub(crate) node: NodeId,
     pub(crate) generation: Generation,
+    pub(crate) state_epoch: StateEpoch,
     pub(crate) boot: BootId,
     pub(crate) epoch: Epoch,
     pub(crate) incarnation: Incarnation,
@@ -207,6 +208,7 @@ impl Agent {
         let mut agent = Self {
             node,
             generation: Generation(0),
+            state_epoch: StateEpoch(0),
             boot: BootId(random()),
             epoch: Epoch(random()),
             incarnation: Incarnation(random()),
@@ -230,6 +232,8 @@ impl Agent {
             engines: Vec::new(),
             unknown_baselines: Vec::new(),
             leases: Vec::new(),
+            generation: self.generation,
+            state_epoch: self.state_epoch,
         }
     }
 
@@ -239,6 +243,7 @@ impl Agent {
             .await
             .unwrap();
         self.generation = opening.welcome.generation;
+        self.state_epoch = opening.welcome.state_epoch;
     }
 
     pub(crate) fn row(&self, peer: PeerId, user: &User, up: (u64, u64), down: (u64, u64)) -> Row {
@@ -280,6 +285,8 @@ impl Agent {
             batches,
             segments: Vec::new(),
             leases: Vec::new(),
+            lost: Vec::new(),
+            reported: None,
         }
     }
 }

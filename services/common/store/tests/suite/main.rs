@@ -24,6 +24,7 @@ mod people;
 mod periods;
 mod reconciliation;
 mod renewal;
+mod restore;
 mod rollups;
 mod schema;
 mod signing_keys;

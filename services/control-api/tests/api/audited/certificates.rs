@@ -4,8 +4,9 @@ use rcgen::{KeyPair, SigningKey as _};
 use vpnpanel_api::{
     Method,
     node::v1::{
-        ConfirmNodeRemovalsRequest, ConfirmNodeRemovalsResponse, Node,
-        RevokeNodeCertificateRequest, RevokeNodeCertificateResponse,
+        ConfirmNodeRemovalsRequest, ConfirmNodeRemovalsResponse, DeclareRestoreRequest,
+        DeclareRestoreResponse, Node, RevokeNodeCertificateRequest, RevokeNodeCertificateResponse,
+        WriteOffNodeRequest, WriteOffNodeResponse,
     },
     pki::v1::{
         SignLapsedNodeRequest, SignLapsedNodeResponse, SignRenewingNodeRequest,
@@ -76,6 +77,23 @@ pub(super) async fn perform(
             let until: ConfirmNodeRemovalsResponse = call(&admin, path, id, request).await;
             assert!(until.expire_time.is_some());
             return Some(stage.done("node", &node.id));
+        }
+        "WriteOffNode" => {
+            let node = stage.admin.new_node("lost", None).await;
+            let request = WriteOffNodeRequest {
+                node_id: node.id.clone(),
+                ..WriteOffNodeRequest::default()
+            };
+            let admin = stage.admin.clone();
+            let freed: WriteOffNodeResponse = call(&admin, path, id, request).await;
+            assert_eq!((freed.leases, freed.freed_bytes), (0, 0));
+            return Some(stage.done("node", &node.id));
+        }
+        "DeclareRestore" => {
+            let admin = stage.admin.clone();
+            let restore: DeclareRestoreResponse =
+                call(&admin, path, id, DeclareRestoreRequest::default()).await;
+            return Some(stage.done("restore", &restore.state_epoch.to_string()));
         }
         _ => return None,
     };

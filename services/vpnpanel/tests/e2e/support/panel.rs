@@ -228,6 +228,22 @@ impl<'a> Panel<'a> {
         self.rest.patch(&path, &json!({ "address": address }));
     }
 
+    /// The newest restore of an older database.
+    pub(crate) fn restore(&self) -> Value {
+        self.rest.get("/v1/restore")
+    }
+
+    /// How far a node is behind.
+    pub(crate) fn sync(&self, node: &str) -> Value {
+        self.rest.get(&format!("/v1/nodes/{node}/sync"))
+    }
+
+    /// Says that users go from a node.
+    pub(crate) fn confirm_removals(&self, node: &str) {
+        let path = format!("/v1/nodes/{node}:confirmRemovals");
+        self.rest.post(&path, &json!({}));
+    }
+
     /// Waits until a node is in a state, by the last word of its name.
     pub(crate) fn wait_node(&self, node: &str, state: &str, limit: Duration) {
         eventually(&format!("the node is {state}"), limit, || {

@@ -114,6 +114,17 @@ pub(crate) const REPLICATED: &[Role] = &[
     GATEWAY,
 ];
 
+/// The embedded database, with its log.
+const DATABASE: [&str; 3] = ["vpnpanel.db", "vpnpanel.db-wal", "vpnpanel.db-shm"];
+
+fn copy_database(from: &Path, to: &Path) {
+    for name in DATABASE {
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).expect("copied");
+        }
+    }
+}
+
 /// A control plane that runs on a host.
 pub(crate) struct ControlPlane<'a> {
     host: &'a Namespace,
@@ -266,6 +277,24 @@ impl<'a> ControlPlane<'a> {
                 assert!(status.success(), "{}: {status}", role.name);
             }
         }
+    }
+
+    /// A copy of the embedded database; nothing runs meanwhile.
+    pub(crate) fn back_up(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a temporary folder");
+        copy_database(self.data.path(), copy.path());
+        copy
+    }
+
+    /// Puts a copy of the embedded database back; nothing runs meanwhile.
+    pub(crate) fn put_back(&self, copy: &tempfile::TempDir) {
+        for name in DATABASE {
+            let path = self.data.path().join(name);
+            if path.exists() {
+                std::fs::remove_file(path).expect("removed");
+            }
+        }
+        copy_database(copy.path(), self.data.path());
     }
 
     /// Where what one process prints is kept.

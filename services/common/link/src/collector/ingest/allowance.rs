@@ -7,12 +7,24 @@ use std::collections::{BTreeMap, HashMap};
 use vpnpanel_domain::{LeaseId, MicroBytes, NodeId, PeriodId};
 
 use super::Ledger;
-use crate::collector::LeaseFacts;
-use crate::collector::lease::{self, Growth};
-use crate::{Entropy, Grant, LeaseState, entropy};
+use crate::collector::lease::{self, Growth, Terms};
+use crate::collector::{LeaseFacts, Standing};
+use crate::{Entropy, Generation, Grant, LeaseState, entropy};
 
 impl Ledger<'_> {
     pub(super) fn settle_leases(&mut self, entropy: &mut dyn Entropy) {
+        let reports = std::mem::take(&mut self.reports);
+        // What an older database does not know is there before usage of it is counted. A node holds
+        // one lease for each period: the one that it named last.
+        let last: HashMap<_, _> = reports
+            .iter()
+            .map(|(node, _, state)| ((*node, state.period), state.lease))
+            .collect();
+        for (node, _, state) in &reports {
+            if last.get(&(*node, state.period)) == Some(&state.lease) {
+                self.take_up(*node, state);
+            }
+        }
         // In order, so that a run can be replayed.
         let mut touched: BTreeMap<(NodeId, PeriodId), u64> = BTreeMap::new();
         for ((node, period), billed) in std::mem::take(&mut self.flows) {
@@ -20,8 +32,8 @@ impl Ledger<'_> {
                 touched.insert((node, period), rate);
             }
         }
-        for (node, state) in std::mem::take(&mut self.reports) {
-            if self.answer(node, &state) {
+        for (node, stream, state) in reports {
+            if self.answer(node, stream, &state) {
                 touched.entry((node, state.period)).or_insert(0);
             }
         }
@@ -61,35 +73,98 @@ impl Ledger<'_> {
         Some(u64::try_from(rate).unwrap_or(u64::MAX))
     }
 
-    /// Takes a report; says whether it concerns a lease that is current.
-    fn answer(&mut self, node: NodeId, state: &LeaseState) -> bool {
-        let Some(facts) = self.loaded.periods.get_mut(&state.period) else {
-            return false;
-        };
-        if facts.user != state.user {
-            return false;
-        }
-        if let Some(current) = self.loaded.leases.get_mut(&(node, state.period)) {
-            lease::answer(facts, current, state, self.now_ms);
-            return current.lease == state.lease;
-        }
-        if !facts.open {
+    /// Whether a node names what was never granted, and nobody expects it to: the database is an
+    /// older one than when the stream was opened. Its next Hello says so.
+    pub(super) fn knows_more(&self, node: NodeId, leases: &[LeaseState]) -> bool {
+        let epoch = self.loaded.standing.epoch;
+        let of_node = self.loaded.nodes.get(&node);
+        if of_node.is_none_or(|facts| facts.must_report(epoch)) {
             return false;
         }
-        // The agent holds what this database does not know of: it is an older one.
-        let mut unknown = LeaseFacts {
+        let named = leases.iter().filter(|state| self.is_of_node(node, state));
+        named.into_iter().any(|state| {
+            let current = self.loaded.leases.get(&(node, state.period));
+            let current = current.filter(|lease| lease.lease == state.lease);
+            let known = current.or_else(|| self.loaded.former.get(&(node, state.lease)));
+            known.is_none_or(|lease| state.version > lease.version)
+        })
+    }
+
+    /// Puts a lease that is held and not on record into the place of what is on record there.
+    fn take_up(&mut self, node: NodeId, state: &LeaseState) {
+        let key = (node, state.period);
+        if !self.is_of_node(node, state) || self.loaded.former.contains_key(&(node, state.lease)) {
+            return;
+        }
+        match self.loaded.leases.get_mut(&key) {
+            Some(current) if current.lease == state.lease => return,
+            Some(current) => {
+                // It holds one for each period: this one it does not hold.
+                let epoch = self.loaded.standing.epoch;
+                if let Some(period) = self.loaded.periods.get_mut(&state.period) {
+                    lease::write_off(period, current, epoch);
+                }
+                let gone = (node, state.period, current.lease);
+                self.effects.replaced.push((gone, *current));
+            }
+            None => {}
+        }
+        let unknown = LeaseFacts {
             lease: state.lease,
             user: state.user,
-            version: state.version,
+            version: 0,
             answered: 0,
             allowance: MicroBytes::ZERO,
             asked: None,
             billed: MicroBytes::ZERO,
             consumed: MicroBytes::ZERO,
             moved_at_ms: self.now_ms,
+            named: Generation(0),
         };
-        lease::answer(facts, &mut unknown, state, self.now_ms);
-        self.loaded.leases.insert((node, state.period), unknown);
+        self.loaded.leases.insert(key, unknown);
+    }
+
+    /// The period is the user's, and the user one that the node may serve.
+    fn is_of_node(&self, node: NodeId, state: &LeaseState) -> bool {
+        let owner = self.loaded.nodes.get(&node).and_then(|facts| facts.tenant);
+        self.loaded
+            .periods
+            .get(&state.period)
+            .is_some_and(|period| {
+                period.user == state.user && owner.is_none_or(|owner| owner == period.tenant)
+            })
+    }
+
+    /// Takes a report; says whether it concerns a lease that is current.
+    fn answer(&mut self, node: NodeId, stream: Generation, state: &LeaseState) -> bool {
+        if !self.is_of_node(node, state) {
+            return false;
+        }
+        let Standing { epoch, held } = self.loaded.standing;
+        let of_node = self.loaded.nodes.get(&node);
+        let frees = !held && of_node.is_some_and(|facts| facts.is_trusted(epoch));
+        let Some(period) = self.loaded.periods.get_mut(&state.period) else {
+            return false;
+        };
+        if let Some(former) = self.loaded.former.get_mut(&(node, state.lease)) {
+            // A disk that is back may not be the only one.
+            lease::answer(period, former, state, false, self.now_ms);
+            former.named = former.named.max(stream);
+            let former = *former;
+            let key = (node, state.period, state.lease);
+            self.effects.former.retain(|(known, _)| *known != key);
+            self.effects.former.push((key, former));
+            self.touch_period(state.period);
+            return false;
+        }
+        let Some(current) = self.loaded.leases.get_mut(&(node, state.period)) else {
+            return false;
+        };
+        if current.lease != state.lease {
+            return false;
+        }
+        lease::answer(period, current, state, frees, self.now_ms);
+        current.named = current.named.max(stream);
         true
     }
 
@@ -102,22 +177,25 @@ impl Ledger<'_> {
         entropy: &mut dyn Entropy,
     ) -> Option<Grant> {
         let key = (node, period);
-        let trusted = self
-            .loaded
-            .nodes
-            .get(&node)
-            .is_some_and(|node| node.quarantined.is_none());
+        let standing = self.loaded.standing;
+        let terms = Terms {
+            policy: self.policy,
+            standing,
+        };
+        let of_node = self.loaded.nodes.get(&node);
+        let trusted =
+            !standing.held && of_node.is_some_and(|facts| facts.is_trusted(standing.epoch));
         let facts = self.loaded.periods.get_mut(&period)?;
         let mut grant = None;
         match self.loaded.leases.get_mut(&key) {
-            Some(current) if trusted => match lease::grow(facts, current, self.policy, rate) {
+            Some(current) if trusted => match lease::grow(facts, current, &terms, rate) {
                 Growth::Grown => grant = Some(lease::grant(period, current)),
                 Growth::Starved => self.effects.starved.push(period),
                 Growth::Enough => {}
             },
             None if trusted && facts.open && facts.limit.micro().is_some() => {
                 let id = LeaseId::from_parts(self.now_ms, entropy::draw(entropy));
-                let opened = lease::open(facts, id, self.policy, self.now_ms);
+                let opened = lease::open(facts, id, &terms, self.now_ms);
                 grant = Some(lease::grant(period, &opened));
                 self.loaded.leases.insert(key, opened);
             }

@@ -149,7 +149,12 @@ impl Ledger<'_> {
         let owner = self.loaded.nodes.get(&node).and_then(|facts| facts.tenant);
         let period = row.attribution.period;
         let Some(facts) = self.loaded.periods.get_mut(&period) else {
-            return self.orphan(node, row, OrphanReason::UnknownPeriod);
+            let reason = if period.into_bytes() == [0; 16] {
+                OrphanReason::SegmentsLost
+            } else {
+                OrphanReason::UnknownPeriod
+            };
+            return self.orphan(node, row, reason);
         };
         if facts.user != row.attribution.user {
             return self.orphan(node, row, OrphanReason::OtherUser);

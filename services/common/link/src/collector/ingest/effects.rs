@@ -1,11 +1,12 @@
 //! What one ingest transaction writes and answers, in the vocabulary of bulk statements: every
 //! list is aggregated (a key comes once) and sorted by key, so that locks are taken in one order.
 
-use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, TenantId, UserId};
+use vpnpanel_domain::{LeaseId, MicroBytes, NodeId, PeriodId, TenantId, UserId};
 
 use crate::collector::{LeaseFacts, Mark};
 use crate::{
     BatchRef, Bucket, CounterKey, CounterMark, Digest, Epoch, Generation, Grant, Row, Seq,
+    StateEpoch,
 };
 
 /// Everything that follows from a group of submissions.
@@ -27,8 +28,13 @@ pub struct Effects {
     pub buckets: Vec<BucketCredit>,
     /// Usage to add to periods.
     pub periods: Vec<PeriodCredit>,
-    /// New values of leases, whole rows.
+    /// Leases that a node holds another in the place of, whole rows: they are written off, before
+    /// any other is written.
+    pub replaced: Vec<((NodeId, PeriodId, LeaseId), LeaseFacts)>,
+    /// New values of current leases, whole rows.
     pub leases: Vec<((NodeId, PeriodId), LeaseFacts)>,
+    /// New values of leases that are not current, whole rows.
+    pub former: Vec<((NodeId, PeriodId, LeaseId), LeaseFacts)>,
     /// Users that crossed their limit with this transaction: their status and the change log.
     pub limited: Vec<Crossing>,
     /// Periods whose limit leaves too little to grant while other nodes may hold idle
@@ -40,6 +46,8 @@ pub struct Effects {
     pub held: Vec<HeldUsage>,
     /// Batches that were taken out of the stream; kept as they came.
     pub dead_letters: Vec<DeadLetter>,
+    /// Cursors that moved over batches that nobody holds any more: alarm.
+    pub skipped: Vec<Skipped>,
     /// Nodes to quarantine.
     pub quarantined: Vec<(NodeId, String)>,
 }
@@ -61,6 +69,9 @@ pub struct Reply {
     pub missing_segments: Vec<CounterMark>,
     /// Allowances, new or changed.
     pub grants: Vec<Grant>,
+    /// The node has reported all that it holds, under this epoch; what it did not name is to be
+    /// freed now.
+    pub reported: Option<StateEpoch>,
     /// A newer stream of the node exists: this one ends with ABORTED, STREAM_SUPERSEDED, and
     /// nothing of it was written.
     pub superseded: bool,
@@ -81,6 +92,20 @@ pub struct CursorAdvance {
     pub seq: Seq,
     /// Of that batch.
     pub digest: Digest,
+}
+
+/// Batches that were never committed and are past retention on the node: what they said comes as
+/// segments, as far as those reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skipped {
+    /// The node.
+    pub node: NodeId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The first.
+    pub from: Seq,
+    /// The last.
+    pub to: Seq,
 }
 
 /// A digest to keep.
@@ -180,8 +205,8 @@ pub enum OrphanReason {
     OtherUser,
     /// The node belongs to another tenant than the user.
     OtherTenant,
-    /// Rows began beyond the mark, and the agent no longer knows what lay between: from the
-    /// mark up to the highest of them.
+    /// Rows began beyond the mark, and the agent no longer knows what lay between; or its disk never
+    /// knew whose it was.
     SegmentsLost,
 }
 

@@ -9,15 +9,18 @@ mod order;
 
 use std::collections::HashMap;
 
-use vpnpanel_domain::{MicroBytes, NodeId, PeriodId};
+use vpnpanel_domain::{LeaseId, MicroBytes, NodeId, PeriodId};
 
 pub use effects::{
     BatchDigest, BucketCredit, Crossing, CursorAdvance, DeadLetter, Effects, HeldUsage, Orphan,
-    OrphanReason, PeriodCredit, Reply, Successor,
+    OrphanReason, PeriodCredit, Reply, Skipped, Successor,
 };
 
 use super::{Loaded, Policy};
-use crate::{Batch, CounterKey, Entropy, Epoch, Generation, LeaseState, Payload, Segments, Seq};
+use crate::{
+    Batch, BatchRef, CounterKey, Entropy, Epoch, Generation, LeaseState, Payload, Segments, Seq,
+    StateEpoch,
+};
 
 /// What one stream has for a transaction, in the order it came.
 #[derive(Debug, Clone)]
@@ -32,6 +35,10 @@ pub struct Submission {
     pub segments: Vec<Segments>,
     /// Leases that the agent reported.
     pub leases: Vec<LeaseState>,
+    /// Batches that the agent no longer holds: the newest of each epoch.
+    pub lost: Vec<BatchRef>,
+    /// The agent has reported all that it holds; the reply says so when the rest is committed.
+    pub reported: Option<StateEpoch>,
 }
 
 /// A batch with what it says.
@@ -60,6 +67,8 @@ pub struct Needs {
     pub marks: Vec<(NodeId, CounterKey)>,
     /// Of current leases.
     pub leases: Vec<(NodeId, PeriodId)>,
+    /// Of leases that are named, for those that are not current any more.
+    pub former: Vec<(NodeId, PeriodId, LeaseId)>,
 }
 
 /// What a transaction has to load.
@@ -70,10 +79,14 @@ pub fn needs(submissions: &[Submission]) -> Needs {
         batches,
         segments,
         leases,
+        lost,
         ..
     } in submissions
     {
         needs.nodes.push(*node);
+        for batch in lost {
+            needs.cursors.push((*node, batch.epoch));
+        }
         for Decoded { batch, payload } in batches {
             needs.cursors.push((*node, batch.epoch));
             needs.digests.push((*node, batch.epoch, batch.seq));
@@ -92,6 +105,7 @@ pub fn needs(submissions: &[Submission]) -> Needs {
         for lease in leases {
             needs.periods.push(lease.period);
             needs.leases.push((*node, lease.period));
+            needs.former.push((*node, lease.period, lease.lease));
         }
     }
     unique(&mut needs.nodes);
@@ -100,6 +114,7 @@ pub fn needs(submissions: &[Submission]) -> Needs {
     unique(&mut needs.periods);
     unique(&mut needs.marks);
     unique(&mut needs.leases);
+    unique(&mut needs.former);
     needs
 }
 
@@ -134,8 +149,8 @@ struct Ledger<'a> {
     credits: HashMap<PeriodId, credit::Credit>,
     /// Billed to each period from each node.
     flows: HashMap<(NodeId, PeriodId), MicroBytes>,
-    /// What the agents said of their leases, with the place of the reply.
-    reports: Vec<(NodeId, LeaseState)>,
+    /// What the agents said of their leases, and on which stream.
+    reports: Vec<(NodeId, Generation, LeaseState)>,
 }
 
 impl<'a> Ledger<'a> {
@@ -162,6 +177,8 @@ impl<'a> Ledger<'a> {
             batches,
             segments,
             leases,
+            lost,
+            reported,
         } = submission;
         let mut reply = Reply {
             node,
@@ -171,27 +188,36 @@ impl<'a> Ledger<'a> {
             quarantined: None,
             missing_segments: Vec::new(),
             grants: Vec::new(),
+            reported: None,
             superseded: false,
         };
+        // A stream of an earlier life of the database lies below the epoch.
+        let current = generation.get() >= self.loaded.standing.epoch.floor();
         match self.loaded.nodes.get(&node) {
-            Some(facts) if facts.generation == generation => {
+            Some(_) if self.knows_more(node, &leases) => reply.superseded = true,
+            Some(facts) if facts.generation == generation && current => {
                 reply.quarantined.clone_from(&facts.quarantined);
             }
             _ => reply.superseded = true,
         }
         if !reply.superseded && reply.quarantined.is_none() {
+            for batch in lost {
+                self.skip(batch, &mut reply);
+            }
+            // Before batches: rows that follow a hole find it closed.
+            for segments in segments {
+                self.take_segments(node, segments, &mut reply);
+            }
             for batch in batches {
                 self.take_batch(batch, &mut reply);
                 if reply.quarantined.is_some() {
                     break;
                 }
             }
-            for segments in segments {
-                self.take_segments(node, segments, &mut reply);
-            }
             if reply.quarantined.is_none() {
-                self.reports
-                    .extend(leases.into_iter().map(|lease| (node, lease)));
+                let named = leases.into_iter().map(|lease| (node, generation, lease));
+                self.reports.extend(named);
+                reply.reported = reported;
             }
         }
         self.effects.replies.push(reply);
@@ -218,6 +244,7 @@ impl<'a> Ledger<'a> {
             same
         });
         effects.leases.sort_unstable_by_key(|(key, _)| *key);
+        effects.former.sort_unstable_by_key(|(key, _)| *key);
         effects.starved.sort_unstable();
         effects.starved.dedup();
         effects

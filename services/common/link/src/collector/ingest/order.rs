@@ -4,7 +4,7 @@
 
 use vpnpanel_domain::NodeId;
 
-use super::{BatchDigest, CursorAdvance, DeadLetter, Decoded, Ledger, Reply, Successor};
+use super::{BatchDigest, CursorAdvance, DeadLetter, Decoded, Ledger, Reply, Skipped, Successor};
 use crate::collector::Cursor;
 use crate::{Batch, BatchRef, Epoch, Payload, Seq};
 
@@ -113,6 +113,33 @@ impl Ledger<'_> {
                 follows: Some(before.epoch),
             },
         }
+    }
+
+    /// Moves a cursor over batches that the agent no longer holds. They were never committed here:
+    /// an older database has come back after their retention.
+    pub(super) fn skip(&mut self, through: BatchRef, reply: &mut Reply) {
+        let node = reply.node;
+        let key = (node, through.epoch);
+        let cursor = self.loaded.cursors.get(&key).copied();
+        let committed = cursor.map_or(Seq(0), |cursor| cursor.seq);
+        if through.seq > committed {
+            self.moved
+                .entry(key)
+                .or_insert((reply.generation, cursor.map(|cursor| cursor.seq)));
+            let next = Cursor {
+                seq: through.seq,
+                digest: through.digest,
+                successor: cursor.and_then(|cursor| cursor.successor),
+            };
+            self.loaded.cursors.insert(key, next);
+            self.effects.skipped.push(Skipped {
+                node,
+                epoch: through.epoch,
+                from: committed.next(),
+                to: through.seq,
+            });
+        }
+        self.acknowledge(node, through.epoch, reply);
     }
 
     fn advance(&mut self, batch: &Batch, follows: Option<Epoch>, reply: &mut Reply) {

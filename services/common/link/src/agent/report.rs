@@ -1,0 +1,173 @@
+//! Reporting to a control plane that does not know what this node holds: its database is an older
+//! one than before. Leases are named at once; what the counters show and every batch there is have to
+//! be committed before the node says that it has reported.
+
+use std::collections::BTreeMap;
+
+use super::{Agent, Alarm, CounterRecord, Effect, EpochNumber};
+use crate::{
+    BatchRef, CounterKey, Digest, MAX_BATCH_ROWS, Row, Segment, Segments, Seq, StateEpoch, Totals,
+    Up,
+};
+
+/// Segments that are sent without being asked for, in messages: the rest is asked for where rows
+/// begin beyond a mark.
+const UNASKED: usize = 32;
+
+/// A report under way, on the present stream.
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    epoch: StateEpoch,
+    /// The counters were read on this stream.
+    read: bool,
+    /// What has to be acknowledged, once it is known.
+    tails: Option<BTreeMap<EpochNumber, Seq>>,
+}
+
+impl Agent {
+    /// The control plane asks for a report: every lease is named before any usage is sent.
+    pub(super) fn begin_report(&mut self, epoch: StateEpoch) {
+        self.stream.report = Some(Report {
+            epoch,
+            read: false,
+            tails: None,
+        });
+        self.allowances
+            .reports
+            .extend(self.durable.leases.keys().copied());
+        self.send_lease_reports();
+        self.show_openings();
+    }
+
+    /// Says where books were opened at a mark: an older database may not have billed up to there, and
+    /// what lies below is on no disk.
+    fn show_openings(&mut self) {
+        let openings: Vec<_> = self
+            .durable
+            .counters
+            .iter()
+            .filter_map(|(key, record)| Some((*key, *record.segments.first()?)))
+            .filter(|(_, first)| first.from != Totals::default())
+            .map(|(key, first)| {
+                let to = first.from;
+                Segment { to, ..first }.row(key)
+            })
+            .collect();
+        self.send_segments(&openings);
+    }
+
+    fn send_segments(&mut self, rows: &[Row]) {
+        for part in rows.chunks(MAX_BATCH_ROWS).take(UNASKED) {
+            self.out.push(Effect::Send(Up::Segments(Segments {
+                rows: part.to_vec(),
+                unknown: Vec::new(),
+            })));
+        }
+    }
+
+    /// The counters were read, and are on the books.
+    pub(super) fn counters_reported(&mut self) {
+        if let Some(report) = &mut self.stream.report {
+            report.read = true;
+        }
+    }
+
+    /// Says that all is reported, when it is.
+    pub(super) fn finish_report(&mut self) {
+        let Some(report) = &self.stream.report else {
+            return;
+        };
+        if report.tails.is_none() {
+            // A counter without books was counted by a disk that was lost: it is read first. Where no
+            // engine runs there is nothing to read.
+            let counted = self.engine.incarnation.is_none() || report.read;
+            if !counted || !self.engine.unknown.is_empty() {
+                return;
+            }
+            let tails = self.durable.epochs.iter();
+            let tails = tails
+                .map(|(number, record)| (*number, record.last))
+                .collect();
+            if let Some(report) = &mut self.stream.report {
+                report.tails = Some(tails);
+            }
+            self.release();
+            self.pump();
+        }
+        let Some(Report {
+            epoch,
+            tails: Some(tails),
+            ..
+        }) = &self.stream.report
+        else {
+            return;
+        };
+        let waits = tails.iter().any(|(number, tail)| {
+            let record = self.durable.epochs.get(number);
+            record.is_some_and(|record| record.acked < *tail)
+        });
+        if waits {
+            return;
+        }
+        let epoch = *epoch;
+        self.stream.report = None;
+        self.send_lease_reports();
+        self.commit();
+        self.out.push(Effect::Send(Up::Reported(epoch)));
+    }
+
+    /// Says which batches the control plane lacks and this disk no longer holds, and what the books
+    /// still know of all counters.
+    pub(super) fn declare_lost(&mut self) {
+        let mut lost = Vec::new();
+        for (number, record) in &mut self.durable.epochs {
+            let from = record.acked.next();
+            let held = self.durable.batches.range((*number, from)..);
+            let first = held
+                .map(|((epoch, seq), _)| (*epoch, *seq))
+                .next()
+                .filter(|(epoch, _)| epoch == number)
+                .map_or(record.last.next(), |(_, seq)| seq);
+            if first <= from {
+                continue;
+            }
+            let through = Seq(first.get() - 1);
+            record.acked = through;
+            let digest = if through == record.last {
+                record.tail
+            } else {
+                Digest([0; 32])
+            };
+            lost.push(BatchRef {
+                epoch: record.epoch,
+                seq: through,
+                digest,
+            });
+        }
+        if lost.is_empty() {
+            return;
+        }
+        let epochs = lost.len();
+        self.out.push(Effect::Alarm(Alarm::BatchesLost { epochs }));
+        self.commit();
+        let rows: Vec<_> = self
+            .durable
+            .counters
+            .iter()
+            .flat_map(|(key, record)| segments(*key, record))
+            .collect();
+        // First: once the cursors have moved nobody asks for what was in these batches.
+        self.send_segments(&rows);
+        // As many as Hello can name.
+        lost.truncate(super::spool::HELLO_EPOCHS);
+        self.out.push(Effect::Send(Up::Lost(lost)));
+    }
+}
+
+fn segments(key: CounterKey, record: &CounterRecord) -> impl Iterator<Item = Row> + '_ {
+    record
+        .segments
+        .iter()
+        .filter(|segment| !segment.is_empty())
+        .map(move |segment| segment.row(key))
+}
