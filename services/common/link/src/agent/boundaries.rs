@@ -41,6 +41,7 @@ fn limited(spent: bool) -> DesiredUser {
         blocked: false,
         limited: true,
         not_after_ms: None,
+        speed: vpnpanel_domain::SpeedLimit::NONE,
         peers: vec![DesiredPeer {
             id: peer(),
             inbound: InboundId::from_bytes([3; 16]),
