@@ -4,7 +4,8 @@
 //! that a connection runs evenly at the limit:
 //!
 //! - to the user, by a class of its interface. The table counts before that, so the class lets a
-//!   little more through than the table does: what is dropped is dropped there, and is not billed;
+//!   little more through than the table does: who sends too fast loses its packets there, unbilled.
+//!   What a full queue drops, when a connection is still finding its speed, is on the bill;
 //! - from the user, by a class of a device of ours (`ifb`) that its packets are sent through when
 //!   they come out of the tunnel: before anything is counted, and no other device of the host is
 //!   touched.
@@ -128,9 +129,7 @@ impl Pacing {
                 self.queues.clear();
                 self.redirect = None;
                 self.adopted = false;
-                Some(format!(
-                    "users are held back to their speed by drops: {error}"
-                ))
+                Some(format!("users {DROPS}: {error}"))
             }
         };
         if let Some(reason) = shortfall.as_ref().filter(|_| self.shortfall != shortfall) {

@@ -23,7 +23,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// For the users that `minor` gives a class to; packets from them wait on the device `through`.
+    /// For the users that `class` knows a class of: its number on a device, and for packets; packets from them wait on the device `through`.
     pub(super) fn of(
         limited: &Limited<'_>,
         interfaces: &BTreeMap<InboundId, String>,
@@ -83,7 +83,8 @@ pub(super) fn difference(
     changes
 }
 
-/// The speed of a class that drops nothing that the table let through: 4 % more.
+/// The speed of a class behind the table: 4 % more, so that whoever goes on sending too fast loses
+/// its packets in the table and not, counted already, here.
 fn above(speed: Speed) -> Option<u32> {
     let bytes = speed.bytes_per_second()?;
     Some(u32::try_from(bytes + bytes / 25).unwrap_or(u32::MAX))
