@@ -241,3 +241,21 @@ fn the_audit_log_of_a_database_is_verified_and_exported_by_hand() {
     assert_eq!(lines[0]["sequence"], "2");
     assert_eq!(lines[1]["previousHash"], lines[0]["hash"]);
 }
+
+#[test]
+fn the_log_of_certificates_is_compared_with_the_database_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = ("VPNPANEL_DATA_DIR", folder.path().to_str().unwrap());
+    assert!(vpnpanel(&["migrate", "up"], &[data]).status.success());
+    let done = vpnpanel(&["certificates", "reconcile"], &[data]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let said = "0 certificates taken in, 0 revoked, 0 passed over\n";
+    assert_eq!(text(&done.stdout), said);
+
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let log = ("VPNPANEL_CERTIFICATE_LOG_DIR", file.to_str().unwrap());
+    let refused = vpnpanel(&["certificates", "reconcile"], &[data, log]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("VPNPANEL_CERTIFICATE_LOG_DIR"));
+}

@@ -261,7 +261,7 @@ mod tests {
             id: restart.id,
             answer: answer.clone(),
         });
-        assert_eq!(told(&effects), [answer.clone()]);
+        assert_eq!(told(&effects), std::slice::from_ref(&answer));
         assert_eq!(answers(&effects), [&answer], "the stream hears it too");
 
         host.step(Event::Disconnected);

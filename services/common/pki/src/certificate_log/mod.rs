@@ -91,22 +91,19 @@ impl CertificateLog {
             LogEntry::Issued(issued) => Some(issued.serial.clone()),
             LogEntry::Revoked(_) => None,
         };
-        let full = |segment: &Segment| {
-            segment.bytes >= SEGMENT_BYTES
-                || now_ms.saturating_sub(segment.began_ms) >= SEGMENT_AGE_MS
+        let is_open = |segment: &Segment| {
+            segment.bytes < SEGMENT_BYTES
+                && now_ms.saturating_sub(segment.began_ms) < SEGMENT_AGE_MS
         };
-        if self.segment.as_ref().is_none_or(full) {
-            self.begin(now_ms)?;
-        }
-        let Some(segment) = &mut self.segment else {
-            return Ok(());
+        let mut segment = match self.segment.take().filter(is_open) {
+            Some(segment) => segment,
+            None => self.begin(now_ms)?,
         };
-        if let Err(source) = segment.append(entry) {
-            // It may hold half a line: nothing is written behind that.
-            let path = segment.path.clone();
-            self.segment = None;
-            return Err(LogError::of(&path)(source));
-        }
+        // One that could not be written may end in half a line: nothing is written behind that.
+        segment
+            .append(entry)
+            .map_err(LogError::of(&segment.path.clone()))?;
+        self.segment = Some(segment);
         self.issued.extend(issued);
         Ok(())
     }
@@ -130,8 +127,7 @@ impl CertificateLog {
     }
 
     /// Begins another segment, and removes those in which nothing matters any more.
-    fn begin(&mut self, now_ms: i64) -> Result<(), LogError> {
-        self.segment = None;
+    fn begin(&mut self, now_ms: i64) -> Result<Segment, LogError> {
         self.issued.clear();
         for path in self.segments()? {
             if is_over(&path, now_ms).map_err(LogError::of(&path))? {
@@ -144,8 +140,7 @@ impl CertificateLog {
         }
         let segment = Segment::begin(&self.folder, now_ms).map_err(LogError::of(&self.folder))?;
         self.sync_folder()?;
-        self.segment = Some(segment);
-        Ok(())
+        Ok(segment)
     }
 
     fn segments(&self) -> Result<Vec<PathBuf>, LogError> {

@@ -134,13 +134,23 @@ async fn the_same_key_gets_the_same_certificate(test: TestStore) {
     let ask = |serial: &'static [u8]| renew(&world, shown(b"first"), b"second key", serial);
     assert_eq!(ask(b"second").await, Renewal::Noted);
     let all = world.store.node_certificates(world.node).await.unwrap();
-    let before = Renewal::Before {
-        certificate_der: b"second certificate".to_vec(),
-        not_after_ms: all[0].not_after_ms,
-        serial: b"second".to_vec(),
-        issued_at_ms: all[0].not_before_ms,
+    let before = ask(b"third").await;
+    let Renewal::Before {
+        certificate_der,
+        not_after_ms,
+        serial,
+        issued_at_ms,
+    } = &before
+    else {
+        panic!("{before:?}");
     };
-    assert_eq!(ask(b"third").await, before);
+    assert_eq!(&**certificate_der, b"second certificate");
+    assert_eq!(
+        (&**serial, *not_after_ms),
+        (&b"second"[..], all[0].not_after_ms)
+    );
+    // It is noted a moment after it was made.
+    assert!(*issued_at_ms >= all[0].not_before_ms);
     world.test.clock.advance(WEEK_MS / 2 - 60_000);
     assert_eq!(ask(b"third").await, before);
     assert_eq!(state(&world, b"third").await, None);

@@ -278,6 +278,10 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
         refused!(tried, store.node_command(owner, node, id));
         refused!(tried, store.node_command(owner, ours.node, id));
         refused!(tried, store.node_commands(owner, node, Page::first(1)));
+        refused!(tried, store.cancel_node_command(owner, node, id));
+        refused!(tried, store.cancel_node_command(owner, ours.node, id));
+        let nowhere = String::new();
+        refused!(tried, store.set_control_address(owner, node, nowhere));
         refused!(tried, store.delete_node(owner, theirs.node, None));
     }
 
