@@ -638,8 +638,9 @@ impl World {
             .collect();
         for (period, passed) in self.truth.passed(&self.plane.database, &hosts) {
             let ceiling = self.plane.database.ceilings.get(&period).copied().flatten();
+            let adopted = self.truth.adopted.get(&period).copied();
             if let Some(limit) = ceiling
-                && passed > MicroBytes::from_bytes(limit) + self.slack
+                && passed > MicroBytes::from_bytes(limit) + self.slack + adopted.unwrap_or_default()
             {
                 return Err(format!(
                     "{passed} passed of {period}, whose limit is {limit}"
