@@ -236,7 +236,7 @@ impl Host {
                         transaction.writes.retain(|write| !begins(write));
                     }
                     if let Some(disk) = &mut self.disk {
-                        truth.observe(self.node, &disk.durable, &transaction);
+                        truth.observe(self.node, &disk.durable, &self.engine, &transaction);
                         disk.commit(&transaction);
                     }
                 }
@@ -406,7 +406,7 @@ impl Host {
             let torn = Transaction {
                 writes: whole.writes[..part].to_vec(),
             };
-            truth.observe(self.node, &disk.durable, &torn);
+            truth.observe(self.node, &disk.durable, &self.engine, &torn);
             disk.commit(&torn);
         }
         self.kill();

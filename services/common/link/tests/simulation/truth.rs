@@ -18,6 +18,9 @@ pub(crate) struct Truth {
     dead: BTreeMap<(NodeId, CounterKey), Dead>,
     /// Stretches as the node's disk took them onto the books.
     stretches: BTreeMap<(NodeId, CounterKey), Vec<Stretch>>,
+    /// What counters had counted already when a new disk opened their books: nobody can say any more
+    /// in which period it passed, so it is billed to one that its limit knew nothing of.
+    pub(crate) adopted: BTreeMap<PeriodId, MicroBytes>,
 }
 
 struct Dead {
@@ -34,7 +37,13 @@ struct Stretch {
 
 impl Truth {
     /// Notes what a local transaction moves, before it is made.
-    pub(crate) fn observe(&mut self, node: NodeId, disk: &Durable, transaction: &Transaction) {
+    pub(crate) fn observe(
+        &mut self,
+        node: NodeId,
+        disk: &Durable,
+        engine: &Engine,
+        transaction: &Transaction,
+    ) {
         let mut books: BTreeMap<CounterKey, (Totals, Attribution)> = BTreeMap::new();
         for write in &transaction.writes {
             let Write::Counter(key, record) = write else {
@@ -48,6 +57,13 @@ impl Truth {
             books.insert(*key, after);
             let stretches = self.stretches.entry((node, *key)).or_default();
             let Some((from, attribution)) = before else {
+                if key.incarnation == engine.incarnation
+                    && let Some(counted) = engine.counters.get(&key.peer)
+                {
+                    let to = after.1;
+                    *self.adopted.entry(to.period).or_default() +=
+                        to.multiplier.bill(beyond(*counted, after.0));
+                }
                 // Books that open: what an older disk took beyond them was never billed.
                 for stretch in stretches.iter_mut() {
                     stretch.up.to = stretch.up.to.min(after.0.up).max(stretch.up.from);

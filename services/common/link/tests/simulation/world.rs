@@ -778,7 +778,8 @@ impl World {
             let ceiling = self.plane.database.ceilings.get(&period).copied().flatten();
             // What was granted while nobody knew that the database is an older one.
             let granted = self.plane.database.window.granted.get(&period);
-            let over = granted.copied().unwrap_or_default() + self.slack;
+            let adopted = self.truth.adopted.get(&period).copied().unwrap_or_default();
+            let over = granted.copied().unwrap_or_default() + adopted + self.slack;
             if let Some(limit) = ceiling
                 && passed > MicroBytes::from_bytes(limit) + over
             {

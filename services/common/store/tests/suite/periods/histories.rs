@@ -57,6 +57,7 @@ async fn histories_add_up_and_what_was_announced_stands(test: TestStore) {
     for _ in 0..4 {
         history.create().await;
     }
+    history.look().await;
     for _ in 0..STEPS {
         history.happen().await;
         history.look().await;
@@ -241,7 +242,7 @@ impl History {
         let (store, tenant) = (&self.world.store, self.world.tenant);
         let totals = store.ledger_totals(tenant).await.unwrap();
         assert!(totals.agree(), "{totals:?}");
-        for user in self.users.keys() {
+        for (user, seen) in &self.users {
             let mut listed = periods(store, tenant, *user).await;
             listed.reverse();
             for period in &listed {
@@ -261,9 +262,9 @@ impl History {
             for (id, _) in used {
                 assert!(ids.clone().any(|listed| listed == *id), "{id} is not shown");
             }
-            let next = listed.last().unwrap();
-            let current = listed.iter().rev().nth(1);
-            if let Some(current) = current.filter(|_| next.starts_at_ms > store.now_ms()) {
+            let (current, next) = seen.announced.unwrap();
+            if let Some(next) = next {
+                let next = listed.iter().find(|it| it.id == next.id).unwrap();
                 assert_eq!(current.ends_at_ms, Some(next.starts_at_ms));
             }
         }
