@@ -44,6 +44,8 @@ ALTER TABLE node_links ADD COLUMN suspicion TEXT;
 ALTER TABLE node_links ADD COLUMN written_off_epoch {big} NOT NULL DEFAULT 0;
 ALTER TABLE node_links ADD COLUMN settled_epoch {big} NOT NULL DEFAULT 1;
 
+CREATE INDEX node_links_spoke ON node_links (spoke_epoch) WHERE spoke_epoch > 0;
+
 ALTER TABLE leases ADD COLUMN named_generation {big} NOT NULL DEFAULT 0;
 
 ALTER TABLE node_states ADD COLUMN applied_unknown {bool} NOT NULL DEFAULT {false};
@@ -52,6 +54,7 @@ ALTER TABLE node_states ADD COLUMN applied_unknown {bool} NOT NULL DEFAULT {fals
 const DOWN: &str = r"
 ALTER TABLE node_states DROP COLUMN applied_unknown;
 ALTER TABLE leases DROP COLUMN named_generation;
+DROP INDEX node_links_spoke;
 ALTER TABLE node_links DROP COLUMN settled_epoch;
 ALTER TABLE node_links DROP COLUMN written_off_epoch;
 ALTER TABLE node_links DROP COLUMN suspicion;

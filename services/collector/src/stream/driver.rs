@@ -432,10 +432,7 @@ impl Driver {
         let removals = match removals {
             Removals::Any => None,
             Removals::Few => Some(self.parts.settings.removal_bound()),
-            Removals::None => Some(RemovalBound {
-                users: 0,
-                percent: 0,
-            }),
+            Removals::None => Some(RemovalBound::NOTHING),
         };
         let now = self.parts.now_ms();
         let mut sent = None;

@@ -42,6 +42,12 @@ pub struct RemovalBound {
 }
 
 impl RemovalBound {
+    /// Nobody may lose anything.
+    pub const NOTHING: Self = Self {
+        users: 0,
+        percent: 0,
+    };
+
     /// Whether so many of `has` users may go.
     pub fn permits(self, removed: usize, has: usize) -> bool {
         let share = has.saturating_mul(self.percent as usize) / 100;

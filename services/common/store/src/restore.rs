@@ -187,7 +187,7 @@ pub(crate) async fn witnesses(
     let spoke = sql::all(
         &**tx,
         "SELECT DISTINCT n.tenant_id FROM node_links l JOIN nodes n ON n.id = l.node_id
-         WHERE l.spoke_epoch = $1 AND l.node_id <> $2 AND n.deleted_at IS NULL LIMIT $3",
+         WHERE l.spoke_epoch = $1 AND l.spoke_epoch > 0 AND l.node_id <> $2 AND n.deleted_at IS NULL LIMIT $3",
         vec![
             sql::signed(epoch.get()).into(),
             node.uuid().into(),

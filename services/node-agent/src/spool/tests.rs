@@ -1,9 +1,10 @@
 //! What is committed is there after a new start, whatever it is; what is not, is not.
 
 use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier, PeerId};
-use vpnpanel_link::agent::{CommandRecord, CounterRecord, EpochRecord, TimeAnchor};
+use vpnpanel_link::agent::{CommandRecord, CounterRecord, EpochRecord, TimeAnchor, Welcomed};
 use vpnpanel_link::{
-    AppliedState, Attribution, CommandAnswer, Epoch, Incarnation, LeaseState, Revision, Totals,
+    AppliedState, Attribution, CommandAnswer, Epoch, Generation, Incarnation, LeaseState, Revision,
+    StateEpoch, Totals,
 };
 
 use super::*;
@@ -39,6 +40,10 @@ fn every_write() -> Vec<Write> {
     };
     vec![
         Write::Incarnation(Incarnation([3; 16])),
+        Write::Welcomed(Welcomed {
+            generation: Generation(5),
+            state_epoch: StateEpoch(1),
+        }),
         Write::Counter(counter, CounterRecord::open(attribution, totals, 5)),
         Write::Epoch(
             1,
@@ -183,4 +188,22 @@ fn a_whole_state_takes_the_place_of_every_user_before() {
     }
     let left = spool.load().unwrap().target_users.into_keys();
     assert_eq!(left.collect::<Vec<_>>(), [user(2)]);
+}
+
+#[test]
+fn a_host_that_becomes_another_node_begins_another_spool_and_keeps_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.redb");
+    let (first, second) = (NodeId::from_bytes([1; 16]), NodeId::from_bytes([2; 16]));
+    let open = |node, name| Spool::of_node(&path, node, SpoolId([name; 16])).unwrap();
+    let named = |spool: &Spool| spool.load().unwrap().spool;
+
+    assert_eq!(named(&open(first, 1)), SpoolId([1; 16]));
+    assert_eq!(named(&open(first, 2)), SpoolId([1; 16]), "the same node");
+    let other = open(second, 3);
+    assert_eq!(named(&other), SpoolId([3; 16]));
+    assert_eq!(other.load().unwrap().welcomed, None);
+    let aside = path.with_extension(format!("{first}.redb"));
+    let kept = Spool::open(&aside, SpoolId([4; 16])).unwrap();
+    assert_eq!(named(&kept), SpoolId([1; 16]), "what it has not sent");
 }

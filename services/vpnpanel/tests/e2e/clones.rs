@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use vpnpanel_node_agent::testing::{Topology, WgQuick, eventually, require_root};
 
+use crate::crashes::assert_books_balance;
 use crate::support::{ALL_IN_ONE, AgentFolder, ControlPlane, Traffic};
 
 #[test]
@@ -52,4 +53,83 @@ fn a_cloned_agent_folder_is_found_out_and_its_node_quarantined() {
     assert_eq!(panel.used_bytes(&alice.id), billed);
     assert_eq!(traffic.connections(), 1);
     drop((agent, clone));
+}
+
+#[test]
+fn a_node_whose_spool_was_deleted_bills_every_byte_once() {
+    if !require_root() {
+        return;
+    }
+    let mut network = Topology::new("emptied");
+    network.add_control();
+    let host = network.add_subscriber();
+    let server = network.start_server();
+    let control = ControlPlane::remote(network.control(), ALL_IN_ONE, &[]);
+    let panel = control.first_panel();
+    let node = panel.create_node("edge", Topology::NODE_ADDRESS);
+    let agent = AgentFolder::new().enrol(network.node(), &panel.join_token(&node));
+    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
+    let inbound = panel.create_inbound("main", json!({}));
+    let group = panel.create_group("everyone", &[&inbound]);
+    let alice = panel.create_user("alice", &group, 0);
+    let _tunnel = WgQuick::up(network.subscriber(host), &alice.configuration);
+    let traffic = Traffic::start(network.subscriber(host), server.address(), 500_000);
+    eventually("usage is billed", Duration::from_secs(30), || {
+        panel.used_bytes(&alice.id).is_some_and(|used| used > 0)
+    });
+
+    let folder = agent.stop();
+    std::fs::remove_file(folder.path().join("spool.redb")).expect("the spool");
+    let agent = folder.run(network.node());
+    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
+    let billed = panel.used_bytes(&alice.id).expect("an answer");
+    eventually("more is billed", Duration::from_secs(60), || {
+        panel
+            .used_bytes(&alice.id)
+            .is_some_and(|used| used > billed + 1_000_000)
+    });
+    assert_eq!(traffic.connections(), 1, "the tunnel goes on");
+    drop(traffic);
+    assert_books_balance(&panel, &network, &node, std::slice::from_ref(&alice));
+    drop(agent);
+}
+
+#[test]
+fn a_node_with_an_older_image_of_its_disk_is_quarantined() {
+    if !require_root() {
+        return;
+    }
+    let mut network = Topology::new("image");
+    network.add_control();
+    let host = network.add_subscriber();
+    let server = network.start_server();
+    let control = ControlPlane::remote(network.control(), ALL_IN_ONE, &[]);
+    let panel = control.first_panel();
+    let node = panel.create_node("edge", Topology::NODE_ADDRESS);
+    let agent = AgentFolder::new().enrol(network.node(), &panel.join_token(&node));
+    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
+    let inbound = panel.create_inbound("main", json!({}));
+    let group = panel.create_group("everyone", &[&inbound]);
+    let alice = panel.create_user("alice", &group, 0);
+    let _tunnel = WgQuick::up(network.subscriber(host), &alice.configuration);
+    let traffic = Traffic::start(network.subscriber(host), server.address(), 500_000);
+    eventually("usage is billed", Duration::from_secs(30), || {
+        panel.used_bytes(&alice.id).is_some_and(|used| used > 0)
+    });
+
+    let folder = agent.stop();
+    let image = folder.copy();
+    let billed = panel.used_bytes(&alice.id).expect("an answer");
+    let agent = folder.run(network.node());
+    eventually("more is billed", Duration::from_secs(60), || {
+        panel
+            .used_bytes(&alice.id)
+            .is_some_and(|used| used > billed + 1_000_000)
+    });
+    drop(agent.stop());
+    let agent = image.run(network.node());
+    panel.wait_node(&node, "QUARANTINED", Duration::from_secs(60));
+    assert_eq!(traffic.connections(), 1, "the tunnel goes on");
+    assert_ne!(panel.restore()["open"], json!(true), "it is no restore");
+    drop(agent);
 }

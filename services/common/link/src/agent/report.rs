@@ -171,3 +171,129 @@ fn segments(key: CounterKey, record: &CounterRecord) -> impl Iterator<Item = Row
         .filter(|segment| !segment.is_empty())
         .map(move |segment| segment.row(key))
 }
+
+#[cfg(test)]
+mod tests {
+    use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier, PeerId, PeriodId, UserId};
+
+    use super::*;
+    use crate::agent::testing::{Host, empty};
+    use crate::agent::{Durable, EpochRecord, Event};
+    use crate::{Attribution, Epoch, Generation, Hello, Incarnation, LeaseState};
+
+    const EPOCH: Epoch = Epoch([5; 16]);
+    const TAIL: Digest = Digest([6; 32]);
+
+    fn user() -> UserId {
+        UserId::from_bytes([1; 16])
+    }
+
+    fn period() -> PeriodId {
+        PeriodId::from_bytes([2; 16])
+    }
+
+    /// Remembers three batches that were acknowledged so long ago that they are gone, what they said
+    /// of a counter, and a lease.
+    fn disk() -> Durable {
+        let mut disk = empty();
+        let record = EpochRecord {
+            epoch: EPOCH,
+            last: Seq(3),
+            tail: TAIL,
+            acked: Seq(3),
+            acked_at: Vec::new(),
+        };
+        disk.epochs.insert(1, record);
+        let counter = CounterKey {
+            incarnation: Incarnation([3; 16]),
+            peer: PeerId::from_bytes([4; 16]),
+        };
+        let attribution = Attribution {
+            user: user(),
+            period: period(),
+            multiplier: Multiplier::ONE,
+            leased: true,
+        };
+        let segment = Segment {
+            attribution,
+            from: Totals::default(),
+            to: Totals { up: 7, down: 8 },
+            grown_at_ms: 1,
+        };
+        let segments = vec![segment];
+        disk.counters.insert(counter, CounterRecord { segments });
+        let lease = LeaseState {
+            user: user(),
+            period: period(),
+            lease: LeaseId::from_bytes([7; 16]),
+            version: 1,
+            allowance: MicroBytes::from_bytes(9),
+            consumed: MicroBytes::ZERO,
+        };
+        disk.leases.insert((user(), period()), lease);
+        disk
+    }
+
+    /// What an agent with this disk says after a Welcome that has nothing of it.
+    fn said(disk: Durable, report: bool) -> (Host, Vec<Up>) {
+        let mut host = Host::start(disk);
+        host.step(Event::EngineDown);
+        host.greet();
+        let effects = host.welcome(report);
+        let said = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Send(Up::Health(_)) => None,
+            Effect::Send(up) => Some(up),
+            _ => None,
+        });
+        let said = said.collect();
+        (host, said)
+    }
+
+    #[test]
+    fn what_is_gone_is_declared_after_what_the_books_still_know_of_it() {
+        let (host, said) = said(disk(), false);
+        let [Up::Segments(known), Up::Lost(lost)] = said.as_slice() else {
+            panic!("{said:?}");
+        };
+        assert_eq!(known.rows.len(), 1);
+        let through = BatchRef {
+            epoch: EPOCH,
+            seq: Seq(3),
+            digest: TAIL,
+        };
+        assert_eq!(lost, &[through]);
+        assert_eq!(host.disk.epochs[&1].acked, Seq(0), "until it is committed");
+    }
+
+    #[test]
+    fn a_report_names_every_lease_and_waits_until_everything_is_committed() {
+        let (_, unasked) = said(empty(), false);
+        assert!(unasked.is_empty(), "{unasked:?}");
+        let mut without_batches = disk();
+        without_batches.epochs.clear();
+        let (_, said) = said(without_batches, true);
+        let [Up::LeaseReport(leases), Up::Reported(StateEpoch(0))] = said.as_slice() else {
+            panic!("{said:?}");
+        };
+        assert_eq!(leases.len(), 1);
+    }
+
+    #[test]
+    fn hello_tells_under_what_the_disk_was_welcomed_last() {
+        let hello = |host: &mut Host| -> Hello {
+            let mut effects = host.greet();
+            effects.retain(|effect| matches!(effect, Effect::Send(Up::Hello(_))));
+            match effects.pop() {
+                Some(Effect::Send(Up::Hello(hello))) => *hello,
+                other => panic!("{other:?}"),
+            }
+        };
+        let mut host = Host::start(empty());
+        host.step(Event::EngineDown);
+        assert_eq!(hello(&mut host).generation, Generation(0));
+        host.welcome(false);
+        let mut host = Host::start(host.disk);
+        host.step(Event::EngineDown);
+        assert_eq!(hello(&mut host).generation, Generation(1));
+    }
+}

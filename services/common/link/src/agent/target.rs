@@ -142,8 +142,11 @@ impl Agent {
                 if kept.digest != digest {
                     return Err(Error::DigestMismatch("desired state"));
                 }
-                let stays: BTreeSet<_> = kept.users.iter().map(|kept| kept.user.id).collect();
-                if self.holds(revision, update.removals, |user| !stays.contains(&user)) {
+                let next = by_id(&kept.users);
+                if self.holds(revision, update.removals, |user, strict| {
+                    next.get(&user.id)
+                        .is_none_or(|next| strict && loses_peers(user, next))
+                }) {
                     return Ok(());
                 }
                 let state = AppliedState { revision, digest };
@@ -157,9 +160,13 @@ impl Agent {
             UpdateKind::Delta(base) => {
                 let (users, removed) = wire::take_delta_apart(&update.data)?;
                 let gone: BTreeSet<_> = removed.iter().copied().collect();
+                let next = by_id(&users);
                 let known = self.desired.as_ref().map(|desired| desired.state.digest);
                 if known == Some(base)
-                    && self.holds(revision, update.removals, |user| gone.contains(&user))
+                    && self.holds(revision, update.removals, |user, strict| {
+                        let next = next.get(&user.id).filter(|_| strict);
+                        gone.contains(&user.id) || next.is_some_and(|next| loses_peers(user, next))
+                    })
                 {
                     return Ok(());
                 }
@@ -182,17 +189,20 @@ impl Agent {
         Ok(())
     }
 
-    /// Holds an update that would take away more users than it may, and says so.
+    /// Holds an update that would take away more users than it may, and says so. Where it may take
+    /// nothing (`goes` is asked strictly), a user who loses a peer goes too.
     fn holds(
         &mut self,
         revision: Revision,
         bound: Option<RemovalBound>,
-        goes: impl Fn(UserId) -> bool,
+        goes: impl Fn(&DesiredUser, bool) -> bool,
     ) -> bool {
         let (Some(bound), Some(desired)) = (bound, &self.desired) else {
             return false;
         };
-        let removed = desired.users.keys().filter(|user| goes(**user)).count();
+        let strict = bound == RemovalBound::NOTHING;
+        let users = desired.users.values();
+        let removed = users.filter(|user| goes(user, strict)).count();
         if bound.permits(removed, desired.users.len()) {
             return false;
         }
@@ -256,6 +266,18 @@ impl Agent {
             self.out.push(Effect::Send(Up::ConfigAck(ack)));
         }
     }
+}
+
+fn by_id(users: &[KeptUser]) -> BTreeMap<UserId, &DesiredUser> {
+    users
+        .iter()
+        .map(|kept| (kept.user.id, &kept.user))
+        .collect()
+}
+
+fn loses_peers(user: &DesiredUser, next: &DesiredUser) -> bool {
+    let stays = |id| next.peers.iter().any(|peer| peer.id == id);
+    user.peers.iter().any(|peer| !stays(peer.id))
 }
 
 fn on_disk(user: &KeptUser) -> (UserId, Bytes) {
@@ -364,6 +386,40 @@ mod tests {
         let confirmed = answer(&mut host, &whole(5, &[], None));
         assert_eq!(confirmed.held_removals, 0);
         assert_eq!(users(&host), []);
+    }
+
+    #[test]
+    fn where_nothing_may_be_taken_away_a_user_who_loses_a_peer_goes_too() {
+        let with_peer = |removals| {
+            let mut state = DesiredState {
+                users: vec![user(1)],
+                ..DesiredState::default()
+            };
+            state.users[0].peers.push(DesiredPeer {
+                id: PeerId::from_bytes([1; 16]),
+                inbound: vpnpanel_domain::InboundId::from_bytes([2; 16]),
+                public_key: [3; 32],
+                preshared_key: None,
+                ipv4: None,
+                ipv6: None,
+            });
+            let data = encode_state(&state);
+            Update {
+                revision: Revision(1),
+                kind: UpdateKind::Whole(state_digest(&data).unwrap()),
+                removals,
+                data,
+            }
+        };
+        let mut host = Host::connected();
+        answer(&mut host, &with_peer(None));
+        let nothing = Some(RemovalBound::NOTHING);
+        assert_eq!(answer(&mut host, &whole(2, &[1], nothing)).held_removals, 1);
+        assert_eq!(answer(&mut host, &with_peer(nothing)).held_removals, 0);
+        assert_eq!(
+            answer(&mut host, &whole(3, &[1], Some(FEW))).held_removals,
+            0
+        );
     }
 
     #[test]

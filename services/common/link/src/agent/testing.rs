@@ -54,9 +54,20 @@ impl Host {
     }
 
     pub(super) fn connect(&mut self) {
+        self.greet();
+        self.welcome(false);
+        assert!(self.agent.is_connected());
+    }
+
+    /// Opens a stream, up to its Hello.
+    pub(super) fn greet(&mut self) -> Vec<Effect> {
         self.agent.step(Event::Tick, at(200_000), &mut Zeros);
-        self.step(Event::Connected);
-        self.step(Event::Message(Down::Welcome(Box::new(Welcome {
+        self.step(Event::Connected)
+    }
+
+    /// Answers Hello, as a database that has nothing of this node.
+    pub(super) fn welcome(&mut self, report: bool) -> Vec<Effect> {
+        self.hear(Down::Welcome(Box::new(Welcome {
             protocol: PROTOCOL,
             generation: Generation(1),
             state_epoch: StateEpoch(0),
@@ -65,9 +76,8 @@ impl Host {
             cursors: Vec::new(),
             marks: Vec::new(),
             quarantined: None,
-            report: false,
-        }))));
-        assert!(self.agent.is_connected());
+            report,
+        })))
     }
 
     pub(super) fn step(&mut self, event: Event) -> Vec<Effect> {
