@@ -68,6 +68,8 @@ impl Store {
              JOIN inbound_nodes b ON b.inbound_id = p.inbound_id
              JOIN nodes n ON n.id = b.node_id
              WHERE p.tenant_id = $1 AND p.user_id = $2
+               AND (i.tenant_id = $1 OR i.tenant_id IS NULL)
+               AND (n.tenant_id = $1 OR n.tenant_id IS NULL)
                AND n.deleted_at IS NULL AND NOT n.disabled
              ORDER BY i.name_key, n.name_key, d.id",
             vec![tenant.uuid().into(), user.uuid().into()],
