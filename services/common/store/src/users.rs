@@ -175,7 +175,7 @@ pub(crate) fn select(now: usize) -> String {
     format!(
         "SELECT u.id, u.username, u.note, u.disabled, u.expires_at, u.on_hold, u.on_hold_ms,
                 u.limit_bytes, u.reset_strategy, u.credentials_version, u.version, u.created_at,
-                u.updated_at, {}
+                u.updated_at, {}, u.speed_up_bps, u.speed_down_bps
          FROM users u {}",
         periods::COLUMNS,
         periods::join_in_force(now)
