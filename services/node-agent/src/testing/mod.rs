@@ -1,5 +1,5 @@
 //! A network to test on: namespaces for a node, subscribers and a server behind the node's NAT,
-//! real `wg-quick` clients, real traffic. Needs root; everything it makes has a name of its own
+//! real clients (`wg-quick`, Xray), real traffic. Needs root; everything it makes has a name of its own
 //! and goes away when it is dropped. Used by this crate's tests and by the end-to-end tests.
 #![allow(
     clippy::unwrap_used,
@@ -12,11 +12,13 @@ mod client;
 mod netns;
 mod topology;
 mod traffic;
+mod xray;
 
 pub use client::WgQuick;
 pub use netns::{Namespace, require_root};
 pub use topology::Topology;
-pub use traffic::{Download, Server, flood, upload};
+pub use traffic::{Download, Server, flood, upload, upload_through};
+pub use xray::{XrayProcess, xray_program};
 
 use std::time::{Duration, Instant};
 

@@ -126,7 +126,11 @@ pub struct Download {
 impl Download {
     /// Asks the server for so many bytes, from a namespace.
     pub fn start(host: &Namespace, server: &Server, bytes: u64) -> Self {
-        let address = server.address();
+        Self::through(host, server.address(), bytes)
+    }
+
+    /// Asks whatever server is reached at an address for so many bytes.
+    pub fn through(host: &Namespace, address: SocketAddr, bytes: u64) -> Self {
         let mut stream = host.enter(|| {
             TcpStream::connect_timeout(&address, Duration::from_secs(20)).expect("a connection")
         });
@@ -190,7 +194,11 @@ impl Drop for Download {
 
 /// Uploads so many bytes from a namespace and returns how many the server says it read.
 pub fn upload(host: &Namespace, server: &Server, bytes: u64) -> u64 {
-    let address = server.address();
+    upload_through(host, server.address(), bytes)
+}
+
+/// Uploads so many bytes to whatever server is reached at an address.
+pub fn upload_through(host: &Namespace, address: SocketAddr, bytes: u64) -> u64 {
     let mut stream = host.enter(|| {
         TcpStream::connect_timeout(&address, Duration::from_secs(20)).expect("a connection")
     });

@@ -1,0 +1,664 @@
+//! The engine's state and operations: what should be, what Xray has, and how one becomes the
+//! other. A peer is put out of Xray first and its connections are ended then, so that none comes
+//! back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+use vpnpanel_domain::{InboundId, PeerId, UserId};
+
+use super::access_log::AccessLog;
+use super::api::Api;
+use super::connections::{Connections, Record};
+use super::credit::Credit;
+use super::process::{self, Process};
+use super::types::{Text, XrayInbound, XrayOp, XrayPeer, XraySession};
+use super::{KIND, XrayOptions, wall, wire};
+use crate::engine::{Incarnation, Reading, Running, Status};
+use crate::sockets::Sockets;
+use crate::{Error, clock, host};
+
+/// Users that are given to Xray with an inbound, in bytes; the rest follows one by one. Xray
+/// takes no message of more than 4 MiB.
+const USERS: usize = 3 << 20;
+/// Somebody who removes the wall has it back within this time.
+const WALL: Duration = Duration::from_secs(30);
+
+/// An inbound that Xray has open.
+#[derive(Debug)]
+struct Open {
+    tag: String,
+    port: u16,
+    /// Who is let in, with which credential.
+    users: HashMap<PeerId, Text>,
+}
+
+/// The Xray that answered last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Answering {
+    nonce: [u8; 16],
+    incarnation: Incarnation,
+}
+
+/// An inbound and a digest of a credential.
+type Identity = (InboundId, [u8; 32]);
+
+#[derive(Debug)]
+pub(super) struct Core {
+    process: Process,
+    folder: PathBuf,
+    table: String,
+    patience: Duration,
+    version: String,
+    running: Option<Answering>,
+    inbounds: BTreeMap<InboundId, XrayInbound>,
+    open: BTreeMap<InboundId, Open>,
+    peers: HashMap<PeerId, XrayPeer>,
+    /// What Xray tells the users of an inbound apart by.
+    identities: HashMap<Identity, PeerId>,
+    identity_of: HashMap<PeerId, Identity>,
+    /// Peers that an earlier agent had let in: limited ones stay until their allowance is known.
+    adopted: HashSet<PeerId>,
+    credit: Credit,
+    log: AccessLog,
+    connections: Connections,
+    started: Instant,
+    walled: Option<Instant>,
+    last_reading: Instant,
+    /// The counters cannot be read: limited users are out.
+    blind: bool,
+    problem: Option<String>,
+}
+
+impl Core {
+    pub(super) fn new(options: XrayOptions) -> Self {
+        let digest = Sha256::digest([b"vpnpanel agent", options.identity.as_slice()].concat());
+        let process = Process::new(options.program, options.folder.clone());
+        let log = AccessLog::new(process.access_log(), 0);
+        Self {
+            process,
+            folder: options.folder,
+            table: format!(
+                "vpnpanel_xray_{}",
+                hex::encode(digest.get(..3).unwrap_or_default())
+            ),
+            patience: options.patience,
+            version: KIND.to_owned(),
+            running: None,
+            inbounds: BTreeMap::new(),
+            open: BTreeMap::new(),
+            peers: HashMap::new(),
+            identities: HashMap::new(),
+            identity_of: HashMap::new(),
+            adopted: HashSet::new(),
+            credit: Credit::default(),
+            log,
+            connections: Connections::default(),
+            started: Instant::now(),
+            walled: None,
+            last_reading: Instant::now(),
+            blind: false,
+            problem: None,
+        }
+    }
+
+    pub(super) async fn ensure_running(
+        &mut self,
+        wanted: Vec<XrayInbound>,
+    ) -> Result<Running, Error> {
+        let result = self.try_ensure_running(wanted).await;
+        self.problem = match &result {
+            Ok(running) => running.failed.first().map(|(_, error)| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        result
+    }
+
+    async fn try_ensure_running(&mut self, wanted: Vec<XrayInbound>) -> Result<Running, Error> {
+        let (wanted, mut failed) = consistent(wanted);
+        self.inbounds = wanted;
+        if self.running.is_none() {
+            host::preflight()?;
+            self.version = self.process.version()?;
+        }
+        if self.walled.is_none_or(|raised| raised.elapsed() > WALL) {
+            wall::raise(&self.table)?;
+            self.walled = Some(Instant::now());
+        }
+        let fresh = self.process.ensure()?;
+        let mut api = self.connect().await?;
+        let running = answering(&mut api).await?;
+        if self.running != Some(running) {
+            self.meet(&mut api, running, fresh).await?;
+        }
+        self.close_unwanted(&mut api).await?;
+        let ids: Vec<_> = self.inbounds.keys().copied().collect();
+        for id in ids {
+            if let Err(error) = self.open(&mut api, id).await {
+                failed.push((id, error));
+            }
+        }
+        let cut = self.expire(&mut api).await?;
+        self.end_connections(cut)?;
+        Ok(Running {
+            incarnation: running.incarnation,
+            failed,
+        })
+    }
+
+    async fn connect(&self) -> Result<Api, Error> {
+        let api = Api::connect(&self.process.socket()).await?;
+        if self.process.is(api.pid()) {
+            Ok(api)
+        } else {
+            Err(Error::XrayReplaced)
+        }
+    }
+
+    /// Takes up what an Xray that was just started or found has open.
+    async fn meet(&mut self, api: &mut Api, running: Answering, fresh: bool) -> Result<(), Error> {
+        if self.running.is_some() {
+            tracing::warn!(
+                event = "engine_restarted",
+                "xray was restarted: its counters start anew"
+            );
+        }
+        self.credit.restart();
+        self.open.clear();
+        let record = if fresh {
+            None
+        } else {
+            self.read_record(running.nonce)
+        };
+        self.log = AccessLog::new(
+            self.process.access_log(),
+            record.as_ref().map_or(0, |record| record.offset),
+        );
+        self.connections = record.map(Connections::restore).unwrap_or_default();
+        for tag in api.tags().await? {
+            let Some((id, port)) = wire::place_of(&tag) else {
+                continue;
+            };
+            let mut users = HashMap::new();
+            for user in api.users(tag.clone()).await? {
+                if let (Some(peer), Some(credential)) =
+                    (wire::peer_of(&user.email), wire::credential_of(&user))
+                {
+                    users.insert(peer, credential);
+                }
+            }
+            self.open.insert(id, Open { tag, port, users });
+        }
+        if self.running.is_none() {
+            let users = self.open.values().flat_map(|open| open.users.keys());
+            self.adopted = users.copied().collect();
+            self.last_reading = Instant::now();
+        }
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// Closes inbounds that are not wanted, and ends the connections through them.
+    async fn close_unwanted(&mut self, api: &mut Api) -> Result<(), Error> {
+        let unwanted: Vec<_> = self
+            .open
+            .keys()
+            .copied()
+            .filter(|id| !self.inbounds.contains_key(id))
+            .collect();
+        for id in unwanted {
+            let Some(open) = self.open.get(&id) else {
+                continue;
+            };
+            let port = open.port;
+            api.remove_inbound(open.tag.clone()).await?;
+            self.open.remove(&id);
+            self.connections.forget(id);
+            destroy_all(port)?;
+        }
+        Ok(())
+    }
+
+    /// Opens an inbound with its peers unless it is open just so.
+    async fn open(&mut self, api: &mut Api, id: InboundId) -> Result<(), Error> {
+        let Some(inbound) = self.inbounds.get(&id).cloned() else {
+            return Ok(());
+        };
+        let tag = wire::tag(&inbound);
+        if self.open.get(&id).is_some_and(|open| open.tag == tag) {
+            return Ok(());
+        }
+        if let Some(open) = self.open.get(&id) {
+            let port = open.port;
+            api.remove_inbound(open.tag.clone()).await?;
+            self.open.remove(&id);
+            if port != inbound.port {
+                self.connections.forget(id);
+                destroy_all(port)?;
+            }
+        }
+        let mut first = Vec::new();
+        let (mut rest, mut users, mut size) = (Vec::new(), HashMap::new(), 0);
+        for peer in self.peers.values().filter(|peer| peer.inbound == id) {
+            if !self.is_let_in(peer) {
+                continue;
+            }
+            let user = wire::user(&inbound, peer);
+            size += user.encoded_len() + 8;
+            if size < USERS {
+                users.insert(peer.id, peer.credential.clone());
+                first.push(user);
+            } else {
+                rest.push(peer.id);
+            }
+        }
+        let handler = wire::handler(&inbound, tag.clone(), first, &unknown_header()?);
+        if let Err(error) = api.add_inbound(handler).await {
+            // Xray keeps one that could not listen; it would be in the way of the next try.
+            let _ = api.remove_inbound(tag).await;
+            return Err(error);
+        }
+        let port = inbound.port;
+        self.open.insert(id, Open { tag, port, users });
+        for peer in rest {
+            self.sync(api, peer).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts out peers whose time is over; whether there were any.
+    async fn expire(&mut self, api: &mut Api) -> Result<bool, Error> {
+        let now = clock::unix_ms();
+        let over: Vec<_> = self
+            .peers
+            .values()
+            .filter(|peer| peer.not_after_ms.is_some_and(|end| end <= now))
+            .map(|peer| peer.id)
+            .collect();
+        self.sync_all(api, over).await
+    }
+
+    pub(super) async fn apply(&mut self, ops: Vec<XrayOp>) -> Vec<Result<(), Error>> {
+        let mut results: Vec<Result<(), Error>> = ops.iter().map(|_| Ok(())).collect();
+        let mut api = match self.connect().await {
+            Ok(api) => api,
+            Err(error) => {
+                let message = error.to_string();
+                results.fill_with(|| Err(Error::Invalid(message.clone())));
+                return results;
+            }
+        };
+        // Removals first: what they free may be given to others in the same delta.
+        let (removals, rest): (Vec<_>, Vec<_>) = ops
+            .into_iter()
+            .enumerate()
+            .partition(|(_, op)| matches!(op, XrayOp::Remove(_)));
+        let mut cut = false;
+        for (index, op) in removals.into_iter().chain(rest) {
+            let result = match op {
+                XrayOp::Remove(peer) => {
+                    self.forget(peer);
+                    self.sync(&mut api, peer).await
+                }
+                XrayOp::Set(peer) => match self.admit(*peer) {
+                    Ok(peer) => self.sync(&mut api, peer).await,
+                    Err(error) => Err(error),
+                },
+            };
+            match result {
+                Ok(out) => cut |= out,
+                Err(error) => report(&mut results, index, error),
+            }
+        }
+        if cut && let Err(error) = self.end_connections(true) {
+            // They are out of Xray; the next poll tries their connections again.
+            tracing::error!(event = "connections_not_ended", %error);
+        }
+        results
+    }
+
+    /// Checks a peer against the inbounds and the other peers, and takes it up.
+    fn admit(&mut self, peer: XrayPeer) -> Result<PeerId, Error> {
+        let inbound = self.inbounds.get(&peer.inbound).ok_or_else(|| {
+            Error::Invalid(format!("inbound {} is not open on this node", peer.inbound))
+        })?;
+        let identity = inbound.identity(&peer.credential)?;
+        let identity = (peer.inbound, Sha256::digest(identity.text()).into());
+        if let Some(other) = self.identities.get(&identity).filter(|id| **id != peer.id) {
+            return Err(Error::Invalid(format!(
+                "the credential belongs to peer {other}"
+            )));
+        }
+        self.forget(peer.id);
+        self.identities.insert(identity, peer.id);
+        self.identity_of.insert(peer.id, identity);
+        self.credit.own(peer.id, peer.user);
+        let id = peer.id;
+        self.peers.insert(id, peer);
+        Ok(id)
+    }
+
+    fn forget(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+        if let Some(identity) = self.identity_of.remove(&peer) {
+            self.identities.remove(&identity);
+        }
+    }
+
+    fn is_let_in(&self, peer: &XrayPeer) -> bool {
+        !peer.blocked
+            && peer.not_after_ms.is_none_or(|end| clock::unix_ms() < end)
+            && (!peer.limited || self.passes(peer))
+    }
+
+    fn passes(&self, peer: &XrayPeer) -> bool {
+        let adopted = !self.credit.knows(peer.user) && self.adopted.contains(&peer.id);
+        !self.blind && (adopted || self.credit.passes(peer.user))
+    }
+
+    /// Has Xray let a peer in, where and how it should be, or not; whether it was put out of
+    /// somewhere. Asking for what is the case asks nothing of Xray.
+    async fn sync(&mut self, api: &mut Api, id: PeerId) -> Result<bool, Error> {
+        let wanted = self
+            .peers
+            .get(&id)
+            .filter(|peer| self.is_let_in(peer))
+            .cloned();
+        let mut out = false;
+        for (inbound, open) in &mut self.open {
+            let Some(has) = open.users.get(&id) else {
+                continue;
+            };
+            let stays = wanted
+                .as_ref()
+                .is_some_and(|peer| peer.inbound == *inbound && peer.credential == *has);
+            if !stays {
+                api.remove_user(open.tag.clone(), id).await?;
+                open.users.remove(&id);
+                out = true;
+            }
+        }
+        let Some(peer) = wanted else {
+            return Ok(out);
+        };
+        let inbound = self.inbounds.get(&peer.inbound);
+        let open = self.open.get_mut(&peer.inbound);
+        // An inbound that is not open yet is opened with its peers.
+        if let (Some(inbound), Some(open)) = (inbound, open)
+            && !open.users.contains_key(&id)
+        {
+            api.add_user(open.tag.clone(), wire::user(inbound, &peer))
+                .await?;
+            open.users.insert(id, peer.credential);
+        }
+        Ok(out)
+    }
+
+    async fn sync_all(
+        &mut self,
+        api: &mut Api,
+        peers: impl IntoIterator<Item = PeerId>,
+    ) -> Result<bool, Error> {
+        let mut out = false;
+        for peer in peers {
+            out |= self.sync(api, peer).await?;
+        }
+        Ok(out)
+    }
+
+    /// Ends connections of peers that are not let in.
+    fn end_connections(&mut self, cutting: bool) -> Result<(), Error> {
+        let entries = self.log.read()?;
+        self.connections.note(entries);
+        let mut sockets = Sockets::open()?;
+        let now = self.started.elapsed().as_secs();
+        let mut seen = HashSet::new();
+        for (id, open) in &self.open {
+            let there = sockets.on_port(open.port)?;
+            seen.extend(there.iter().map(|connection| connection.cookie));
+            let users = &open.users;
+            let unwanted = self
+                .connections
+                .unwanted(*id, there, cutting, now, |peer| users.contains_key(&peer));
+            for connection in &unwanted {
+                sockets.destroy(connection)?;
+            }
+            if !unwanted.is_empty() {
+                tracing::info!(event = "connections_ended", inbound = %id, count = unwanted.len());
+            }
+        }
+        self.connections.retain_unexplained(&seen);
+        if self.log.is_long() {
+            self.write_record()?;
+            self.log.free()?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn read_counters(&mut self) -> Result<Reading, Error> {
+        let mut api = self.connect().await?;
+        let before = answering(&mut api).await?;
+        let at_ms = clock::unix_ms();
+        let peers = api.counters().await?;
+        let after = answering(&mut api).await?;
+        if before != after || self.running != Some(after) {
+            return Err(Error::XrayReplaced);
+        }
+        let exhausted = self.credit.take(&peers);
+        self.last_reading = Instant::now();
+        let recovered = std::mem::take(&mut self.blind);
+        let concerned: Vec<_> = self
+            .peers
+            .values()
+            .filter(|peer| peer.limited && (recovered || exhausted.contains(&peer.user)))
+            .map(|peer| peer.id)
+            .collect();
+        if self.sync_all(&mut api, concerned).await? {
+            self.end_connections(true)?;
+        }
+        Ok(Reading {
+            incarnation: after.incarnation,
+            at_ms,
+            peers,
+            exhausted,
+        })
+    }
+
+    pub(super) async fn set_blocked(
+        &mut self,
+        peers: &[PeerId],
+        blocked: bool,
+    ) -> Result<(), Error> {
+        for peer in peers {
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.blocked = blocked;
+            }
+        }
+        self.settle(peers.to_vec()).await
+    }
+
+    pub(super) async fn set_allowances(&mut self, given: &[(UserId, u64)]) -> Result<(), Error> {
+        let users: BTreeSet<_> = given.iter().map(|(user, _)| *user).collect();
+        for (user, remainder) in given {
+            self.credit.set(*user, *remainder);
+        }
+        let peers = self.peers.values();
+        let concerned = peers.filter(|peer| peer.limited && users.contains(&peer.user));
+        let concerned = concerned.map(|peer| peer.id).collect();
+        self.settle(concerned).await
+    }
+
+    async fn settle(&mut self, peers: Vec<PeerId>) -> Result<(), Error> {
+        let mut api = self.connect().await?;
+        if self.sync_all(&mut api, peers).await? {
+            self.end_connections(true)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts limited users when the counters could not be read for too long. An Xray that does
+    /// not even put them out is ended: it starts again without them.
+    pub(super) async fn watch(&mut self) -> Result<(), Error> {
+        let running = self.running.is_some();
+        if running && !self.adopted.is_empty() && self.started.elapsed() >= self.patience {
+            self.adopted.clear();
+            let unknown = self.peers.values();
+            let unknown = unknown.filter(|peer| peer.limited && !self.credit.knows(peer.user));
+            let unknown = unknown.map(|peer| peer.id).collect();
+            self.settle(unknown).await?;
+        }
+        if !running || self.blind || self.last_reading.elapsed() < self.patience {
+            return Ok(());
+        }
+        self.blind = true;
+        let limited: Vec<_> = self
+            .peers
+            .values()
+            .filter(|peer| peer.limited)
+            .map(|peer| peer.id)
+            .collect();
+        if limited.is_empty() {
+            return Ok(());
+        }
+        tracing::error!(
+            event = "limited_users_cut",
+            peers = limited.len(),
+            "counters cannot be read: limited users are cut until they can"
+        );
+        if let Err(error) = self.settle(limited).await {
+            tracing::error!(event = "engine_ended", %error, "xray does not answer: it is ended");
+            return self.process.stop();
+        }
+        Ok(())
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<PeerId>, Error> {
+        self.running.ok_or(Error::Stopped)?;
+        let open = self.open.values().flat_map(|open| open.users.keys());
+        let all: BTreeSet<_> = open.chain(self.peers.keys()).copied().collect();
+        Ok(all.into_iter().collect())
+    }
+
+    pub(super) fn sessions(&self) -> Vec<XraySession> {
+        let sessions = self.connections.sessions().into_iter();
+        sessions
+            .map(|(peer, addresses)| XraySession { peer, addresses })
+            .collect()
+    }
+
+    pub(super) fn stop(&mut self) -> Result<(), Error> {
+        self.process.stop()
+    }
+
+    pub(super) fn destroy(&mut self) -> Result<(), Error> {
+        self.process.stop()?;
+        wall::remove(&self.table)?;
+        self.walled = None;
+        match std::fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::file(&self.folder)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status {
+            kind: KIND,
+            version: self.version.clone(),
+            problem: self.problem.clone(),
+            peers: self.open.values().map(|open| open.users.len()).sum(),
+            incarnation: self.running.map(|running| running.incarnation),
+        }
+    }
+
+    fn record(&self) -> PathBuf {
+        self.folder.join("connections.json")
+    }
+
+    /// What an earlier agent knew of this Xray's connections. Without it, they are unexplained.
+    fn read_record(&self, nonce: [u8; 16]) -> Option<Record> {
+        let text = std::fs::read(self.record()).ok()?;
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        (record.nonce == nonce).then_some(record)
+    }
+
+    fn write_record(&self) -> Result<(), Error> {
+        let Some(running) = self.running else {
+            return Ok(());
+        };
+        let record = self.connections.record(self.log.offset(), running.nonce);
+        let text =
+            serde_json::to_vec(&record).map_err(|error| Error::Invalid(error.to_string()))?;
+        let (path, new) = (self.record(), self.folder.join("connections.new"));
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).write(true).truncate(true).mode(0o600);
+        let mut file = options.open(&new).map_err(Error::file(&new))?;
+        std::io::Write::write_all(&mut file, &text).map_err(Error::file(&new))?;
+        std::fs::rename(&new, &path).map_err(Error::file(&path))
+    }
+}
+
+/// What tells the Xray behind a connection from every other, of this host and of any time.
+async fn answering(api: &mut Api) -> Result<Answering, Error> {
+    let nonce = api.nonce().await?;
+    let started = process::started_at(api.pid()).ok_or(Error::XrayReplaced)?;
+    let mut hash = Sha256::new();
+    hash.update(nonce);
+    hash.update(api.pid().as_raw().to_be_bytes());
+    hash.update(started.to_be_bytes());
+    let digest = hash.finalize();
+    let mut incarnation = Incarnation::default();
+    for (byte, of) in incarnation.iter_mut().zip(digest) {
+        *byte = of;
+    }
+    Ok(Answering { nonce, incarnation })
+}
+
+/// Ends every connection on a port that is not served any more.
+fn destroy_all(port: u16) -> Result<(), Error> {
+    let mut sockets = Sockets::open()?;
+    for connection in sockets.on_port(port)? {
+        sockets.destroy(&connection)?;
+    }
+    Ok(())
+}
+
+/// A header that no client can know.
+fn unknown_header() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Invalid(error.to_string()))?;
+    Ok(format!("x-{}", hex::encode(bytes)))
+}
+
+/// The inbounds that can be open together, and why the others cannot.
+#[allow(clippy::type_complexity, reason = "a pair of two plain collections")]
+fn consistent(
+    wanted: Vec<XrayInbound>,
+) -> (BTreeMap<InboundId, XrayInbound>, Vec<(InboundId, Error)>) {
+    let (mut inbounds, mut failed) = (BTreeMap::new(), Vec::new());
+    let mut ports = HashMap::new();
+    for inbound in wanted {
+        let id = inbound.id;
+        if let Err(error) = inbound.check() {
+            failed.push((id, error));
+        } else if let Some(other) = ports.get(&inbound.port) {
+            let error = format!("port {} belongs to inbound {other}", inbound.port);
+            failed.push((id, Error::Invalid(error)));
+        } else {
+            ports.insert(inbound.port, id);
+            inbounds.insert(id, inbound);
+        }
+    }
+    (inbounds, failed)
+}
+
+fn report(results: &mut [Result<(), Error>], index: usize, error: Error) {
+    if let Some(result) = results.get_mut(index) {
+        *result = Err(error);
+    }
+}
