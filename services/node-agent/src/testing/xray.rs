@@ -40,6 +40,8 @@ impl XrayProcess {
             .command(xray_program())
             .args(["run", "-config"])
             .arg(&path)
+            // With readv, a connection that is reset keeps its reader waiting for ever.
+            .env("XRAY_BUF_READV", "disable")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)

@@ -2,5 +2,7 @@
 //! what survives the agent and what the end of the engine costs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cuts;
+mod lives;
 mod protocols;
 mod support;

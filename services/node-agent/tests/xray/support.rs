@@ -306,6 +306,19 @@ pub(crate) fn shadowsocks_key(method: ShadowsocksMethod) -> String {
     STANDARD.encode(&bytes[..method.key_length()])
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in ["error.log", "access.log"] {
+                let text = std::fs::read_to_string(self.folder.path().join("xray").join(log));
+                let text = text.unwrap_or_default();
+                let last: Vec<_> = text.lines().rev().take(20).collect();
+                eprintln!("{log}, newest first: {last:#?}");
+            }
+        }
+    }
+}
+
 fn engine(folder: &tempfile::TempDir, patience: Duration) -> XrayEngine {
     XrayEngine::new(XrayOptions {
         identity: folder.path().as_os_str().as_encoded_bytes().to_vec(),

@@ -7,8 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, stream};
 use prost::Message;
 use sha2::{Digest, Sha256};
+use vpnpanel_api::xray::common::protocol::User;
 use vpnpanel_domain::{InboundId, PeerId, UserId};
 
 use super::access_log::AccessLog;
@@ -25,6 +27,10 @@ use crate::{Error, clock, host};
 /// Users that are given to Xray with an inbound, in bytes; the rest follows one by one. Xray
 /// takes no message of more than 4 MiB.
 const USERS: usize = 3 << 20;
+/// So long an Xray may take from listening to answering.
+const GREETING: Duration = Duration::from_secs(5);
+/// Changes of users under way at once.
+const CHANGES: usize = 64;
 /// Somebody who removes the wall has it back within this time.
 const WALL: Duration = Duration::from_secs(30);
 
@@ -46,6 +52,14 @@ struct Answering {
 
 /// An inbound and a digest of a credential.
 type Identity = (InboundId, [u8; 32]);
+
+/// What became of peers that were to be let in or not.
+#[derive(Debug, Default)]
+struct Synced {
+    /// Somebody was put out.
+    out: bool,
+    failed: Vec<(PeerId, Error)>,
+}
 
 #[derive(Debug)]
 pub(super) struct Core {
@@ -130,8 +144,7 @@ impl Core {
             self.walled = Some(Instant::now());
         }
         let fresh = self.process.ensure()?;
-        let mut api = self.connect().await?;
-        let running = answering(&mut api).await?;
+        let (mut api, running) = self.greet(fresh).await?;
         if self.running != Some(running) {
             self.meet(&mut api, running, fresh).await?;
         }
@@ -148,6 +161,24 @@ impl Core {
             incarnation: running.incarnation,
             failed,
         })
+    }
+
+    /// Asks the process who it is; one that was just started may need a moment to answer.
+    async fn greet(&self, fresh: bool) -> Result<(Api, Answering), Error> {
+        let deadline = Instant::now() + GREETING;
+        loop {
+            let answer = async {
+                let mut api = self.connect().await?;
+                let running = answering(&mut api).await?;
+                Ok((api, running))
+            };
+            match answer.await {
+                Err(_) if fresh && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     async fn connect(&self) -> Result<Api, Error> {
@@ -264,10 +295,7 @@ impl Core {
         }
         let port = inbound.port;
         self.open.insert(id, Open { tag, port, users });
-        for peer in rest {
-            self.sync(api, peer).await?;
-        }
-        Ok(())
+        self.sync_all(api, rest).await.map(drop)
     }
 
     /// Puts out peers whose time is over; whether there were any.
@@ -297,23 +325,24 @@ impl Core {
             .into_iter()
             .enumerate()
             .partition(|(_, op)| matches!(op, XrayOp::Remove(_)));
-        let mut cut = false;
-        for (index, op) in removals.into_iter().chain(rest) {
-            let result = match op {
-                XrayOp::Remove(peer) => {
-                    self.forget(peer);
-                    self.sync(&mut api, peer).await
-                }
-                XrayOp::Set(peer) => match self.admit(*peer) {
-                    Ok(peer) => self.sync(&mut api, peer).await,
-                    Err(error) => Err(error),
-                },
-            };
-            match result {
-                Ok(out) => cut |= out,
-                Err(error) => report(&mut results, index, error),
+        let mut removed = Vec::new();
+        for (index, op) in removals {
+            if let XrayOp::Remove(peer) = op {
+                self.forget(peer);
+                removed.push((index, peer));
             }
         }
+        let mut cut = self.sync_indexed(&mut api, removed, &mut results).await;
+        let mut admitted = Vec::new();
+        for (index, op) in rest {
+            if let XrayOp::Set(peer) = op {
+                match self.admit(*peer) {
+                    Ok(peer) => admitted.push((index, peer)),
+                    Err(error) => report(&mut results, index, error),
+                }
+            }
+        }
+        cut |= self.sync_indexed(&mut api, admitted, &mut results).await;
         if cut && let Err(error) = self.end_connections(true) {
             // They are out of Xray; the next poll tries their connections again.
             tracing::error!(event = "connections_not_ended", %error);
@@ -360,42 +389,98 @@ impl Core {
         !self.blind && (adopted || self.credit.passes(peer.user))
     }
 
-    /// Has Xray let a peer in, where and how it should be, or not; whether it was put out of
-    /// somewhere. Asking for what is the case asks nothing of Xray.
-    async fn sync(&mut self, api: &mut Api, id: PeerId) -> Result<bool, Error> {
-        let wanted = self
-            .peers
-            .get(&id)
-            .filter(|peer| self.is_let_in(peer))
-            .cloned();
-        let mut out = false;
-        for (inbound, open) in &mut self.open {
-            let Some(has) = open.users.get(&id) else {
-                continue;
-            };
-            let stays = wanted
-                .as_ref()
-                .is_some_and(|peer| peer.inbound == *inbound && peer.credential == *has);
-            if !stays {
-                api.remove_user(open.tag.clone(), id).await?;
-                open.users.remove(&id);
-                out = true;
+    /// Has Xray let peers in, where and how they should be, or not; a peer that something of it
+    /// failed for is among the failures. Asking for what is the case asks nothing of Xray.
+    async fn sync(&mut self, api: &Api, peers: impl IntoIterator<Item = PeerId>) -> Synced {
+        let peers: BTreeSet<_> = peers.into_iter().collect();
+        let mut synced = Synced::default();
+        let outs = self.outs(&peers);
+        let outs = stream::iter(outs).map(|(inbound, tag, peer)| {
+            let mut api = api.clone();
+            async move { (inbound, peer, api.remove_user(tag, peer).await) }
+        });
+        for (inbound, peer, result) in outs.buffer_unordered(CHANGES).collect::<Vec<_>>().await {
+            match result {
+                Ok(()) => {
+                    synced.out = true;
+                    if let Some(open) = self.open.get_mut(&inbound) {
+                        open.users.remove(&peer);
+                    }
+                }
+                Err(error) => synced.failed.push((peer, error)),
             }
         }
-        let Some(peer) = wanted else {
-            return Ok(out);
-        };
-        let inbound = self.inbounds.get(&peer.inbound);
-        let open = self.open.get_mut(&peer.inbound);
-        // An inbound that is not open yet is opened with its peers.
-        if let (Some(inbound), Some(open)) = (inbound, open)
-            && !open.users.contains_key(&id)
-        {
-            api.add_user(open.tag.clone(), wire::user(inbound, &peer))
-                .await?;
-            open.users.insert(id, peer.credential);
+        let ins = self.ins(&peers);
+        let ins = stream::iter(ins).map(|(tag, user, peer)| {
+            let mut api = api.clone();
+            async move { (peer, api.add_user(tag, user).await) }
+        });
+        for (peer, result) in ins.buffer_unordered(CHANGES).collect::<Vec<_>>().await {
+            match result {
+                Ok(()) => {
+                    if let Some(peer) = self.peers.get(&peer)
+                        && let Some(open) = self.open.get_mut(&peer.inbound)
+                    {
+                        open.users.insert(peer.id, peer.credential.clone());
+                    }
+                }
+                Err(error) => synced.failed.push((peer, error)),
+            }
         }
-        Ok(out)
+        synced
+    }
+
+    /// Where peers are let in and should not be, or not with that credential.
+    fn outs(&self, peers: &BTreeSet<PeerId>) -> Vec<(InboundId, String, PeerId)> {
+        let mut outs = Vec::new();
+        for id in peers {
+            let wanted = self.peers.get(id).filter(|peer| self.is_let_in(peer));
+            for (inbound, open) in &self.open {
+                let has = open.users.get(id);
+                let stays = |has: &Text| {
+                    wanted.is_some_and(|peer| peer.inbound == *inbound && peer.credential == *has)
+                };
+                if has.is_some_and(|has| !stays(has)) {
+                    outs.push((*inbound, open.tag.clone(), *id));
+                }
+            }
+        }
+        outs
+    }
+
+    /// Where peers should be let in and are not. An inbound that is not open yet is opened with
+    /// its peers.
+    fn ins(&self, peers: &BTreeSet<PeerId>) -> Vec<(String, User, PeerId)> {
+        let wanted = peers.iter().filter_map(|id| self.peers.get(id));
+        wanted
+            .filter(|peer| self.is_let_in(peer))
+            .filter_map(|peer| {
+                let inbound = self.inbounds.get(&peer.inbound)?;
+                let open = self.open.get(&peer.inbound)?;
+                let user = || wire::user(inbound, peer);
+                (!open.users.contains_key(&peer.id)).then(|| (open.tag.clone(), user(), peer.id))
+            })
+            .collect()
+    }
+
+    /// The same for the peers of operations; whether any of them was put out of somewhere.
+    async fn sync_indexed(
+        &mut self,
+        api: &mut Api,
+        peers: Vec<(usize, PeerId)>,
+        results: &mut [Result<(), Error>],
+    ) -> bool {
+        let synced = self.sync(api, peers.iter().map(|(_, peer)| *peer)).await;
+        let indices: HashMap<_, _> = peers
+            .into_iter()
+            .map(|(index, peer)| (peer, index))
+            .collect();
+        for (peer, error) in synced.failed {
+            if let Some(index) = indices.get(&peer) {
+                report(results, *index, error);
+            }
+        }
+        synced.out
     }
 
     async fn sync_all(
@@ -403,11 +488,11 @@ impl Core {
         api: &mut Api,
         peers: impl IntoIterator<Item = PeerId>,
     ) -> Result<bool, Error> {
-        let mut out = false;
-        for peer in peers {
-            out |= self.sync(api, peer).await?;
+        let synced = self.sync(api, peers).await;
+        match synced.failed.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(synced.out),
         }
-        Ok(out)
     }
 
     /// Ends connections of peers that are not let in.
