@@ -226,13 +226,18 @@ pub fn upload_through(host: &Namespace, address: SocketAddr, bytes: u64) -> u64 
         .read_exact(&mut [0; CONTINUE.len()])
         .expect("a word to go on");
     std::io::copy(&mut std::io::repeat(0xa5).take(bytes), &mut stream).expect("an upload");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
-        .rsplit("\r\n\r\n")
-        .next()
-        .and_then(|body| body.trim().parse().ok())
-        .expect("a length")
+    // By its length and not up to the end: some tunnels do not carry the end of a connection.
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut length) = (String::new(), 0);
+    while reader.read_line(&mut line).expect("an answer") > 2 {
+        if let Some(value) = line.strip_prefix("Content-Length:") {
+            length = value.trim().parse().expect("a length");
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    String::from_utf8_lossy(&body).parse().expect("a number")
 }
 
 /// Sends datagrams of 1,200 bytes from a namespace until `bytes` have been sent, whether or not

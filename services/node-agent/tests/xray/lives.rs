@@ -1,6 +1,7 @@
 //! What outlives what: the engine the agent, the peers the engine, the counters a lost answer.
 
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -198,6 +199,44 @@ fn subscribers_reach_neither_the_node_nor_its_private_neighbours() {
         assert!(!reached(name, servers[0].address().port()), "{name}");
     }
     drop(servers);
+}
+
+#[test]
+fn datagrams_reach_the_outside_and_not_the_node() {
+    if !require_root() {
+        return;
+    }
+    let mut node = Node::new("udp", 1);
+    let inbound = node.open_vmess();
+    let peer = node.peer(inbound);
+    let host = node.network.subscriber(0);
+    let listen = |host: &vpnpanel_node_agent::testing::Namespace, address: &str| {
+        let socket = host.enter(|| UdpSocket::bind((address, 0)).unwrap());
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let inside = [Topology::NODE_ADDRESS, "127.0.0.1"].map(|a| listen(node.host(), a));
+    let outside = listen(node.network.server(), Topology::SERVER_ADDRESS);
+    let sender = listen(host, "127.0.0.1");
+    // Those that must not arrive are sent first, and again with each of the other.
+    let all = [&inside[0], &inside[1], &outside];
+    let clients = all.map(|socket| {
+        let target = socket.local_addr().unwrap();
+        node.connect_to(0, &peer, &target.ip().to_string(), target.port())
+    });
+    let mut arrived = 0;
+    eventually("datagrams arrive outside", PATIENCE, || {
+        for (_, address) in &clients {
+            sender.send_to(b"hello", address).unwrap();
+        }
+        arrived += usize::from(outside.recv(&mut [0; 16]).is_ok());
+        arrived == 5
+    });
+    for socket in &inside {
+        let kind = socket.recv(&mut [0; 16]).unwrap_err().kind();
+        assert_eq!(kind, std::io::ErrorKind::WouldBlock);
+    }
+    assert!(node.counted(peer.id).0 > 0);
 }
 
 #[test]

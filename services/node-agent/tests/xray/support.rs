@@ -258,7 +258,10 @@ impl Node {
         let mut stream = match &inbound.transport {
             Transport::Tcp => json!({"network": "tcp"}),
             Transport::WebSocket { path, host } => {
-                json!({"network": "ws", "wsSettings": {"path": path, "host": host}})
+                // It lies about where it comes from: nobody should care.
+                let lie = json!({"X-Forwarded-For": "192.0.2.77"});
+                let settings = json!({"path": path, "host": host, "headers": lie});
+                json!({"network": "ws", "wsSettings": settings})
             }
             Transport::Grpc { service } => {
                 json!({"network": "grpc", "grpcSettings": {"serviceName": service}})
