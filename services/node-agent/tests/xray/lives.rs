@@ -33,6 +33,7 @@ fn an_engine_killed_in_mid_transfer_comes_back_with_its_peers_and_counts_nothing
     kill(Pid::from_raw(node.engine_pid()), Signal::SIGKILL).unwrap();
     eventually("the download ends", PATIENCE, || download.ended());
     assert!(node.run(node.engine.read_counters()).is_err());
+    assert_eq!(node.run(node.engine.status()).incarnation, None);
     let next = node.ensure();
     assert_ne!(next, incarnation);
     assert_eq!(node.counted(peer.id), (0, 0));
@@ -86,6 +87,39 @@ fn a_restarted_agent_adopts_the_engine_and_its_connections() {
         staying.received() > so_far + 5 * MB
     });
     assert!(!staying.ended());
+}
+
+#[test]
+fn a_restarted_agent_keeps_limited_users_connected_until_it_knows_their_allowance() {
+    if !require_root() {
+        return;
+    }
+    let mut node = Node::new("adoptlimit", 1);
+    let inbound = node.open_vmess();
+    let mut peer = node.unknown_peer(inbound);
+    peer.limited = true;
+    node.set(&[&peer]);
+    node.run(node.engine.set_allowances(vec![(peer.user, ENDLESS)]))
+        .unwrap();
+    let server = node.network.start_server();
+    let (client, address) = node.connect(0, &peer, &server);
+    let download = Download::through(node.network.subscriber(0), address, ENDLESS);
+    eventually("it runs", PATIENCE, || download.received() > 30 * MB);
+
+    node.restart_agent();
+    node.ensure();
+    node.set(&[&peer]);
+    node.run(node.engine.set_allowances(vec![(peer.user, 30 * MB)]))
+        .unwrap();
+    let so_far = download.received();
+    eventually("the same connection goes on", PATIENCE, || {
+        download.received() > so_far + MB
+    });
+    eventually("it is stopped where its allowance ends", PATIENCE, || {
+        node.read().exhausted.contains(&peer.user)
+    });
+    eventually("it is cut", Duration::from_secs(2), || download.ended());
+    drop(client);
 }
 
 #[test]

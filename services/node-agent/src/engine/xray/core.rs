@@ -27,10 +27,13 @@ use crate::{Error, clock, host};
 /// Users that are given to Xray with an inbound, in bytes; the rest follows one by one. Xray
 /// takes no message of more than 4 MiB.
 const USERS: usize = 3 << 20;
-/// So long an Xray may take from listening to answering.
+/// So long an Xray may take to answer.
 const GREETING: Duration = Duration::from_secs(5);
 /// Changes of users under way at once.
 const CHANGES: usize = 64;
+/// After somebody was cut, connections that stay unexplained are ended for so long: long enough
+/// for one that had just been made to count as unexplained.
+const CUTTING_SECONDS: u64 = 30;
 /// Somebody who removes the wall has it back within this time.
 const WALL: Duration = Duration::from_secs(30);
 
@@ -81,6 +84,8 @@ pub(super) struct Core {
     log: AccessLog,
     connections: Connections,
     started: Instant,
+    /// Somebody was cut not long before (seconds since `started`).
+    cutting_until: u64,
     walled: Option<Instant>,
     last_reading: Instant,
     /// The counters cannot be read: limited users are out.
@@ -113,6 +118,7 @@ impl Core {
             log,
             connections: Connections::default(),
             started: Instant::now(),
+            cutting_until: 0,
             walled: None,
             last_reading: Instant::now(),
             blind: false,
@@ -143,8 +149,7 @@ impl Core {
             wall::raise(&self.table)?;
             self.walled = Some(Instant::now());
         }
-        let fresh = self.process.ensure()?;
-        let (mut api, running) = self.greet(fresh).await?;
+        let (mut api, running, fresh) = self.greet().await?;
         if self.running != Some(running) {
             self.meet(&mut api, running, fresh).await?;
         }
@@ -156,24 +161,30 @@ impl Core {
             }
         }
         let cut = self.expire(&mut api).await?;
-        self.end_connections(cut)?;
+        if let Err(error) = self.end_connections(cut) {
+            // Everything else runs and is counted; the next poll tries again.
+            tracing::error!(event = "connections_not_ended", %error);
+        }
         Ok(Running {
             incarnation: running.incarnation,
             failed,
         })
     }
 
-    /// Asks the process who it is; one that was just started may need a moment to answer.
-    async fn greet(&self, fresh: bool) -> Result<(Api, Answering), Error> {
+    /// Has the process run and asks it who it is; and whether it had to be started. One that was
+    /// just started needs a moment to answer, one that was just killed a moment to be gone.
+    async fn greet(&mut self) -> Result<(Api, Answering, bool), Error> {
         let deadline = Instant::now() + GREETING;
+        let mut fresh = false;
         loop {
+            fresh |= self.process.ensure()?;
             let answer = async {
                 let mut api = self.connect().await?;
                 let running = answering(&mut api).await?;
-                Ok((api, running))
+                Ok((api, running, fresh))
             };
             match answer.await {
-                Err(_) if fresh && Instant::now() < deadline => {
+                Err(_) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 result => return result,
@@ -224,6 +235,7 @@ impl Core {
             }
             self.open.insert(id, Open { tag, port, users });
         }
+        self.credit.take(&api.counters().await?);
         if self.running.is_none() {
             let users = self.open.values().flat_map(|open| open.users.keys());
             self.adopted = users.copied().collect();
@@ -501,6 +513,10 @@ impl Core {
         self.connections.note(entries);
         let mut sockets = Sockets::open()?;
         let now = self.started.elapsed().as_secs();
+        if cutting {
+            self.cutting_until = now + CUTTING_SECONDS;
+        }
+        let cutting = now < self.cutting_until;
         let mut seen = HashSet::new();
         for (id, open) in &self.open {
             let there = sockets.on_port(open.port)?;
@@ -651,13 +667,14 @@ impl Core {
         }
     }
 
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&mut self) -> Status {
+        let running = self.running.filter(|_| self.process.alive());
         Status {
             kind: KIND,
             version: self.version.clone(),
             problem: self.problem.clone(),
             peers: self.open.values().map(|open| open.users.len()).sum(),
-            incarnation: self.running.map(|running| running.incarnation),
+            incarnation: running.map(|running| running.incarnation),
         }
     }
 

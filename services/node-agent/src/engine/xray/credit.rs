@@ -10,23 +10,32 @@ pub(super) type Counters = HashMap<PeerId, (u64, u64)>;
 
 #[derive(Debug, Default)]
 pub(super) struct Credit {
-    /// The user of each peer, also of removed ones: what they used stays used.
     owners: HashMap<PeerId, UserId>,
-    /// Bytes of each user at the last reading that was returned.
-    used: HashMap<UserId, u64>,
+    /// The peers of each user, also removed ones: what they used stays used.
+    devices: HashMap<UserId, BTreeSet<PeerId>>,
+    /// The last reading.
+    last: Counters,
     /// Where each user's counters must stop.
     ends: HashMap<UserId, u64>,
 }
 
 impl Credit {
+    /// Takes note of whose a peer is. What it had counted before is no part of an allowance.
     pub(super) fn own(&mut self, peer: PeerId, user: UserId) {
-        self.owners.insert(peer, user);
+        if self.owners.insert(peer, user).is_some() {
+            return;
+        }
+        self.devices.entry(user).or_default().insert(peer);
+        let before = bytes(&self.last, peer);
+        if let Some(end) = self.ends.get_mut(&user) {
+            *end = end.saturating_add(before);
+        }
     }
 
     /// Lets a user pass so many bytes beyond the last reading.
     pub(super) fn set(&mut self, user: UserId, remainder: u64) {
-        let used = self.used.get(&user).copied().unwrap_or(0);
-        self.ends.insert(user, used.saturating_add(remainder));
+        self.ends
+            .insert(user, self.used(user).saturating_add(remainder));
     }
 
     /// Whether a user was ever given an allowance.
@@ -36,36 +45,38 @@ impl Credit {
 
     /// Takes a reading; the users with an allowance who have used it up.
     pub(super) fn take(&mut self, counters: &Counters) -> BTreeSet<UserId> {
-        let mut used: HashMap<UserId, u64> = HashMap::new();
-        for (peer, (up, down)) in counters {
-            if let Some(user) = self.owners.get(peer) {
-                let sum = used.entry(*user).or_default();
-                *sum = sum.saturating_add(*up).saturating_add(*down);
-            }
-        }
-        self.used = used;
-        self.exhausted()
-    }
-
-    /// The users whose allowance is used up.
-    pub(super) fn exhausted(&self) -> BTreeSet<UserId> {
+        self.last.clone_from(counters);
         let users = self.ends.keys().copied();
         users.filter(|user| !self.passes(*user)).collect()
     }
 
     /// Whether a limited user may pass anything more.
     pub(super) fn passes(&self, user: UserId) -> bool {
-        let used = self.used.get(&user).copied().unwrap_or(0);
-        self.ends.get(&user).is_some_and(|end| used < *end)
+        self.ends
+            .get(&user)
+            .is_some_and(|end| self.used(user) < *end)
     }
 
     /// Counters start anew: what remained remains.
     pub(super) fn restart(&mut self) {
+        let used: HashMap<_, _> = self.ends.keys().map(|u| (*u, self.used(*u))).collect();
         for (user, end) in &mut self.ends {
-            *end = end.saturating_sub(self.used.get(user).copied().unwrap_or(0));
+            *end = end.saturating_sub(used.get(user).copied().unwrap_or(0));
         }
-        self.used.clear();
+        self.last.clear();
     }
+
+    fn used(&self, user: UserId) -> u64 {
+        let devices = self.devices.get(&user).into_iter().flatten();
+        devices.fold(0, |sum: u64, peer| {
+            sum.saturating_add(bytes(&self.last, *peer))
+        })
+    }
+}
+
+fn bytes(counters: &Counters, peer: PeerId) -> u64 {
+    let (up, down) = counters.get(&peer).copied().unwrap_or_default();
+    up.saturating_add(down)
 }
 
 #[cfg(test)]
@@ -100,5 +111,18 @@ mod tests {
         credit.restart();
         assert!(credit.take(&HashMap::from([(PHONE, (0, 39))])).is_empty());
         assert!(!credit.take(&HashMap::from([(PHONE, (0, 40))])).is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_agent_saw_counted_is_no_part_of_an_allowance() {
+        let mut credit = Credit::default();
+        credit.take(&HashMap::from([(PHONE, (0, 500)), (LAPTOP, (0, 70))]));
+        credit.own(PHONE, USER);
+        credit.set(USER, 100);
+        credit.own(LAPTOP, USER);
+        let counters = HashMap::from([(PHONE, (0, 599)), (LAPTOP, (0, 70))]);
+        assert!(credit.take(&counters).is_empty());
+        let counters = HashMap::from([(PHONE, (0, 600)), (LAPTOP, (0, 70))]);
+        assert_eq!(credit.take(&counters), BTreeSet::from([USER]));
     }
 }

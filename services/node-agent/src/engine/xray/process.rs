@@ -120,7 +120,7 @@ impl Process {
     }
 
     /// Whether the known process runs. Reaps it when it was a child and has ended.
-    fn alive(&mut self) -> bool {
+    pub(super) fn alive(&mut self) -> bool {
         let config = self.config();
         let Some((pid, child)) = &mut self.running else {
             return false;
