@@ -2,26 +2,26 @@
 //! other. A peer is put out of Xray first and its connections are ended then, so that none comes
 //! back.
 
+mod ending;
+mod users;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, stream};
 use prost::Message;
 use sha2::{Digest, Sha256};
-use vpnpanel_api::xray::common::protocol::User;
-use vpnpanel_domain::{InboundId, PeerId, UserId};
+use vpnpanel_domain::{InboundId, PeerId};
 
+use self::ending::destroy_all;
 use super::access_log::AccessLog;
 use super::api::Api;
-use super::connections::{Connections, Record};
+use super::connections::Connections;
 use super::credit::Credit;
 use super::process::{self, Process};
-use super::types::{Text, XrayInbound, XrayOp, XrayPeer, XraySession};
+use super::types::{Text, XrayInbound, XrayPeer, XraySession};
 use super::{KIND, XrayOptions, wall, wire};
 use crate::engine::{Incarnation, Reading, Running, Status};
-use crate::sockets::Sockets;
 use crate::{Error, clock, host};
 
 /// Users that are given to Xray with an inbound, in bytes; the rest follows one by one. Xray
@@ -29,11 +29,6 @@ use crate::{Error, clock, host};
 const USERS: usize = 3 << 20;
 /// So long an Xray may take to answer.
 const GREETING: Duration = Duration::from_secs(5);
-/// Changes of users under way at once.
-const CHANGES: usize = 64;
-/// After somebody was cut, connections that stay unexplained are ended for so long: long enough
-/// for one that had just been made to count as unexplained.
-const CUTTING_SECONDS: u64 = 30;
 /// Somebody who removes the wall has it back within this time.
 const WALL: Duration = Duration::from_secs(30);
 
@@ -55,14 +50,6 @@ struct Answering {
 
 /// An inbound and a digest of a credential.
 type Identity = (InboundId, [u8; 32]);
-
-/// What became of peers that were to be let in or not.
-#[derive(Debug, Default)]
-struct Synced {
-    /// Somebody was put out.
-    out: bool,
-    failed: Vec<(PeerId, Error)>,
-}
 
 #[derive(Debug)]
 pub(super) struct Core {
@@ -310,236 +297,6 @@ impl Core {
         self.sync_all(api, rest).await.map(drop)
     }
 
-    /// Puts out peers whose time is over; whether there were any.
-    async fn expire(&mut self, api: &mut Api) -> Result<bool, Error> {
-        let now = clock::unix_ms();
-        let over: Vec<_> = self
-            .peers
-            .values()
-            .filter(|peer| peer.not_after_ms.is_some_and(|end| end <= now))
-            .map(|peer| peer.id)
-            .collect();
-        self.sync_all(api, over).await
-    }
-
-    pub(super) async fn apply(&mut self, ops: Vec<XrayOp>) -> Vec<Result<(), Error>> {
-        let mut results: Vec<Result<(), Error>> = ops.iter().map(|_| Ok(())).collect();
-        let mut api = match self.connect().await {
-            Ok(api) => api,
-            Err(error) => {
-                let message = error.to_string();
-                results.fill_with(|| Err(Error::Invalid(message.clone())));
-                return results;
-            }
-        };
-        // Removals first: what they free may be given to others in the same delta.
-        let (removals, rest): (Vec<_>, Vec<_>) = ops
-            .into_iter()
-            .enumerate()
-            .partition(|(_, op)| matches!(op, XrayOp::Remove(_)));
-        let mut removed = Vec::new();
-        for (index, op) in removals {
-            if let XrayOp::Remove(peer) = op {
-                self.forget(peer);
-                removed.push((index, peer));
-            }
-        }
-        let mut cut = self.sync_indexed(&mut api, removed, &mut results).await;
-        let mut admitted = Vec::new();
-        for (index, op) in rest {
-            if let XrayOp::Set(peer) = op {
-                match self.admit(*peer) {
-                    Ok(peer) => admitted.push((index, peer)),
-                    Err(error) => report(&mut results, index, error),
-                }
-            }
-        }
-        cut |= self.sync_indexed(&mut api, admitted, &mut results).await;
-        if cut && let Err(error) = self.end_connections(true) {
-            // They are out of Xray; the next poll tries their connections again.
-            tracing::error!(event = "connections_not_ended", %error);
-        }
-        results
-    }
-
-    /// Checks a peer against the inbounds and the other peers, and takes it up.
-    fn admit(&mut self, peer: XrayPeer) -> Result<PeerId, Error> {
-        let inbound = self.inbounds.get(&peer.inbound).ok_or_else(|| {
-            Error::Invalid(format!("inbound {} is not open on this node", peer.inbound))
-        })?;
-        let identity = inbound.identity(&peer.credential)?;
-        let identity = (peer.inbound, Sha256::digest(identity.text()).into());
-        if let Some(other) = self.identities.get(&identity).filter(|id| **id != peer.id) {
-            return Err(Error::Invalid(format!(
-                "the credential belongs to peer {other}"
-            )));
-        }
-        self.forget(peer.id);
-        self.identities.insert(identity, peer.id);
-        self.identity_of.insert(peer.id, identity);
-        self.credit.own(peer.id, peer.user);
-        let id = peer.id;
-        self.peers.insert(id, peer);
-        Ok(id)
-    }
-
-    fn forget(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
-        if let Some(identity) = self.identity_of.remove(&peer) {
-            self.identities.remove(&identity);
-        }
-    }
-
-    fn is_let_in(&self, peer: &XrayPeer) -> bool {
-        !peer.blocked
-            && peer.not_after_ms.is_none_or(|end| clock::unix_ms() < end)
-            && (!peer.limited || self.passes(peer))
-    }
-
-    fn passes(&self, peer: &XrayPeer) -> bool {
-        let adopted = !self.credit.knows(peer.user) && self.adopted.contains(&peer.id);
-        !self.blind && (adopted || self.credit.passes(peer.user))
-    }
-
-    /// Has Xray let peers in, where and how they should be, or not; a peer that something of it
-    /// failed for is among the failures. Asking for what is the case asks nothing of Xray.
-    async fn sync(&mut self, api: &Api, peers: impl IntoIterator<Item = PeerId>) -> Synced {
-        let peers: BTreeSet<_> = peers.into_iter().collect();
-        let mut synced = Synced::default();
-        let outs = self.outs(&peers);
-        let outs = stream::iter(outs).map(|(inbound, tag, peer)| {
-            let mut api = api.clone();
-            async move { (inbound, peer, api.remove_user(tag, peer).await) }
-        });
-        for (inbound, peer, result) in outs.buffer_unordered(CHANGES).collect::<Vec<_>>().await {
-            match result {
-                Ok(()) => {
-                    synced.out = true;
-                    if let Some(open) = self.open.get_mut(&inbound) {
-                        open.users.remove(&peer);
-                    }
-                }
-                Err(error) => synced.failed.push((peer, error)),
-            }
-        }
-        let ins = self.ins(&peers);
-        let ins = stream::iter(ins).map(|(tag, user, peer)| {
-            let mut api = api.clone();
-            async move { (peer, api.add_user(tag, user).await) }
-        });
-        for (peer, result) in ins.buffer_unordered(CHANGES).collect::<Vec<_>>().await {
-            match result {
-                Ok(()) => {
-                    if let Some(peer) = self.peers.get(&peer)
-                        && let Some(open) = self.open.get_mut(&peer.inbound)
-                    {
-                        open.users.insert(peer.id, peer.credential.clone());
-                    }
-                }
-                Err(error) => synced.failed.push((peer, error)),
-            }
-        }
-        synced
-    }
-
-    /// Where peers are let in and should not be, or not with that credential.
-    fn outs(&self, peers: &BTreeSet<PeerId>) -> Vec<(InboundId, String, PeerId)> {
-        let mut outs = Vec::new();
-        for id in peers {
-            let wanted = self.peers.get(id).filter(|peer| self.is_let_in(peer));
-            for (inbound, open) in &self.open {
-                let has = open.users.get(id);
-                let stays = |has: &Text| {
-                    wanted.is_some_and(|peer| peer.inbound == *inbound && peer.credential == *has)
-                };
-                if has.is_some_and(|has| !stays(has)) {
-                    outs.push((*inbound, open.tag.clone(), *id));
-                }
-            }
-        }
-        outs
-    }
-
-    /// Where peers should be let in and are not. An inbound that is not open yet is opened with
-    /// its peers.
-    fn ins(&self, peers: &BTreeSet<PeerId>) -> Vec<(String, User, PeerId)> {
-        let wanted = peers.iter().filter_map(|id| self.peers.get(id));
-        wanted
-            .filter(|peer| self.is_let_in(peer))
-            .filter_map(|peer| {
-                let inbound = self.inbounds.get(&peer.inbound)?;
-                let open = self.open.get(&peer.inbound)?;
-                let user = || wire::user(inbound, peer);
-                (!open.users.contains_key(&peer.id)).then(|| (open.tag.clone(), user(), peer.id))
-            })
-            .collect()
-    }
-
-    /// The same for the peers of operations; whether any of them was put out of somewhere.
-    async fn sync_indexed(
-        &mut self,
-        api: &mut Api,
-        peers: Vec<(usize, PeerId)>,
-        results: &mut [Result<(), Error>],
-    ) -> bool {
-        let synced = self.sync(api, peers.iter().map(|(_, peer)| *peer)).await;
-        let indices: HashMap<_, _> = peers
-            .into_iter()
-            .map(|(index, peer)| (peer, index))
-            .collect();
-        for (peer, error) in synced.failed {
-            if let Some(index) = indices.get(&peer) {
-                report(results, *index, error);
-            }
-        }
-        synced.out
-    }
-
-    async fn sync_all(
-        &mut self,
-        api: &mut Api,
-        peers: impl IntoIterator<Item = PeerId>,
-    ) -> Result<bool, Error> {
-        let synced = self.sync(api, peers).await;
-        match synced.failed.into_iter().next() {
-            Some((_, error)) => Err(error),
-            None => Ok(synced.out),
-        }
-    }
-
-    /// Ends connections of peers that are not let in.
-    fn end_connections(&mut self, cutting: bool) -> Result<(), Error> {
-        let entries = self.log.read()?;
-        self.connections.note(entries);
-        let mut sockets = Sockets::open()?;
-        let now = self.started.elapsed().as_secs();
-        if cutting {
-            self.cutting_until = now + CUTTING_SECONDS;
-        }
-        let cutting = now < self.cutting_until;
-        let mut seen = HashSet::new();
-        for (id, open) in &self.open {
-            let there = sockets.on_port(open.port)?;
-            seen.extend(there.iter().map(|connection| connection.cookie));
-            let users = &open.users;
-            let unwanted = self
-                .connections
-                .unwanted(*id, there, cutting, now, |peer| users.contains_key(&peer));
-            for connection in &unwanted {
-                sockets.destroy(connection)?;
-            }
-            if !unwanted.is_empty() {
-                tracing::info!(event = "connections_ended", inbound = %id, count = unwanted.len());
-            }
-        }
-        self.connections.retain_unexplained(&seen);
-        if self.log.is_long() {
-            self.write_record()?;
-            self.log.free()?;
-        }
-        Ok(())
-    }
-
     pub(super) async fn read_counters(&mut self) -> Result<Reading, Error> {
         let mut api = self.connect().await?;
         let before = answering(&mut api).await?;
@@ -567,38 +324,6 @@ impl Core {
             peers,
             exhausted,
         })
-    }
-
-    pub(super) async fn set_blocked(
-        &mut self,
-        peers: &[PeerId],
-        blocked: bool,
-    ) -> Result<(), Error> {
-        for peer in peers {
-            if let Some(peer) = self.peers.get_mut(peer) {
-                peer.blocked = blocked;
-            }
-        }
-        self.settle(peers.to_vec()).await
-    }
-
-    pub(super) async fn set_allowances(&mut self, given: &[(UserId, u64)]) -> Result<(), Error> {
-        let users: BTreeSet<_> = given.iter().map(|(user, _)| *user).collect();
-        for (user, remainder) in given {
-            self.credit.set(*user, *remainder);
-        }
-        let peers = self.peers.values();
-        let concerned = peers.filter(|peer| peer.limited && users.contains(&peer.user));
-        let concerned = concerned.map(|peer| peer.id).collect();
-        self.settle(concerned).await
-    }
-
-    async fn settle(&mut self, peers: Vec<PeerId>) -> Result<(), Error> {
-        let mut api = self.connect().await?;
-        if self.sync_all(&mut api, peers).await? {
-            self.end_connections(true)?;
-        }
-        Ok(())
     }
 
     /// Cuts limited users when the counters could not be read for too long. An Xray that does
@@ -677,32 +402,6 @@ impl Core {
             incarnation: running.map(|running| running.incarnation),
         }
     }
-
-    fn record(&self) -> PathBuf {
-        self.folder.join("connections.json")
-    }
-
-    /// What an earlier agent knew of this Xray's connections. Without it, they are unexplained.
-    fn read_record(&self, nonce: [u8; 16]) -> Option<Record> {
-        let text = std::fs::read(self.record()).ok()?;
-        let record: Record = serde_json::from_slice(&text).ok()?;
-        (record.nonce == nonce).then_some(record)
-    }
-
-    fn write_record(&self) -> Result<(), Error> {
-        let Some(running) = self.running else {
-            return Ok(());
-        };
-        let record = self.connections.record(self.log.offset(), running.nonce);
-        let text =
-            serde_json::to_vec(&record).map_err(|error| Error::Invalid(error.to_string()))?;
-        let (path, new) = (self.record(), self.folder.join("connections.new"));
-        let mut options = std::fs::OpenOptions::new();
-        options.create(true).write(true).truncate(true).mode(0o600);
-        let mut file = options.open(&new).map_err(Error::file(&new))?;
-        std::io::Write::write_all(&mut file, &text).map_err(Error::file(&new))?;
-        std::fs::rename(&new, &path).map_err(Error::file(&path))
-    }
 }
 
 /// What tells the Xray behind a connection from every other, of this host and of any time.
@@ -719,15 +418,6 @@ async fn answering(api: &mut Api) -> Result<Answering, Error> {
         *byte = of;
     }
     Ok(Answering { nonce, incarnation })
-}
-
-/// Ends every connection on a port that is not served any more.
-fn destroy_all(port: u16) -> Result<(), Error> {
-    let mut sockets = Sockets::open()?;
-    for connection in sockets.on_port(port)? {
-        sockets.destroy(&connection)?;
-    }
-    Ok(())
 }
 
 /// A header that no client can know.
@@ -757,10 +447,4 @@ fn consistent(
         }
     }
     (inbounds, failed)
-}
-
-fn report(results: &mut [Result<(), Error>], index: usize, error: Error) {
-    if let Some(result) = results.get_mut(index) {
-        *result = Err(error);
-    }
 }
