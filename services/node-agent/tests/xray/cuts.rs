@@ -1,7 +1,7 @@
 //! Who is cut and who is not: a removed, blocked, expired or exhausted peer at once, its
 //! neighbour behind the same address never.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use vpnpanel_node_agent::engine::xray::{Protocol, Transport, XrayPeer};
 use vpnpanel_node_agent::testing::{Download, eventually, require_root};
@@ -83,6 +83,18 @@ fn a_removed_peer_is_cut_behind_reality_websocket_and_grpc_too() {
 }
 
 #[test]
+fn a_removed_peer_whose_client_joins_connections_is_cut_too() {
+    if !require_root() {
+        return;
+    }
+    let mut node = Node::new("mux", 1);
+    node.mux = true;
+    let inbound = node.open_vmess();
+    let (one, two) = (node.peer(inbound), node.peer(inbound));
+    only_one_is_cut(&node, [&one, &two], |node, peer| node.remove(peer.id));
+}
+
+#[test]
 fn a_blocked_peer_is_cut_and_let_in_again() {
     if !require_root() {
         return;
@@ -115,11 +127,17 @@ fn access_ends_with_its_time_at_the_next_poll() {
     let two = node.peer(inbound);
     let one = node.peer(inbound);
     only_one_is_cut(&node, [&one, &two], |node, peer| {
-        let over = XrayPeer {
-            not_after_ms: Some(1),
+        let end = unix_ms() + 1_000;
+        let ending = XrayPeer {
+            not_after_ms: Some(end),
             ..peer.clone()
         };
-        node.set(&[&over]);
+        node.set(&[&ending]);
+        eventually("its time is over", PATIENCE, || {
+            node.ensure();
+            unix_ms() > end
+        });
+        node.ensure();
     });
 }
 
@@ -198,4 +216,9 @@ fn limited_users_are_cut_when_the_counters_are_not_read() {
         Download::through(host, clients[0].1, MB).finish(PATIENCE),
         MB
     );
+}
+
+fn unix_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
 }

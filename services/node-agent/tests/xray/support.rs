@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) engine: XrayEngine,
     pub(crate) inbounds: Vec<XrayInbound>,
     pub(crate) folder: tempfile::TempDir,
+    /// Clients join their connections into one.
+    pub(crate) mux: bool,
     certificate: String,
     reality: [u8; 32],
     /// What REALITY looks like.
@@ -46,6 +48,7 @@ impl Node {
             engine,
             inbounds: Vec::new(),
             folder,
+            mux: false,
             certificate: String::new(),
             reality: random(),
             disguise: None,
@@ -288,7 +291,10 @@ impl Node {
                 });
             }
         }
-        json!({"protocol": protocol, "settings": settings, "streamSettings": stream})
+        json!({
+            "protocol": protocol, "settings": settings, "streamSettings": stream,
+            "mux": {"enabled": self.mux, "concurrency": 8},
+        })
     }
 
     /// The process of the engine.

@@ -258,9 +258,14 @@ impl Core {
         let Some(inbound) = self.inbounds.get(&id).cloned() else {
             return Ok(());
         };
-        let tag = wire::tag(&inbound);
+        let nonce = self.running.ok_or(Error::Stopped)?.nonce;
+        let tag = wire::tag(&inbound, &nonce);
         if self.open.get(&id).is_some_and(|open| open.tag == tag) {
             return Ok(());
+        }
+        if self.open.contains_key(&id) {
+            // Its lines are known by the tag that goes away.
+            self.read_log()?;
         }
         if let Some(open) = self.open.get(&id) {
             let port = open.port;

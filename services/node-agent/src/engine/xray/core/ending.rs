@@ -1,6 +1,6 @@
 //! Ends connections of whoever is not let in, and keeps for a restarted agent whose they are.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -16,8 +16,7 @@ const CUTTING_SECONDS: u64 = 30;
 impl Core {
     /// Ends connections of peers that are not let in.
     pub(super) fn end_connections(&mut self, cutting: bool) -> Result<(), Error> {
-        let entries = self.log.read()?;
-        self.connections.note(entries);
+        self.read_log()?;
         let mut sockets = Sockets::open()?;
         let now = self.started.elapsed().as_secs();
         if cutting {
@@ -44,6 +43,15 @@ impl Core {
             self.write_record()?;
             self.log.free()?;
         }
+        Ok(())
+    }
+
+    /// Takes note of what the log says of the inbounds that are open.
+    pub(super) fn read_log(&mut self) -> Result<(), Error> {
+        let open = self.open.iter().map(|(id, open)| (open.tag.as_str(), *id));
+        let open: HashMap<_, _> = open.collect();
+        let entries = self.log.read(|tag| open.get(tag).copied())?;
+        self.connections.note(entries);
         Ok(())
     }
 
