@@ -203,7 +203,7 @@ mod tests {
         write!(writer, "{text}\n{}", &text[..40]).unwrap();
         assert_eq!(log.read(known).unwrap().len(), 1);
         log.free().unwrap();
-        write!(writer, "{}\n", &text[40..]).unwrap();
+        writeln!(writer, "{}", &text[40..]).unwrap();
         assert_eq!(log.read(known).unwrap().len(), 1);
         assert_eq!(log.offset(), 2 * (text.len() as u64 + 1));
         // A reader that comes later and has no record starts at the hole.
