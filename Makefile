@@ -41,6 +41,7 @@ test: test-deps ## Install what the tests need and run all of them
 test-deps:
 	./scripts/install-test-deps
 	./scripts/install-grpcurl $(TOOLS)
+	./scripts/install-xray $(TOOLS)
 
 proto: ## Generate clients from the contract and check it against the last release
 	$(BUF) lint

@@ -57,8 +57,38 @@ fn main() -> Result<()> {
         .codec_path("crate::SmallBuffers")
         .include_file("packages.rs")
         .compile_fds_with_config(compiler.file_descriptor_set(), names)?;
+    xray(&third_party)
+}
+
+/// Messages and client stubs of Xray's own interface, which the node agent speaks. They are no
+/// part of the contract: nothing of ours serves them or declares anything about them.
+fn xray(third_party: &Path) -> Result<()> {
+    let files = proto_files(&third_party.join("xray"))?;
+    let mut compiler = protox::Compiler::new([third_party])?;
+    compiler.include_imports(true);
+    compiler.open_files(files.iter().map(PathBuf::as_path))?;
+    let mut names = tonic_prost_build::Config::new();
+    names.enable_type_names();
+    tonic_prost_build::configure()
+        .skip_debug(XRAY_SECRETS)
+        .build_server(false)
+        .build_transport(false)
+        .include_file("xray_packages.rs")
+        .compile_fds_with_config(compiler.file_descriptor_set(), names)?;
     Ok(())
 }
+
+/// Messages of Xray that hold a secret: they are never printed.
+const XRAY_SECRETS: [&str; 8] = [
+    ".xray.common.serial.TypedMessage",
+    ".xray.transport.internet.reality.Config",
+    ".xray.transport.internet.tls.Certificate",
+    ".xray.proxy.vless.Account",
+    ".xray.proxy.vmess.Account",
+    ".xray.proxy.trojan.Account",
+    ".xray.proxy.shadowsocks_2022.Account",
+    ".xray.proxy.shadowsocks_2022.MultiUserServerConfig",
+];
 
 /// Every proto file of the contract, sorted so that builds are the same everywhere.
 fn proto_files(root: &Path) -> Result<Vec<PathBuf>> {

@@ -15,6 +15,7 @@ mod guard;
 mod redacted;
 mod shown;
 mod validate;
+mod xray_secrets;
 
 /// Generated messages and stubs, nested by package.
 #[allow(
@@ -30,6 +31,18 @@ mod packages {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
+/// Messages and client stubs of Xray-core's own interface.
+#[allow(
+    clippy::all,
+    clippy::large_futures,
+    missing_debug_implementations,
+    unreachable_pub,
+    rustdoc::all
+)]
+mod xray_packages {
+    include!(concat!(env!("OUT_DIR"), "/xray_packages.rs"));
+}
+
 pub use codec::SmallBuffers;
 pub use contract::{Access, METHODS, Method, method};
 pub use guard::{Call, Guard, Guarded};
@@ -37,6 +50,7 @@ pub use packages::google;
 pub use packages::vpnpanel::*;
 pub use shown::{REDACTED, difference, shown};
 pub use validate::{FieldPath, Validate, Violation, Violations};
+pub use xray_packages::xray;
 
 use std::sync::OnceLock;
 

@@ -106,6 +106,28 @@ pub enum Error {
         /// What its log says.
         message: String,
     },
+    /// Xray refused an operation, or did not answer.
+    #[error("xray: cannot {operation}: {message}")]
+    Xray {
+        /// What was asked for.
+        operation: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// Xray did not come up.
+    #[error("xray did not start: {0}")]
+    XrayNotStarted(String),
+    /// The Xray that answers is not the one whose counters were read before.
+    #[error("xray was replaced: its counters start anew")]
+    XrayReplaced,
+    /// The kernel's list of connections cannot be read or changed.
+    #[error("connections: cannot {operation}: {source}")]
+    SockDiag {
+        /// What was asked for.
+        operation: &'static str,
+        /// What the kernel answered.
+        source: Errno,
+    },
     /// A file of the agent cannot be read or written.
     #[error("{path}: {source}")]
     File {

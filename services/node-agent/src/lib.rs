@@ -12,6 +12,7 @@ pub mod nft;
 pub mod renewal;
 mod service;
 mod settings;
+mod sockets;
 pub mod spool;
 mod tc;
 #[cfg(feature = "testing")]

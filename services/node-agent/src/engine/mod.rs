@@ -5,6 +5,7 @@
 
 mod types;
 pub mod wireguard;
+pub mod xray;
 
 use async_trait::async_trait;
 use vpnpanel_domain::{PeerId, UserId};
@@ -13,6 +14,7 @@ pub use types::{
     Capabilities, Inbound, Incarnation, Key32, Listed, Peer, PeerOp, Reading, Session, Status,
 };
 pub use wireguard::{MOST_PACED, QUOTA_SLACK, Running, WireGuardEngine, WireGuardOptions};
+pub use xray::{XrayEngine, XrayOptions};
 
 use crate::Error;
 

@@ -1,10 +1,11 @@
 //! A network to test on: namespaces for a node, subscribers and a server behind the node's NAT,
-//! real `wg-quick` clients, real traffic. Needs root; everything it makes has a name of its own
+//! real clients (`wg-quick`, Xray), real traffic. Needs root; everything it makes has a name of its own
 //! and goes away when it is dropped. Used by this crate's tests and by the end-to-end tests.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     reason = "support of tests: a failure here is a failed test"
 )]
 
@@ -12,11 +13,13 @@ mod client;
 mod netns;
 mod topology;
 mod traffic;
+mod xray;
 
 pub use client::WgQuick;
 pub use netns::{Namespace, require_root};
 pub use topology::Topology;
-pub use traffic::{Download, Server, Upload, flood, upload};
+pub use traffic::{Download, Server, Upload, flood, upload, upload_through};
+pub use xray::{XrayProcess, xray_program};
 
 use std::time::{Duration, Instant};
 

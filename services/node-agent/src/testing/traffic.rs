@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::Namespace;
 
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+
 /// An HTTP/1.1 server: `GET /<n>` answers n bytes, `POST` reads a body and answers its length.
 #[derive(Debug)]
 pub struct Server {
@@ -81,7 +83,7 @@ impl Drop for Server {
 fn answer(stream: &TcpStream) -> std::io::Result<()> {
     let mut writer = stream;
     let mut reader = BufReader::new(stream);
-    let (mut first, mut length) = (String::new(), 0);
+    let (mut first, mut length, mut waits) = (String::new(), 0, false);
     reader.read_line(&mut first)?;
     loop {
         let mut line = String::new();
@@ -93,6 +95,10 @@ fn answer(stream: &TcpStream) -> std::io::Result<()> {
         if let Some(value) = line.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap_or(0);
         }
+        waits |= line == "expect: 100-continue";
+    }
+    if waits {
+        write!(writer, "{CONTINUE}")?;
     }
     if first.starts_with("POST") {
         let read = std::io::copy(&mut reader.take(length), &mut std::io::sink())?.to_string();
@@ -126,7 +132,11 @@ pub struct Download {
 impl Download {
     /// Asks the server for so many bytes, from a namespace.
     pub fn start(host: &Namespace, server: &Server, bytes: u64) -> Self {
-        let address = server.address();
+        Self::through(host, server.address(), bytes)
+    }
+
+    /// Asks whatever server is reached at an address for so many bytes.
+    pub fn through(host: &Namespace, address: SocketAddr, bytes: u64) -> Self {
         let mut stream = host.enter(|| {
             TcpStream::connect_timeout(&address, Duration::from_secs(20)).expect("a connection")
         });
@@ -171,7 +181,15 @@ impl Download {
     /// # Panics
     /// When it has not ended within `limit`.
     pub fn finish(mut self, limit: Duration) -> u64 {
-        super::eventually("the download ends", limit, || self.ended());
+        let deadline = std::time::Instant::now() + limit;
+        while !self.ended() {
+            let received = self.received();
+            assert!(
+                std::time::Instant::now() < deadline,
+                "not within {limit:?}: the download ends; {received} bytes arrived"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if let Some(reader) = self.reader.take() {
             reader.join().expect("the reader does not panic");
         }
@@ -236,23 +254,36 @@ impl Drop for Upload {
 
 /// Uploads so many bytes from a namespace and returns how many the server says it read.
 pub fn upload(host: &Namespace, server: &Server, bytes: u64) -> u64 {
-    let address = server.address();
+    upload_through(host, server.address(), bytes)
+}
+
+/// Uploads so many bytes to whatever server is reached at an address.
+pub fn upload_through(host: &Namespace, address: SocketAddr, bytes: u64) -> u64 {
     let mut stream = host.enter(|| {
         TcpStream::connect_timeout(&address, Duration::from_secs(20)).expect("a connection")
     });
     write!(
         stream,
-        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {bytes}\r\n\r\n"
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {bytes}\r\nExpect: 100-continue\r\n\r\n"
     )
     .expect("a request");
+    // Some clients of tunnels fail when a first write is as large as their buffer.
+    stream
+        .read_exact(&mut [0; CONTINUE.len()])
+        .expect("a word to go on");
     std::io::copy(&mut std::io::repeat(0xa5).take(bytes), &mut stream).expect("an upload");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
-        .rsplit("\r\n\r\n")
-        .next()
-        .and_then(|body| body.trim().parse().ok())
-        .expect("a length")
+    // By its length and not up to the end: some tunnels do not carry the end of a connection.
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut length) = (String::new(), 0);
+    while reader.read_line(&mut line).expect("an answer") > 2 {
+        if let Some(value) = line.strip_prefix("Content-Length:") {
+            length = value.trim().parse().expect("a length");
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    String::from_utf8_lossy(&body).parse().expect("a number")
 }
 
 /// Sends datagrams of 1,200 bytes from a namespace until `bytes` have been sent, whether or not
