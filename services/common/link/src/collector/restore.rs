@@ -111,7 +111,7 @@ pub(super) fn judge(facts: &StreamFacts, hello: &Hello) -> Verdict {
     // it can only know from before it was welcomed under this one.
     let awaited = node.reported < epoch;
     let welcomed = epoch.floor() > 0 && node.generation.get() >= epoch.floor();
-    if awaited && !(is_later && !welcomed) {
+    if awaited && (welcomed || !is_later) {
         return Verdict::Nothing;
     }
     // Once it has reported there is nothing that it could know and the database could not.
