@@ -228,10 +228,12 @@ fn frames() {
             period: DesiredPeriod {
                 id: period,
                 ends_ms: Some(NOW_MS),
+                spent: true,
             },
             next_period: Some(DesiredPeriod {
                 id: PeriodId::from_parts(5, [5; 10]),
                 ends_ms: None,
+                spent: false,
             }),
             blocked: false,
             limited: true,
