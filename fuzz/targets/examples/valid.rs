@@ -228,7 +228,7 @@ fn frames() {
             period: DesiredPeriod {
                 id: period,
                 ends_ms: Some(NOW_MS),
-                spent: false,
+                spent: true,
             },
             next_period: Some(DesiredPeriod {
                 id: PeriodId::from_parts(5, [5; 10]),

@@ -403,6 +403,7 @@ impl Core {
             kind: KIND,
             version: self.version.clone(),
             problem: self.problem.clone(),
+            shortfall: None,
             peers: self.open.values().map(|open| open.users.len()).sum(),
             incarnation: running.map(|running| running.incarnation),
         }

@@ -176,6 +176,7 @@ impl XrayEngine {
                 kind: KIND,
                 version: KIND.to_owned(),
                 problem: Some(error.to_string()),
+                shortfall: None,
                 peers: 0,
                 incarnation: None,
             },
