@@ -196,12 +196,14 @@ async fn a_node_that_is_reached_is_given_its_commands_and_asked_for_its_log_dire
         ..Agent::default()
     };
     let (supervisor, address) = serve(&panel, &agent, &node).await;
-    // Not before somebody has said where it is.
-    let waits = give(&admin, &node, NodeCommandKind::CollectLogs).await;
+    // Not before somebody has said where it is, and not a node that has never enrolled: it has no
+    // stream, and is told nothing.
+    let other = admin.new_node("n2", None).await;
+    let waits = give(&admin, &other, NodeCommandKind::CollectLogs).await;
+    set_address(&admin, &other, &address).await.unwrap();
+    let early = give(&admin, &other, NodeCommandKind::CollectLogs).await;
     let shown = set_address(&admin, &node, &address).await.unwrap();
     assert_eq!(shown.control_address, address);
-    // A node that has never enrolled has no stream, and is told nothing.
-    let early = give(&admin, &node, NodeCommandKind::CollectLogs).await;
     crate::enrollment::join(&panel, &admin, &node).await;
 
     let given = give(&admin, &node, NodeCommandKind::CollectLogs).await;
