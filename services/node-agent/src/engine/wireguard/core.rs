@@ -325,12 +325,12 @@ impl Core {
         if let Some(table) = &mut self.table
             && let Err(error) = table.sweep_quotas()
         {
-            tracing::warn!(event = "quotas_not_swept", %error, "unused quotas stay for now");
+            tracing::warn!(event = "quotas_not_swept", %error, "unused quotas stay until the next change of peers sweeps them");
         }
         if let Some(table) = &mut self.table
             && let Err(error) = table.sweep_rates()
         {
-            tracing::warn!(event = "speeds_not_swept", %error, "unused speeds stay for now");
+            tracing::warn!(event = "speeds_not_swept", %error, "unused speed limits stay until the next change of peers sweeps them");
         }
         self.told = true;
         self.pace(&HashSet::new());
