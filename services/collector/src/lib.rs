@@ -6,6 +6,7 @@ mod allowances;
 mod desired;
 mod enrolment;
 mod error;
+mod gather;
 mod ingest;
 mod metrics;
 mod renewal;
@@ -155,6 +156,8 @@ async fn parts(
     )
     .await?;
     let streams = TaskTracker::new();
+    let most = settings.max_opening as usize;
+    let greeter = stream::Greeter::start(service, store, settings.pace(), states.collector(), most);
     // nobody else of this name is there, and we have no stream yet
     store.disconnect_all(&states.collector()).await?;
     service.task("ingest", move |stop| async move {
@@ -211,7 +214,7 @@ async fn parts(
         allowances,
         snapshots: desired::Snapshots::new(store.clone(), sealer, settings.max_snapshots),
         slots: Arc::new(Semaphore::new(settings.max_streams as usize)),
-        opening: Arc::new(Semaphore::new(settings.max_opening as usize)),
+        greeter,
         memory: Arc::new(Semaphore::new(settings.batch_memory())),
         settings: Arc::clone(settings),
         draining: service.draining(),

@@ -49,12 +49,12 @@ pub struct Settings {
     )]
     pub max_streams: u32,
 
-    /// Most streams that are being opened (Hello read, state loaded) at the same time.
+    /// Most streams that are opened by one transaction.
     #[arg(
         id = "collector_max_opening",
         long = "collector-max-opening",
         env = "VPNPANEL_COLLECTOR_MAX_OPENING",
-        default_value_t = 64,
+        default_value_t = 256,
         value_parser = value_parser!(u32).range(1..=10_000)
     )]
     pub max_opening: u32,

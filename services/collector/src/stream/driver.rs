@@ -18,15 +18,17 @@ use vpnpanel_domain::NodeId;
 use vpnpanel_link::{
     Command, CommandResult, Down, Grant, Hello, RemovalBound, Revision, StateEpoch, Up,
     collector::{
+        DesiredRead,
         open::{Opening, Refusal},
         session::{Close, Effect, Event, Limits, Session},
     },
     wire,
 };
 use vpnpanel_runtime::tls::Peer;
-use vpnpanel_store::{Backend, Removals, Store, StoreError};
+use vpnpanel_store::{Backend, Removals, Seen, Store, StoreError};
 
 use super::{
+    greeter::Greeter,
     hub::{End, Hub, Place, Signal},
     outbound::Outbound,
 };
@@ -61,8 +63,8 @@ pub(crate) struct Parts {
     pub(crate) states: States,
     /// Streams that may still be opened.
     pub(crate) slots: Arc<Semaphore>,
-    /// Streams whose Hello is being answered.
-    pub(crate) opening: Arc<Semaphore>,
+    /// Lets streams in.
+    pub(crate) greeter: Greeter,
     /// Bytes of batches that streams may hold in memory, all together.
     pub(crate) memory: Arc<Semaphore>,
     pub(crate) streams: TaskTracker,
@@ -88,6 +90,8 @@ impl Parts {
 /// What came of work that ran beside the stream.
 enum Done {
     Opened(Result<Result<Box<Opening>, Refusal>, Error>),
+    /// The first look, from what the agent is known to have.
+    Looked(Option<Revision>, Result<Seen, Error>),
     Told(Event),
     Loaded(Result<Snapshot, Error>),
     Leased(Result<Vec<Grant>, StoreError>),
@@ -97,6 +101,18 @@ enum Done {
     Answered(Result<(), StoreError>),
     /// The node's report is noted; the barrier came down with it, or not.
     Reported(Result<bool, StoreError>),
+}
+
+/// Where the first look stands at what the node is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Awaited,
+    /// Under way.
+    Look {
+        /// The session waits for commands, too.
+        commands: bool,
+    },
+    Over,
 }
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -118,6 +134,7 @@ pub(super) struct Driver {
     held: Vec<OwnedSemaphorePermit>,
     agent_version: String,
     live: Option<(Place, watch::Receiver<Signal>)>,
+    first: First,
     look: Pin<Box<Sleep>>,
     drained: bool,
     allowances_seen: u64,
@@ -164,6 +181,7 @@ impl Driver {
             held: Vec::new(),
             agent_version: String::new(),
             live: None,
+            first: First::Awaited,
             look,
             drained: false,
             allowances_seen: 0,
@@ -343,6 +361,7 @@ impl Driver {
                 }
                 Ok(Some(Event::Opened(opened)))
             }
+            Done::Looked(since, seen) => self.looked(since, seen),
             Done::Told(event) => Ok(Some(event)),
             Done::Commanded(Ok(commands)) => Ok(Some(Event::Commands(commands))),
             Done::Answered(Ok(())) => Ok(None),
@@ -385,6 +404,43 @@ impl Driver {
                 Ok(Some(Event::LoadFailed))
             }
         }
+    }
+
+    /// Most streams open with nothing to tell; what there may be is looked at one by one.
+    fn looked(
+        &mut self,
+        since: Option<Revision>,
+        seen: Result<Seen, Error>,
+    ) -> Result<Option<Event>, Error> {
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(Error::Store(error)) if !matches!(error, StoreError::StreamSuperseded) => {
+                warn!(event = "link.first_look_failed", %error, "a stream looks for itself");
+                Seen::NOTHING_IS_KNOWN
+            }
+            Err(error) => return Err(error),
+        };
+        if std::mem::replace(&mut self.first, First::Over) == (First::Look { commands: true }) {
+            match seen.commands {
+                true => self.load_commands(),
+                false => self.tell(Event::Commands(Vec::new())),
+            }
+        }
+        let (Some(since), Some(revision)) = (since, seen.unchanged) else {
+            // Allowances are looked up behind it.
+            self.load(since);
+            return Ok(None);
+        };
+        if seen.leases {
+            self.look_up_allowances();
+        }
+        let read = DesiredRead::Changes {
+            since,
+            revision,
+            data: None,
+        };
+        let removals = None;
+        Ok(Some(Event::Desired { read, removals }))
     }
 
     /// From here on the stream is the node's newest, and changes reach it.
@@ -475,6 +531,7 @@ impl Driver {
                     Done::Told(reply.map_or(Event::IngestFailed, Event::Ingested))
                 }));
             }
+            Effect::LoadState { since } if self.first == First::Awaited => self.first_look(since),
             Effect::LoadState { since } => self.load(since),
             Effect::Send(message) => {
                 if let Down::UsageAck(ack) = &message
@@ -518,7 +575,10 @@ impl Driver {
                     .alive(self.node, generation, &self.agent_version, health, now);
             }
             Effect::Renew(csr) => self.renew(csr),
-            Effect::LoadCommands => self.load_commands(),
+            Effect::LoadCommands => match &mut self.first {
+                First::Look { commands } => *commands = true,
+                _ => self.load_commands(),
+            },
             Effect::Answered(result) => self.answered(result),
             Effect::Reported(epoch) => self.reported(epoch),
             Effect::Close(why) => return Err(Error::Closed(why)),
@@ -526,23 +586,26 @@ impl Driver {
         Ok(())
     }
 
-    /// Answers a Hello, a bounded number of streams at a time.
+    /// Answers a Hello, together with others'.
     fn open(&mut self, hello: Box<Hello>) {
         self.agent_version.clone_from(&hello.agent_version);
-        let (store, node) = (self.parts.store.clone(), self.node);
-        let opening = Arc::clone(&self.parts.opening);
-        let (pace, collector) = (self.parts.settings.pace(), self.parts.states.collector());
+        let (greeter, node) = (self.parts.greeter.clone(), self.node);
         self.work.push(Box::pin(async move {
-            let Ok(_turn) = opening.acquire().await else {
-                return Done::Opened(Err(Error::Stopping));
-            };
-            Done::Opened(
-                match store.open_stream(node, &hello, pace, &collector).await {
-                    Ok(opening) => Ok(Ok(Box::new(opening))),
-                    Err(StoreError::Refused(refusal)) => Ok(Err(refusal)),
-                    Err(error) => Err(error.into()),
-                },
-            )
+            Done::Opened(match greeter.open(node, hello).await {
+                Ok(opening) => Ok(Ok(Box::new(opening))),
+                Err(Error::Store(StoreError::Refused(refusal))) => Ok(Err(refusal)),
+                Err(error) => Err(error),
+            })
+        }));
+    }
+
+    /// Finds out what there is to tell the node at all, together with others.
+    fn first_look(&mut self, since: Option<Revision>) {
+        self.first = First::Look { commands: false };
+        let (greeter, node) = (self.parts.greeter.clone(), self.node);
+        let generation = self.session.generation();
+        self.work.push(Box::pin(async move {
+            Done::Looked(since, greeter.look(node, generation, since).await)
         }));
     }
 

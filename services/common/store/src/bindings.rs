@@ -112,7 +112,7 @@ pub(crate) async fn rebind_owner(
         .map(|inbound| (inbound.id, inbound.wireguard.port))
         .collect();
     for &(inbound, node) in wanted.difference(&present) {
-        let key = keys.make_node_key(inbound, node).map_err(StoreError::Key)?;
+        let key = keys.make_node_key(inbound, node).map_err(StoreError::key)?;
         let port = ports.get(&inbound).copied().unwrap_or_default();
         insert(tx, inbound, node, port, key).await?;
         tx.changed(Entry::new(ChangeKind::Binding, tenant, inbound).on_node(node));

@@ -6,7 +6,7 @@ use sea_orm::{DbErr, RuntimeErr, SqlErr};
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Why a call of the store failed. Unless said otherwise nothing was written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The resource does not exist, was deleted, or belongs to another tenant.
     #[error("{0} not found")]
@@ -121,7 +121,7 @@ pub enum StoreError {
     },
     /// The caller's key maker failed, or the operating system has no random bytes.
     #[error("a key could not be made")]
-    Key(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Key(#[source] std::sync::Arc<dyn std::error::Error + Send + Sync>),
     /// A transaction on somebody's behalf noted no audit event: a bug here, and nothing is done
     /// that nobody could be asked about.
     #[error("{method} would change something without an audit event")]
@@ -157,6 +157,11 @@ impl StoreError {
     /// Whether the same call may succeed when it is made again.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Contention(_) | Self::Unavailable(_))
+    }
+
+    /// A key that could not be made.
+    pub(crate) fn key(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Self::Key(error.into())
     }
 }
 

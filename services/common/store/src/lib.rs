@@ -88,8 +88,8 @@ pub use inbounds::{Inbound, InboundPatch, NewInbound, NodeSelector, WireGuard};
 pub use jobs::{Job, JobEnd, JobLease, JobRun};
 pub use join_tokens::{JoinToken, NewJoinToken};
 pub use ledger::{
-    AheadCursor, Ingested, LEASES_AHEAD_MS, LedgerTotals, NodesAhead, PARTITION_MS, ROLL_AFTER_MS,
-    UsageKept, UsageRoll,
+    AheadCursor, FirstLook, Greeting, Ingested, LEASES_AHEAD_MS, LedgerTotals, NodesAhead,
+    PARTITION_MS, ROLL_AFTER_MS, Seen, UsageKept, UsageRoll,
 };
 pub use memberships::{Joining, Member, Membership};
 pub use node_states::{Answered, Engine, Liveness, NodeState, Progress, ResourceError};

@@ -2,7 +2,7 @@
 //! desired state. Liveness is written for many nodes at once. Every write of a stream is fenced by
 //! its generation: a stream that was superseded changes nothing here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use vpnpanel_domain::NodeId;
@@ -413,18 +413,23 @@ async fn settle(tx: &Write, nodes: &[&Progress]) -> Result<()> {
 }
 
 /// The desired state that a node last answered, where changes can build on it.
-pub(crate) async fn applied(tx: &Write, node: NodeId) -> Result<Option<AppliedState>> {
-    let row = sql::one(
-        &**tx,
-        "SELECT applied_revision, applied_digest FROM node_states
-         WHERE node_id = $1 AND NOT applied_unknown",
-        vec![node.uuid().into()],
-    )
-    .await?;
-    match row {
-        Some(row) => named(sql::get(&row, 0)?, &sql::get::<Vec<u8>>(&row, 1)?),
-        None => Ok(None),
+pub(crate) async fn applied(
+    tx: &Write,
+    nodes: &[NodeId],
+) -> Result<HashMap<NodeId, AppliedState>> {
+    let text = format!(
+        "SELECT node_id, applied_revision, applied_digest FROM node_states
+         WHERE node_id {} AND NOT applied_unknown",
+        sql::in_ids(&**tx, 1)
+    );
+    let ids = sql::ids(&**tx, nodes.iter().copied());
+    let mut applied = HashMap::with_capacity(nodes.len());
+    for row in &sql::all(&**tx, text, vec![ids]).await? {
+        let node = NodeId::new(sql::get(row, 0)?);
+        let state = named(sql::get(row, 1)?, &sql::get::<Vec<u8>>(row, 2)?)?;
+        applied.extend(state.map(|state| (node, state)));
     }
+    Ok(applied)
 }
 
 fn named(revision: i64, digest: &[u8]) -> Result<Option<AppliedState>> {

@@ -177,13 +177,55 @@ async fn release(tx: &Write, standing: Standing) -> Result<bool> {
     Ok(true)
 }
 
-/// What other nodes have to do with what this one says.
+/// What other nodes have to do with what each of these says. They belong to these tenants.
 pub(crate) async fn witnesses(
     tx: &Write,
-    node: NodeId,
-    tenant: Option<TenantId>,
+    owners: Vec<(NodeId, Option<TenantId>)>,
     epoch: StateEpoch,
-) -> Result<Witnesses> {
+) -> Result<HashMap<NodeId, Witnesses>> {
+    // In most lives of a database nobody speaks, and one look says so for all.
+    let anybody = sql::one(
+        &**tx,
+        "SELECT 1 FROM node_links WHERE spoke_epoch = $1 AND spoke_epoch > 0 LIMIT 1",
+        vec![sql::signed(epoch.get()).into()],
+    )
+    .await?
+    .is_some();
+    let mut sole = HashMap::new();
+    let mut witnesses = HashMap::with_capacity(owners.len());
+    for (node, tenant) in owners {
+        let sole_tenant = match tenant {
+            None => false,
+            Some(tenant) => match sole.get(&tenant) {
+                Some(sole) => *sole,
+                None => {
+                    let is = is_sole(tx, tenant).await?;
+                    sole.insert(tenant, is);
+                    is
+                }
+            },
+        };
+        let others = match anybody {
+            true => others(tx, node, epoch).await?,
+            false => Default::default(),
+        };
+        witnesses.insert(
+            node,
+            Witnesses {
+                others,
+                sole_tenant,
+            },
+        );
+    }
+    Ok(witnesses)
+}
+
+/// Owners of other nodes that say the same of the database.
+async fn others(
+    tx: &Write,
+    node: NodeId,
+    epoch: StateEpoch,
+) -> Result<Vec<Option<TenantId>>> {
     let spoke = sql::all(
         &**tx,
         "SELECT DISTINCT n.tenant_id FROM node_links l JOIN nodes n ON n.id = l.node_id
@@ -195,53 +237,59 @@ pub(crate) async fn witnesses(
         ],
     )
     .await?;
-    let others = spoke
+    spoke
         .iter()
         .map(|row| Ok(sql::get::<Option<Uuid>>(row, 0)?.map(TenantId::new)))
-        .collect::<Result<_>>()?;
-    let sole_tenant = match tenant {
-        Some(tenant) => sql::one(
-            &**tx,
-            "SELECT 1 FROM nodes WHERE deleted_at IS NULL
-                AND (tenant_id IS NULL OR tenant_id <> $1) LIMIT 1",
-            vec![tenant.uuid().into()],
-        )
-        .await?
-        .is_none(),
-        None => false,
-    };
-    Ok(Witnesses {
-        others,
-        sole_tenant,
-    })
+        .collect()
 }
 
-/// The newest versions on record of leases, current or not.
+/// Whether no node belongs to anybody else.
+async fn is_sole(tx: &Write, tenant: TenantId) -> Result<bool> {
+    let other = sql::one(
+        &**tx,
+        "SELECT 1 FROM nodes WHERE deleted_at IS NULL
+            AND (tenant_id IS NULL OR tenant_id <> $1) LIMIT 1",
+        vec![tenant.uuid().into()],
+    )
+    .await?;
+    Ok(other.is_none())
+}
+
+/// The newest versions on record of nodes' leases, current or not.
 pub(crate) async fn versions(
     tx: &Write,
-    node: NodeId,
-    leases: &[LeaseState],
-) -> Result<HashMap<LeaseId, u64>> {
-    let mut rows = RowSet::new(&**tx, &[("period_id", Column::Id), ("id", Column::Id)]);
-    for lease in leases {
-        rows.push([Cell::Id(lease.period.uuid()), Cell::Id(lease.lease.uuid())]);
+    leases: &[(NodeId, &LeaseState)],
+) -> Result<HashMap<NodeId, HashMap<LeaseId, u64>>> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("node_id", Column::Id),
+            ("period_id", Column::Id),
+            ("id", Column::Id),
+        ],
+    );
+    for (node, lease) in leases {
+        rows.push([
+            Cell::Id(node.uuid()),
+            Cell::Id(lease.period.uuid()),
+            Cell::Id(lease.lease.uuid()),
+        ]);
     }
     if rows.is_empty() {
         return Ok(HashMap::new());
     }
     let text = format!(
-        "SELECT l.id, l.version FROM {}
-         JOIN leases l ON l.node_id = $1 AND l.period_id = s.period_id AND l.id = s.id",
-        rows.source(2)
+        "SELECT l.node_id, l.id, l.version FROM {}
+         JOIN leases l ON l.node_id = s.node_id AND l.period_id = s.period_id AND l.id = s.id",
+        rows.source(1)
     );
-    let mut values = vec![node.uuid().into()];
-    values.extend(rows.into_values());
-    sql::all(&**tx, text, values)
-        .await?
-        .iter()
-        .map(|row| {
-            let version = sql::unsigned(sql::get(row, 1)?);
-            Ok((LeaseId::new(sql::get(row, 0)?), version))
-        })
-        .collect()
+    let mut versions: HashMap<_, HashMap<_, _>> = HashMap::new();
+    for row in &sql::all(&**tx, text, rows.into_values()).await? {
+        let version = sql::unsigned(sql::get(row, 2)?);
+        versions
+            .entry(NodeId::new(sql::get(row, 0)?))
+            .or_default()
+            .insert(LeaseId::new(sql::get(row, 1)?), version);
+    }
+    Ok(versions)
 }

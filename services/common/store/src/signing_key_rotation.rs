@@ -168,7 +168,7 @@ async fn ensure_standby(tx: &mut Write, make: &dyn MakeSigningKey) -> Result<boo
 }
 
 async fn add(tx: &mut Write, make: &dyn MakeSigningKey, state: SigningKeyState) -> Result<()> {
-    let new = make.make_signing_key().map_err(StoreError::Key)?;
+    let new = make.make_signing_key().map_err(StoreError::key)?;
     let row = insert(tx, new, state).await?;
     tx.audit(Event::on(SIGNING_KEY, None, row.kid));
     Ok(())

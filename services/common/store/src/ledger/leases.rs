@@ -155,27 +155,42 @@ async fn without_lease(tx: &Write, node: NodeId) -> Result<Vec<PeriodId>> {
 
 /// The statement of [`without_lease`].
 pub(crate) fn lacking() -> String {
-    let lacking = |period: &str, condition: &str| {
-        format!(
-            "SELECT {period} AS period
-             FROM inbound_nodes b
-             JOIN peers p ON p.inbound_id = b.inbound_id
-             JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
-             JOIN tenants t ON t.id = p.tenant_id
-             WHERE b.node_id = $1 AND t.suspended_at IS NULL AND u.deleted_at IS NULL
-               AND NOT u.disabled AND u.limit_bytes > 0
-               AND (u.expires_at IS NULL OR u.expires_at > $2) {condition}
-               AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = $1
-                    AND l.period_id = {period} AND l.state = 'current')"
-        )
-    };
     format!(
         "SELECT period FROM ({} UNION {}) s ORDER BY period LIMIT $3",
-        lacking("u.period_id", ""),
-        lacking(
-            "u.next_period_id",
-            "AND u.next_period_id IS NOT NULL AND u.period_ends_at <= $4"
-        ),
+        lacking_now("$1", 2),
+        lacking_next("$1", 2, 4),
+    )
+}
+
+/// The condition that some user of a node lacks a lease there, by the parameters of the present time
+/// and of the time up to which periods that begin are looked at.
+pub(super) fn lacks(node: &str, now: usize, until: usize) -> String {
+    let (current, next) = (lacking_now(node, now), lacking_next(node, now, until));
+    format!("EXISTS ({current}) OR EXISTS ({next})")
+}
+
+fn lacking_now(node: &str, now: usize) -> String {
+    lacking_of(node, now, "u.period_id", "")
+}
+
+fn lacking_next(node: &str, now: usize, until: usize) -> String {
+    let condition =
+        format!("AND u.next_period_id IS NOT NULL AND u.period_ends_at <= ${until}");
+    lacking_of(node, now, "u.next_period_id", &condition)
+}
+
+fn lacking_of(node: &str, now: usize, period: &str, condition: &str) -> String {
+    format!(
+        "SELECT {period} AS period
+         FROM inbound_nodes b
+         JOIN peers p ON p.inbound_id = b.inbound_id
+         JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
+         JOIN tenants t ON t.id = p.tenant_id
+         WHERE b.node_id = {node} AND t.suspended_at IS NULL AND u.deleted_at IS NULL
+           AND NOT u.disabled AND u.limit_bytes > 0
+           AND (u.expires_at IS NULL OR u.expires_at > ${now}) {condition}
+           AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = {node}
+                AND l.period_id = {period} AND l.state = 'current')"
     )
 }
 

@@ -33,6 +33,7 @@ pub use review::LedgerTotals;
 pub(crate) use rollup::{DAY_MS, HOUR_MS};
 pub use rollup::{ROLL_AFTER_MS, UsageRoll};
 pub(crate) use streams::{fenced, forget_agents};
+pub use streams::{FirstLook, Greeting, Seen};
 pub(crate) use write::quarantine;
 #[cfg(feature = "testing")]
 pub(crate) use {ahead::ending, leases::lacking};
@@ -191,7 +192,7 @@ struct Drawn {
 impl Drawn {
     fn seeded() -> Result<Self> {
         let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| StoreError::Key(Box::new(error)))?;
+        getrandom::fill(&mut seed).map_err(|error| StoreError::key(Box::new(error)))?;
         Ok(Self { seed, blocks: 0 })
     }
 }
