@@ -10,6 +10,8 @@ use crate::progress::{report, tell};
 use crate::settings::Storm;
 
 const OPEN: Duration = Duration::from_secs(600);
+/// After so long a stream was a good one: agents that lose it come back as if for the first time.
+const HEALTHY: Duration = Duration::from_secs(61);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(settings: Storm) -> Result<(), Error> {
@@ -27,6 +29,7 @@ pub(crate) async fn run(settings: Storm) -> Result<(), Error> {
     let (mut ready, mut back) = (Times::default(), Vec::new());
     let (mut resident, mut peak) = (0, 0);
     for round in 1..=settings.times {
+        tokio::time::sleep(HEALTHY).await;
         made.control_plane.kill9().await?;
         let killed = Instant::now();
         tell(format_args!("round {round}: killed"));

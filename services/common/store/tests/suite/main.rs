@@ -16,6 +16,7 @@ mod clones;
 mod commands;
 mod credentials;
 mod fixture;
+mod greetings;
 mod identity;
 mod leases;
 mod ledger;
