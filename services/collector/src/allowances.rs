@@ -16,13 +16,20 @@ use vpnpanel_domain::{NodeId, PeriodId, TenantId, UserId};
 use vpnpanel_link::{Generation, Grant, collector::Policy};
 use vpnpanel_store::{AheadCursor, LEASES_AHEAD_MS, Store, StoreError};
 
-use crate::stream::Hub;
+use crate::{
+    error::Error,
+    gather::{Gathered, Gatherer, gatherer},
+    stream::Hub,
+};
 
 /// Least time between two rounds.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Most periods that wait; those that do not fit starve again with the next usage.
 const WAITING: usize = 10_000;
+
+/// Streams whose allowances are looked up together.
+const LOOKS: usize = 256;
 
 /// How often periods that begin soon are looked for.
 const LOOK_AHEAD: Duration = Duration::from_secs(60);
@@ -33,19 +40,51 @@ pub(crate) struct Allowances {
     store: Store,
     hub: Arc<Hub>,
     policy: Policy,
+    looks: Gatherer<Asked, Answer>,
     starved: Mutex<BTreeSet<PeriodId>>,
     bell: Notify,
 }
 
+/// A stream that wants to know what its node is to be told.
+type Asked = (NodeId, Generation);
+type Answer = Result<Vec<Grant>, StoreError>;
+
 impl Allowances {
-    pub(crate) fn new(store: Store, hub: Arc<Hub>, policy: Policy) -> Self {
-        Self {
+    /// The allowances, and the work of [`Self::look_up`].
+    pub(crate) fn new(
+        store: Store,
+        hub: Arc<Hub>,
+        policy: Policy,
+    ) -> (Self, Gathered<Asked, Answer>) {
+        let (looks, asked) = gatherer(LOOKS, |_| 1);
+        let allowances = Self {
             store,
             hub,
             policy,
+            looks,
             starved: Mutex::default(),
             bell: Notify::new(),
-        }
+        };
+        (allowances, asked)
+    }
+
+    /// Looks up what nodes are to be told, until `stop`.
+    pub(crate) async fn look_up(
+        self: Arc<Self>,
+        asked: Gathered<Asked, Answer>,
+        stop: CancellationToken,
+    ) {
+        let work = |streams: Vec<Asked>| {
+            let allowances = Arc::clone(&self);
+            async move {
+                let (store, policy) = (&allowances.store, &allowances.policy);
+                match store.allowances(&streams, policy).await {
+                    Ok(answers) => answers,
+                    Err(error) => vec![Err(error); streams.len()],
+                }
+            }
+        };
+        asked.run(stop, work).await;
     }
 
     /// Notes periods that have run dry somewhere.
@@ -75,22 +114,17 @@ impl Allowances {
     }
 
     /// Everything that a node is to be told: leases that its users lack, and those whose newest
-    /// version it has not answered.
+    /// version it has not answered. A change may concern every node: all that ask meanwhile are
+    /// looked up together.
     ///
     /// # Errors
-    /// [`StoreError::StreamSuperseded`], and those of the database.
+    /// [`StoreError::StreamSuperseded`], [`Error::Stopping`], and those of the database.
     pub(crate) async fn of_node(
         &self,
         node: NodeId,
         generation: Generation,
-    ) -> Result<Vec<Grant>, StoreError> {
-        while !self
-            .store
-            .open_leases(node, generation, &self.policy)
-            .await?
-            .is_empty()
-        {}
-        self.store.unanswered_grants(node).await
+    ) -> Result<Vec<Grant>, Error> {
+        Ok(self.looks.submit((node, generation)).await??)
     }
 
     /// Has leases opened of periods that begin soon, until `stop`: each user's once, when its time

@@ -134,11 +134,9 @@ async fn parts(
     let metrics = metrics::Metrics::register(service.metrics());
     let hub = Arc::new(stream::Hub::default());
     let (ingest, intake) = ingest::queue(settings.ingest_queue_rows, metrics.clone());
-    let allowances = Arc::new(allowances::Allowances::new(
-        store.clone(),
-        Arc::clone(&hub),
-        settings.policy(),
-    ));
+    let (allowances, asked) =
+        allowances::Allowances::new(store.clone(), Arc::clone(&hub), settings.policy());
+    let allowances = Arc::new(allowances);
     let writer = ingest::Writer::new(
         store.clone(),
         intake,
@@ -156,6 +154,9 @@ async fn parts(
     )
     .await?;
     let streams = TaskTracker::new();
+    let (deltas, reader) = desired::Deltas::new(store.clone(), Arc::clone(&sealer));
+    let snapshots =
+        desired::Snapshots::new(store.clone(), sealer, deltas, settings.max_snapshots);
     let most = settings.max_opening as usize;
     let greeter = stream::Greeter::start(service, store, settings.pace(), states.collector(), most);
     // nobody else of this name is there, and we have no stream yet
@@ -171,12 +172,23 @@ async fn parts(
             Ok::<(), Infallible>(())
         }
     });
+    service.task("allowances of nodes", {
+        let allowances = Arc::clone(&allowances);
+        move |stop| async move {
+            allowances.look_up(asked, stop).await;
+            Ok::<(), Infallible>(())
+        }
+    });
     service.task("allowances ahead", {
         let allowances = Arc::clone(&allowances);
         move |stop| async move {
             allowances.look_ahead(stop).await;
             Ok::<(), Infallible>(())
         }
+    });
+    service.task("desired changes", move |stop| async move {
+        reader.run(stop).await;
+        Ok::<(), Infallible>(())
     });
     service.task("changes", move |stop| async move {
         tail.run(stop).await;
@@ -212,7 +224,7 @@ async fn parts(
         store: store.clone(),
         renewals,
         allowances,
-        snapshots: desired::Snapshots::new(store.clone(), sealer, settings.max_snapshots),
+        snapshots,
         slots: Arc::new(Semaphore::new(settings.max_streams as usize)),
         greeter,
         memory: Arc::new(Semaphore::new(settings.batch_memory())),

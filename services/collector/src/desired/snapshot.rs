@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use vpnpanel_domain::{Limit, NodeId};
+use vpnpanel_domain::{Limit, NodeId, UserId};
 use vpnpanel_link::collector::DesiredRead;
 use vpnpanel_link::{
-    DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser,
+    DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Generation,
     InboundSettings, InterfaceAddress, Revision, Secret, WireGuardInbound, wire,
 };
 use vpnpanel_pki::{Sealer, context};
 use vpnpanel_store::{
-    DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodePeriod, NodeUser, Removals, Store,
+    DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodePeriod, NodeUser, Removals, Store, StoreError,
 };
 
+use super::deltas::{Delta, Deltas};
 use crate::error::Error;
 
 /// Reads snapshots, a bounded number at a time.
@@ -22,37 +24,59 @@ use crate::error::Error;
 pub(crate) struct Snapshots {
     store: Store,
     sealer: Arc<Sealer>,
+    deltas: Deltas,
     slots: Arc<Semaphore>,
 }
 
-/// What was read, in the form in which it is sent. Holds its slot until it has been.
+/// What was read, in the form in which it is sent. A whole state holds its slot until it has been.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) read: DesiredRead,
     /// How many of the users that the node has may go.
     pub(crate) removals: Removals,
-    pub(crate) slot: OwnedSemaphorePermit,
+    pub(crate) slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Snapshots {
-    pub(crate) fn new(store: Store, sealer: Arc<Sealer>, most: u32) -> Self {
+    pub(crate) fn new(store: Store, sealer: Arc<Sealer>, deltas: Deltas, most: u32) -> Self {
         Self {
             store,
             sealer,
+            deltas,
             slots: Arc::new(Semaphore::new(most as usize)),
         }
     }
 
     /// The desired state of a node when a slot is free, or what has changed of it since a revision,
-    /// where that can be told.
+    /// where that can be told. What was read is of the database that the stream was opened in, or the
+    /// stream ends: an older one may have taken its place, and the node has to be heard first.
     ///
     /// # Errors
-    /// When it cannot be read or a key does not open. That is never an empty state.
+    /// When it cannot be read or a key does not open: that is never an empty state.
+    /// [`StoreError::StreamSuperseded`].
     pub(crate) async fn read(
         &self,
         node: NodeId,
+        generation: Generation,
         since: Option<Revision>,
     ) -> Result<Snapshot, Error> {
+        if let Some(since) = since
+            && let Delta::Changes {
+                revision,
+                data,
+                removals,
+            } = self.deltas.read(node, generation, since).await?
+        {
+            return Ok(Snapshot {
+                read: DesiredRead::Changes {
+                    since,
+                    revision,
+                    data,
+                },
+                removals,
+                slot: None,
+            });
+        }
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
@@ -65,10 +89,13 @@ impl Snapshots {
             Some(changes) => changes,
             None => self.whole(node).await?,
         };
+        if self.store.stream_generation(node).await? != Some(generation) {
+            return Err(StoreError::StreamSuperseded.into());
+        }
         Ok(Snapshot {
             read,
             removals,
-            slot,
+            slot: Some(slot),
         })
     }
 
@@ -87,20 +114,10 @@ impl Snapshots {
         else {
             return Ok(None);
         };
-        let data = if users.is_empty() && removed.is_empty() {
-            None
-        } else {
-            let mut delta = DesiredDelta {
-                users: desired_users(users, &self.sealer)?,
-                removed,
-            };
-            delta.sort();
-            Some(wire::encode_delta(&delta))
-        };
         let read = DesiredRead::Changes {
             since,
             revision: Revision(position.revision()),
-            data,
+            data: encode_changes(users, removed, &self.sealer)?,
         };
         Ok(Some((read, removals)))
     }
@@ -117,6 +134,23 @@ impl Snapshots {
         };
         Ok((read, removals))
     }
+}
+
+/// `wire::encode_delta` of users that have changed; `None` where none has.
+pub(super) fn encode_changes(
+    users: Vec<NodeUser>,
+    removed: Vec<UserId>,
+    sealer: &Sealer,
+) -> Result<Option<Bytes>, Error> {
+    if users.is_empty() && removed.is_empty() {
+        return Ok(None);
+    }
+    let mut delta = DesiredDelta {
+        users: desired_users(users, sealer)?,
+        removed,
+    };
+    delta.sort();
+    Ok(Some(wire::encode_delta(&delta)))
 }
 
 fn state(node: NodeId, facts: DesiredFacts, sealer: &Sealer) -> Result<DesiredState, Error> {

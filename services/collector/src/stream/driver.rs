@@ -94,7 +94,7 @@ enum Done {
     Looked(Option<Revision>, Result<Seen, Error>),
     Told(Event),
     Loaded(Result<Snapshot, Error>),
-    Leased(Result<Vec<Grant>, StoreError>),
+    Leased(Result<Vec<Grant>, Error>),
     /// Commands to send.
     Commanded(Result<Vec<Command>, StoreError>),
     /// What came of one is noted.
@@ -387,7 +387,9 @@ impl Driver {
                 match grants {
                     Ok(grants) if grants.is_empty() => Ok(None),
                     Ok(grants) => Ok(Some(Event::Grants(grants))),
-                    Err(error @ StoreError::StreamSuperseded) => Err(error.into()),
+                    Err(error @ (Error::Stopping | Error::Store(StoreError::StreamSuperseded))) => {
+                        Err(error)
+                    }
                     Err(error) => {
                         // the next change, or the next stream, looks again
                         warn!(event = "link.leases_unread", %error, "allowances could not be read");
@@ -399,6 +401,7 @@ impl Driver {
                 self.push(snapshot).await?;
                 Ok(None)
             }
+            Done::Loaded(Err(error @ Error::Store(StoreError::StreamSuperseded))) => Err(error),
             Done::Loaded(Err(error)) => {
                 warn!(event = "link.state_unread", %error, "a desired state could not be read");
                 Ok(Some(Event::LoadFailed))
@@ -646,18 +649,11 @@ impl Driver {
         }));
     }
 
-    /// What was read is of the database that the stream was opened in, or the stream ends: an older
-    /// one may have taken its place, and the node has to be heard first.
     fn load(&mut self, since: Option<Revision>) {
         let (snapshots, node) = (self.parts.snapshots.clone(), self.node);
-        let (store, generation) = (self.parts.store.clone(), self.session.generation());
+        let generation = self.session.generation();
         self.work.push(Box::pin(async move {
-            let read = snapshots.read(node, since).await;
-            match store.stream_generation(node).await {
-                Ok(newest) if newest == Some(generation) => Done::Loaded(read),
-                Ok(_) => Done::Answered(Err(StoreError::StreamSuperseded)),
-                Err(error) => Done::Loaded(Err(error.into())),
-            }
+            Done::Loaded(snapshots.read(node, generation, since).await)
         }));
     }
 

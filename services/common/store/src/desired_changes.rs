@@ -1,6 +1,8 @@
 //! What has changed of what a node should do since a revision: where users alone have, they are told
 //! by themselves, and nobody reads the other hundred thousand.
 
+mod together;
+
 use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait as _, DatabaseBackend, DatabaseTransaction, Value};
@@ -13,6 +15,8 @@ use crate::desired::{self, NodeInbound, NodeUser};
 use crate::error::Result;
 use crate::removals::{self, Removals};
 use crate::{nodes, sql};
+
+pub use together::ChangesWanted;
 
 /// Changes that are looked through; behind more than these the whole is read.
 const SCANNED: i64 = 20_000;
@@ -36,6 +40,8 @@ pub enum DesiredChanges {
     /// More than users, more than is worth telling one by one, or it cannot be known any more: all
     /// of it has to be read.
     Whole,
+    /// Looked at together with others, it cannot be told: the node is to be looked at by itself.
+    Apart,
 }
 
 impl Store {
@@ -76,7 +82,7 @@ impl Store {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Changed {
     all: BTreeSet<UserId>,
     /// Those of whom peers on the node came or went.
@@ -100,28 +106,31 @@ async fn changed_users(
         let place: i64 = sql::get(row, 0)?;
         let kind: String = sql::get(row, 1)?;
         let user = sql::get::<Option<Uuid>>(row, 2)?.map(UserId::new);
-        let Some(user) = user.filter(|_| place <= SCANNED) else {
-            return Ok(None);
-        };
-        if kind == ChangeKind::Peers.as_str() {
-            changed.lost_peers.insert(user);
-        } else if kind != ChangeKind::User.as_str() {
+        if place > SCANNED || changed.take(&kind, user).is_none() {
             return Ok(None);
         }
-        changed.all.insert(user);
     }
     Ok(Some(changed))
+}
+
+impl Changed {
+    /// Takes a change that concerns the node; `None` where it is not one of a user alone.
+    fn take(&mut self, kind: &str, user: Option<UserId>) -> Option<()> {
+        let user = user?;
+        if kind == ChangeKind::Peers.as_str() {
+            self.lost_peers.insert(user);
+        } else if kind != ChangeKind::User.as_str() {
+            return None;
+        }
+        self.all.insert(user);
+        Some(())
+    }
 }
 
 /// Changes that concern the node, and the one with which looking ends. A suspension concerns the nodes
 /// of the tenant's groups.
 fn text(db: &DatabaseTransaction) -> String {
-    let postgres = is_postgres(db);
-    let (range, order) = if postgres {
-        ("txn > $1::text::xid8 AND txn <= $2::text::xid8", "txn, seq")
-    } else {
-        ("seq > $1 AND seq <= $2", "seq")
-    };
+    let (range, order) = range(db);
     format!(
         "SELECT place, kind, user_id FROM (
              SELECT c.*, ROW_NUMBER() OVER (ORDER BY {order}) AS place FROM (
@@ -140,6 +149,25 @@ fn text(db: &DatabaseTransaction) -> String {
     )
 }
 
+/// What lies between the positions in parameters 1 and 2, and its order.
+fn range(db: &DatabaseTransaction) -> (&'static str, &'static str) {
+    if is_postgres(db) {
+        ("txn > $1::text::xid8 AND txn <= $2::text::xid8", "txn, seq")
+    } else {
+        ("seq > $1 AND seq <= $2", "seq")
+    }
+}
+
+/// A position as a parameter of [`range`].
+fn bound(db: &DatabaseTransaction, position: LogPosition) -> Value {
+    let revision = sql::signed(position.revision());
+    if is_postgres(db) {
+        revision.to_string().into()
+    } else {
+        revision.into()
+    }
+}
+
 fn is_postgres(db: &DatabaseTransaction) -> bool {
     db.get_database_backend() == DatabaseBackend::Postgres
 }
@@ -151,18 +179,10 @@ fn values(
     since: LogPosition,
     until: LogPosition,
 ) -> Vec<Value> {
-    let bound = |position: LogPosition| -> Value {
-        let revision = sql::signed(position.revision());
-        if is_postgres(db) {
-            revision.to_string().into()
-        } else {
-            revision.into()
-        }
-    };
     let opened: BTreeSet<InboundId> = inbounds.iter().map(|inbound| inbound.id).collect();
     vec![
-        bound(since),
-        bound(until),
+        bound(db, since),
+        bound(db, until),
         node.uuid().into(),
         sql::ids(db, opened),
     ]

@@ -79,7 +79,7 @@ pub use commands::{CommandState, NewNodeCommand, NodeCommand};
 pub use connect::{Backend, Options, Store};
 pub use connections::Connection;
 pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodePeriod, NodeUser};
-pub use desired_changes::DesiredChanges;
+pub use desired_changes::{ChangesWanted, DesiredChanges};
 pub use error::{Result, StoreError};
 pub use grants::Grantor;
 pub use groups::{Group, GroupPatch, NewGroup};

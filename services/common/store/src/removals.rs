@@ -2,6 +2,7 @@
 //! Otherwise a change that takes away most of them is held by the node: a mistake looks the same. After
 //! a restore of an older database none goes from a node before it has once had what it should have.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sea_orm::ConnectionTrait;
@@ -15,7 +16,7 @@ use crate::transaction::Write;
 use crate::{nodes, sql};
 
 /// How many of a node's users a change may take away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Removals {
     /// Any number: somebody has confirmed it.
     Any,
@@ -71,24 +72,37 @@ pub(crate) async fn allowed(
     node: NodeId,
     now_ms: i64,
 ) -> Result<Removals> {
-    let row = sql::one(
-        db,
-        "SELECT n.removals_confirmed_until, COALESCE(l.settled_epoch, i.state_epoch) < i.state_epoch
+    let allowed = of_nodes(db, &[node], now_ms).await?;
+    Ok(allowed.get(&node).copied().unwrap_or(Removals::Few))
+}
+
+/// How many users may go now from each of some nodes.
+pub(crate) async fn of_nodes(
+    db: &impl ConnectionTrait,
+    nodes: &[NodeId],
+    now_ms: i64,
+) -> Result<HashMap<NodeId, Removals>> {
+    let text = format!(
+        "SELECT n.id, n.removals_confirmed_until,
+                COALESCE(l.settled_epoch, i.state_epoch) < i.state_epoch
          FROM nodes n JOIN installation i ON TRUE LEFT JOIN node_links l ON l.node_id = n.id
-         WHERE n.id = $1",
-        vec![node.uuid().into()],
-    )
-    .await?;
-    let Some(row) = row else {
-        return Ok(Removals::Few);
-    };
-    let until: Option<i64> = sql::get(&row, 0)?;
-    let unsettled: bool = sql::get(&row, 1)?;
-    Ok(if until.is_some_and(|until| now_ms < until) {
-        Removals::Any
-    } else if unsettled {
-        Removals::None
-    } else {
-        Removals::Few
-    })
+         WHERE n.id {}",
+        sql::in_ids(db, 1)
+    );
+    sql::all(db, text, vec![sql::ids(db, nodes.iter().copied())])
+        .await?
+        .iter()
+        .map(|row| {
+            let until: Option<i64> = sql::get(row, 1)?;
+            let unsettled: bool = sql::get(row, 2)?;
+            let removals = if until.is_some_and(|until| now_ms < until) {
+                Removals::Any
+            } else if unsettled {
+                Removals::None
+            } else {
+                Removals::Few
+            };
+            Ok((NodeId::new(sql::get(row, 0)?), removals))
+        })
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! Leases outside of ingest: what users get to begin with on a node, and the spreading of what is
 //! free after a limit has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use uuid::Uuid;
 use vpnpanel_domain::{LeaseId, NodeId, PeriodId, TenantId, UserId};
@@ -9,9 +9,10 @@ use vpnpanel_link::collector::lease;
 use vpnpanel_link::collector::{LeaseFacts, PeriodFacts, Policy, Terms};
 use vpnpanel_link::{Generation, Grant};
 
-use super::{fenced, load, write};
+use super::streams::{generations, unanswered};
+use super::{load, write};
 use crate::connect::Store;
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::restore::{self, Lock};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::transaction::Write;
@@ -38,32 +39,115 @@ impl Store {
         generation: Generation,
         policy: &Policy,
     ) -> Result<Vec<Grant>> {
+        let opened = self.open_together(&[(node, generation)], policy).await?;
+        if opened.superseded.contains(&node) {
+            return Err(StoreError::StreamSuperseded);
+        }
+        Ok(opened.grants.into_iter().map(|(_, grant)| grant).collect())
+    }
+
+    /// Everything that nodes are to be told of allowances, in the order of their streams: leases that
+    /// their users lack are opened first, then come the grants whose newest version they have not
+    /// answered.
+    ///
+    /// # Errors
+    /// Those of the database, for all of them; [`StoreError::StreamSuperseded`] for one.
+    pub async fn allowances(
+        &self,
+        streams: &[(NodeId, Generation)],
+        policy: &Policy,
+    ) -> Result<Vec<Result<Vec<Grant>>>> {
+        let nodes: Vec<_> = streams.iter().map(|(node, _)| *node).collect();
+        let mut superseded = BTreeSet::new();
+        let lack = self.nodes_that_lack_leases(&nodes).await?;
+        let mut lacking: Vec<_> = streams.to_vec();
+        lacking.retain(|(node, _)| lack.contains(node));
+        while !lacking.is_empty() {
+            let opened = self.open_together(&lacking, policy).await?;
+            superseded.extend(opened.superseded);
+            if !opened.more {
+                break;
+            }
+        }
+        let mut grants = unanswered(self.read(), &nodes).await?;
+        let newest = generations(self.read(), &nodes).await?;
+        Ok(streams
+            .iter()
+            .map(|(node, generation)| {
+                let is_newest = newest.get(node) == Some(generation);
+                if !is_newest || superseded.contains(node) {
+                    return Err(StoreError::StreamSuperseded);
+                }
+                Ok(grants.remove(node).unwrap_or_default())
+            })
+            .collect())
+    }
+
+    /// Which of the nodes have users that lack a lease there.
+    pub(super) async fn nodes_that_lack_leases(&self, nodes: &[NodeId]) -> Result<HashSet<NodeId>> {
+        let db = self.read();
+        let now = self.now_ms();
+        let (current, next) = (lacking_now("= n.id", 2), lacking_next("= n.id", 2, 3));
+        let text = format!(
+            "SELECT n.id FROM nodes n WHERE n.id {} AND (EXISTS ({current}) OR EXISTS ({next}))",
+            sql::in_ids(db, 1)
+        );
+        let ids = sql::ids(db, nodes.iter().copied());
+        let values = vec![ids, now.into(), (now + LEASES_AHEAD_MS).into()];
+        sql::all(db, text, values)
+            .await?
+            .iter()
+            .map(|row| Ok(NodeId::new(sql::get(row, 0)?)))
+            .collect()
+    }
+
+    async fn open_together(
+        &self,
+        streams: &[(NodeId, Generation)],
+        policy: &Policy,
+    ) -> Result<Opened> {
         let tx = self.begin().await?;
         let standing = restore::standing(&tx, Lock::Shared).await?;
         let terms = Terms { policy, standing };
-        match fenced(&tx, node, generation).await? {
-            Some(facts) if !standing.held && facts.is_trusted(standing.epoch) => {}
-            _ => return Ok(Vec::new()),
+        let mut ids: Vec<_> = streams.iter().map(|(node, _)| *node).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let facts = load::nodes(&tx, &ids).await?;
+        let mut opened = Opened::default();
+        let mut trusted = BTreeSet::new();
+        for (node, generation) in streams {
+            let facts = facts.get(node);
+            let of_this_life = generation.get() >= standing.epoch.floor();
+            if !of_this_life || facts.is_some_and(|facts| facts.generation != *generation) {
+                opened.superseded.insert(*node);
+            } else if facts.is_some_and(|facts| !standing.held && facts.is_trusted(standing.epoch)) {
+                trusted.insert(*node);
+            }
         }
-        let ids = without_lease(&tx, node).await?;
+        let pairs = without_lease(&tx, &trusted).await?;
+        opened.more = pairs.len() >= usize::try_from(CHUNK).unwrap_or(usize::MAX);
+        let ids: BTreeSet<_> = pairs.iter().map(|(_, period)| *period).collect();
+        let ids: Vec<_> = ids.into_iter().collect();
         let mut periods = load::periods(&tx, &ids).await?;
-        let mut opened = Vec::new();
-        let mut changed = Vec::new();
-        for id in ids {
+        let mut rows = Vec::new();
+        for (node, id) in pairs {
             let Some(period) = periods.get_mut(&id).filter(|period| period.open) else {
                 continue;
             };
             let facts = lease::open(period, fresh_id::<LeaseId>(), &terms, tx.now);
-            opened.push(((node, id), facts));
-            changed.push((id, *period));
+            opened.grants.push((node, lease::grant(id, &facts)));
+            rows.push(((node, id), facts));
         }
-        write::leases(&tx, &opened).await?;
+        let changed: Vec<_> = ids
+            .iter()
+            .filter_map(|id| Some((*id, *periods.get(id).filter(|period| period.open)?)))
+            .collect();
+        // What cannot be opened is not there to be opened the next time either.
+        opened.more &= !rows.is_empty();
+        write::leases(&tx, &rows).await?;
         reserve(&tx, &changed).await?;
         tx.commit().await?;
-        Ok(opened
-            .iter()
-            .map(|((_, period), facts)| lease::grant(*period, facts))
-            .collect())
+        Ok(opened)
     }
 
     /// Spreads what is free of periods among their leases, and asks idle ones back for those
@@ -137,59 +221,64 @@ impl Store {
     }
 }
 
-/// Current and next periods of users with peers on the node, with a limit and without a lease there,
+/// What came of opening leases.
+#[derive(Debug, Default)]
+struct Opened {
+    grants: Vec<(NodeId, Grant)>,
+    /// Nodes whose streams are not their newest.
+    superseded: BTreeSet<NodeId>,
+    /// There may be more to open.
+    more: bool,
+}
+
+/// Current and next periods of users with peers on the nodes, with a limit and without a lease there,
 /// in order.
-async fn without_lease(tx: &Write, node: NodeId) -> Result<Vec<PeriodId>> {
+async fn without_lease(tx: &Write, nodes: &BTreeSet<NodeId>) -> Result<Vec<(NodeId, PeriodId)>> {
+    if nodes.is_empty() {
+        return Ok(Vec::new());
+    }
     let values = vec![
-        node.uuid().into(),
+        sql::ids(&**tx, nodes.iter().copied()),
         tx.now.into(),
         CHUNK.into(),
         (tx.now + LEASES_AHEAD_MS).into(),
     ];
-    sql::all(&**tx, lacking(), values)
+    sql::all(&**tx, lacking(&sql::in_ids(&**tx, 1)), values)
         .await?
         .iter()
-        .map(|row| Ok(PeriodId::new(sql::get(row, 0)?)))
+        .map(|row| Ok((NodeId::new(sql::get(row, 0)?), PeriodId::new(sql::get(row, 1)?))))
         .collect()
 }
 
-/// The statement of [`without_lease`].
-pub(crate) fn lacking() -> String {
+/// The statement of [`without_lease`], by a condition on the node.
+pub(crate) fn lacking(of_nodes: &str) -> String {
     format!(
-        "SELECT period FROM ({} UNION {}) s ORDER BY period LIMIT $3",
-        lacking_now("$1", 2),
-        lacking_next("$1", 2, 4),
+        "SELECT node_id, period FROM ({} UNION {}) s ORDER BY period, node_id LIMIT $3",
+        lacking_now(of_nodes, 2),
+        lacking_next(of_nodes, 2, 4),
     )
 }
 
-/// The condition that some user of a node lacks a lease there, by the parameters of the present time
-/// and of the time up to which periods that begin are looked at.
-pub(super) fn lacks(node: &str, now: usize, until: usize) -> String {
-    let (current, next) = (lacking_now(node, now), lacking_next(node, now, until));
-    format!("EXISTS ({current}) OR EXISTS ({next})")
+fn lacking_now(of_nodes: &str, now: usize) -> String {
+    lacking_of(of_nodes, now, "u.period_id", "")
 }
 
-fn lacking_now(node: &str, now: usize) -> String {
-    lacking_of(node, now, "u.period_id", "")
+fn lacking_next(of_nodes: &str, now: usize, until: usize) -> String {
+    let condition = format!("AND u.next_period_id IS NOT NULL AND u.period_ends_at <= ${until}");
+    lacking_of(of_nodes, now, "u.next_period_id", &condition)
 }
 
-fn lacking_next(node: &str, now: usize, until: usize) -> String {
-    let condition =
-        format!("AND u.next_period_id IS NOT NULL AND u.period_ends_at <= ${until}");
-    lacking_of(node, now, "u.next_period_id", &condition)
-}
-
-fn lacking_of(node: &str, now: usize, period: &str, condition: &str) -> String {
+fn lacking_of(of_nodes: &str, now: usize, period: &str, condition: &str) -> String {
     format!(
-        "SELECT {period} AS period
+        "SELECT b.node_id, {period} AS period
          FROM inbound_nodes b
          JOIN peers p ON p.inbound_id = b.inbound_id
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
          JOIN tenants t ON t.id = p.tenant_id
-         WHERE b.node_id = {node} AND t.suspended_at IS NULL AND u.deleted_at IS NULL
+         WHERE b.node_id {of_nodes} AND t.suspended_at IS NULL AND u.deleted_at IS NULL
            AND NOT u.disabled AND u.limit_bytes > 0
            AND (u.expires_at IS NULL OR u.expires_at > ${now}) {condition}
-           AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = {node}
+           AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = b.node_id
                 AND l.period_id = {period} AND l.state = 'current')"
     )
 }

@@ -20,6 +20,8 @@ use crate::restore::{self, Lock};
 use crate::sql;
 use crate::transaction::Write;
 
+pub(super) use facts::unanswered;
+pub(crate) use looks::generations;
 pub use looks::{FirstLook, Seen};
 pub(crate) use rows::forget_agents;
 

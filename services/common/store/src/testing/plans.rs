@@ -23,7 +23,7 @@ impl TestStore {
         for (text, values) in [
             rollover::due(RollCursor::default(), 1, 100),
             ending(AheadCursor::behind(1), 2),
-            (lacking(), lease),
+            (lacking("= $1"), lease),
             periods::list(tenant, user, Page::first(10)),
             periods::list(tenant, user, Page::after(10, period)),
             (

@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection};
-use vpnpanel_domain::{Limit, UserId};
+use vpnpanel_domain::{Limit, NodeId, UserId};
+use vpnpanel_link::{Generation, Revision};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    Change, ChangeKind, CommandKind, DesiredChanges, GroupPatch, InboundPatch, LogPosition,
-    NewNodeCommand, NodePatch, NodeSelector, Store, fresh_id, on_each_database,
+    Change, ChangeKind, ChangesWanted, CommandKind, DesiredChanges, GroupPatch, InboundPatch,
+    LogPosition, NewNodeCommand, NodePatch, NodeSelector, NodeUser, Removals, Store, StoreError,
+    fresh_id, on_each_database,
 };
 
-use crate::fixture::{Keys, World, new_node};
+use crate::fixture::{Agent, Keys, World, new_node};
 
 on_each_database!(
     every_change_is_read_once_and_in_order,
@@ -187,11 +189,48 @@ async fn changed_since(world: &World, since: LogPosition) -> DesiredChanges {
     let marker = world.user(&format!("marker-{made}"), Limit::None).await;
     read_until(&world.store, since, |it| it.user_id == Some(marker.id)).await;
     let since = since.revision();
-    world
-        .store
-        .desired_changes(world.node, since)
-        .await
-        .unwrap()
+    let changes = world.store.desired_changes(world.node, since).await;
+    let changes = changes.unwrap();
+    assert_eq!(
+        parts(&together(world, since).await),
+        parts(&changes),
+        "many nodes together are told the same"
+    );
+    changes
+}
+
+/// The same, read for several nodes at once.
+async fn together(world: &World, since: u64) -> DesiredChanges {
+    let agent = Agent::connect(&world.store, world.node).await;
+    let other = new_node(&world.store, Some(world.tenant), &fresh_id::<NodeId>().to_string()).await;
+    let other = Agent::connect(&world.store, other).await;
+    let wanted = |agent: &Agent, generation| ChangesWanted {
+        node: agent.node,
+        generation,
+        since: Revision(since),
+    };
+    let wanted = [
+        wanted(&other, other.generation),
+        wanted(&agent, agent.generation),
+        wanted(&agent, Generation(agent.generation.get() - 1)),
+    ];
+    let mut read = world.store.desired_changes_together(&wanted).await.unwrap();
+    let stale = read.pop().unwrap();
+    assert!(matches!(stale, Err(StoreError::StreamSuperseded)));
+    DesiredChanges::clone(&read.pop().unwrap().unwrap())
+}
+
+/// What is told, wherever in the log it was read; `None` where it has to be told in another way.
+fn parts(changes: &DesiredChanges) -> Option<(&[NodeUser], &[UserId], Removals)> {
+    match changes {
+        DesiredChanges::Users {
+            users,
+            removed,
+            removals,
+            ..
+        } => Some((users, removed, *removals)),
+        DesiredChanges::Whole | DesiredChanges::Apart => None,
+    }
 }
 
 fn ids(changes: DesiredChanges) -> (Vec<UserId>, Vec<UserId>) {
@@ -199,7 +238,7 @@ fn ids(changes: DesiredChanges) -> (Vec<UserId>, Vec<UserId>) {
         DesiredChanges::Users { users, removed, .. } => {
             (users.into_iter().map(|user| user.id).collect(), removed)
         }
-        DesiredChanges::Whole => panic!("users alone have changed"),
+        other => panic!("users alone have changed: {other:?}"),
     }
 }
 

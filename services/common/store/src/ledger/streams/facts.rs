@@ -222,7 +222,7 @@ async fn awaited(tx: &Write, nodes: &[NodeId]) -> Result<HashMap<NodeId, Vec<Cou
 }
 
 /// Grants whose newest version the nodes have not answered, up to [`MOST`] of each.
-pub(super) async fn unanswered(
+pub(in crate::ledger) async fn unanswered(
     db: &impl ConnectionTrait,
     nodes: &[NodeId],
 ) -> Result<HashMap<NodeId, Vec<Grant>>> {

@@ -3,14 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use sea_orm::Value;
+use sea_orm::ConnectionTrait;
 use vpnpanel_domain::NodeId;
 use vpnpanel_link::{Generation, Revision};
 
 use crate::changes::LogPosition;
 use crate::connect::Store;
 use crate::error::Result;
-use crate::ledger::leases;
 use crate::sql;
 
 /// Changes that are looked through for many nodes together. Beyond that each looks for itself.
@@ -62,22 +61,20 @@ impl Store {
                 &nodes,
                 "EXISTS (SELECT 1 FROM node_commands c
                     WHERE c.node_id = n.id AND c.state IN ('pending', 'sent'))",
-                vec![],
             )
             .await?;
-        let now = self.now_ms();
-        // Grants that were made after the stream had opened, and before it could be signalled.
-        let lack = format!(
-            "EXISTS (SELECT 1 FROM leases l WHERE l.node_id = n.id AND l.state = 'current'
-                AND l.answered_version < l.version) OR {}",
-            leases::lacks("n.id", 2, 3)
-        );
-        let until = now + leases::LEASES_AHEAD_MS;
-        let lack = self.having(&nodes, &lack, vec![now.into(), until.into()]);
-        let lack = lack.await?;
+        // Grants may have been made after the stream had opened, and before it could be signalled.
+        let unanswered = self
+            .having(
+                &nodes,
+                "EXISTS (SELECT 1 FROM leases l WHERE l.node_id = n.id AND l.state = 'current'
+                    AND l.answered_version < l.version)",
+            )
+            .await?;
+        let lack = self.nodes_that_lack_leases(&nodes).await?;
         // Last: what was read before is of the database that the stream was opened in, or this shows
         // that another has taken its place.
-        let newest = self.generations(&nodes).await?;
+        let newest = generations(self.read(), &nodes).await?;
         Ok(streams
             .iter()
             .map(|stream| {
@@ -85,7 +82,8 @@ impl Store {
                 is_newest.then(|| Seen {
                     unchanged: unchanged.get(&stream.node).copied(),
                     commands: commands.contains(&stream.node),
-                    leases: lack.contains(&stream.node),
+                    leases: lack.contains(&stream.node)
+                        || unanswered.contains(&stream.node),
                 })
             })
             .collect())
@@ -114,40 +112,35 @@ impl Store {
     }
 
     /// Those of the nodes (`n`) of which a condition holds.
-    async fn having(
-        &self,
-        nodes: &[NodeId],
-        condition: &str,
-        more: Vec<Value>,
-    ) -> Result<HashSet<NodeId>> {
+    async fn having(&self, nodes: &[NodeId], condition: &str) -> Result<HashSet<NodeId>> {
         let db = self.read();
         let text = format!(
-            "SELECT n.id FROM nodes n WHERE n.id {} AND ({condition})",
+            "SELECT n.id FROM nodes n WHERE n.id {} AND {condition}",
             sql::in_ids(db, 1)
         );
-        let mut values = vec![sql::ids(db, nodes.iter().copied())];
-        values.extend(more);
-        sql::all(db, text, values)
+        sql::all(db, text, vec![sql::ids(db, nodes.iter().copied())])
             .await?
             .iter()
             .map(|row| Ok(NodeId::new(sql::get(row, 0)?)))
             .collect()
     }
+}
 
-    async fn generations(&self, nodes: &[NodeId]) -> Result<HashMap<NodeId, Generation>> {
-        let db = self.read();
-        let text = format!(
-            "SELECT node_id, generation FROM node_links WHERE node_id {} AND generation > 0",
-            sql::in_ids(db, 1)
-        );
-        let ids = sql::ids(db, nodes.iter().copied());
-        sql::all(db, text, vec![ids])
-            .await?
-            .iter()
-            .map(|row| {
-                let generation = Generation(sql::unsigned(sql::get(row, 1)?));
-                Ok((NodeId::new(sql::get(row, 0)?), generation))
-            })
-            .collect()
-    }
+/// The newest streams of nodes.
+pub(crate) async fn generations(
+    db: &impl ConnectionTrait,
+    nodes: &[NodeId],
+) -> Result<HashMap<NodeId, Generation>> {
+    let text = format!(
+        "SELECT node_id, generation FROM node_links WHERE node_id {} AND generation > 0",
+        sql::in_ids(db, 1)
+    );
+    sql::all(db, text, vec![sql::ids(db, nodes.iter().copied())])
+        .await?
+        .iter()
+        .map(|row| {
+            let generation = Generation(sql::unsigned(sql::get(row, 1)?));
+            Ok((NodeId::new(sql::get(row, 0)?), generation))
+        })
+        .collect()
 }
