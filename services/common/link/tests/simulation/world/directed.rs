@@ -34,6 +34,10 @@ impl World {
             now_ms,
             &mut world.random,
         );
+        world.go_on_until(now_ms + length - 8_000)?;
+        // It comes by chance in other runs.
+        let at_ms = world.now_ms;
+        world.plane.lease_ahead(at_ms, &mut world.random);
         world.go_on_until(now_ms + length - 4_000)?;
         let announced = |world: &Self| {
             let user = &world.plane.database.users[&user];
@@ -81,6 +85,7 @@ impl World {
             engine_deaths: 80,
             disk_losses: 0,
             restores: 0,
+            forks: 0,
             operators: false,
             ..Misfortune::draw(&mut random)
         };
