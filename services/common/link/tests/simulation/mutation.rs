@@ -46,10 +46,16 @@ pub(crate) enum Mutation {
     UnversionedGiveBack,
     /// A restored database goes on with the numbers that its former life has drawn.
     EpochNotBumped,
+    /// Two histories of one disk are taken for one.
+    ForkNotFound,
+    /// A node's clock is the one that anybody may set.
+    TimeByWallClock,
+    /// The leases of a node that was written off are forgotten.
+    WriteOffForgets,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -71,5 +77,8 @@ impl Mutation {
         Self::GrantsBeforeBarrier,
         Self::UnversionedGiveBack,
         Self::EpochNotBumped,
+        Self::ForkNotFound,
+        Self::TimeByWallClock,
+        Self::WriteOffForgets,
     ];
 }

@@ -9,6 +9,7 @@ use vpnpanel_link::agent::{Durable, Transaction, Write};
 use vpnpanel_link::collector::ingest::OrphanReason;
 use vpnpanel_link::{Attribution, CounterKey, Incarnation, Range, Row, Totals};
 
+use crate::coverage::saw_if;
 use crate::database::{Database, Usage, below};
 use crate::engine::Engine;
 
@@ -21,6 +22,8 @@ pub(crate) struct Truth {
     /// What counters had counted already when a new disk opened their books: nobody can say any more
     /// in which period it passed, so it is billed to one that its limit knew nothing of.
     pub(crate) adopted: BTreeMap<PeriodId, MicroBytes>,
+    /// What nodes could still let through of each period when they were written off.
+    pub(crate) written_off: BTreeMap<PeriodId, MicroBytes>,
 }
 
 struct Dead {
@@ -60,6 +63,7 @@ impl Truth {
                 if key.incarnation == engine.incarnation
                     && let Some(counted) = engine.counters.get(&key.peer)
                 {
+                    saw_if(counted.sum() > 0, "state: counters of a new disk adopted");
                     let to = after.1;
                     *self.adopted.entry(to.period).or_default() +=
                         to.multiplier.bill(beyond(*counted, after.0));
@@ -119,7 +123,7 @@ impl Truth {
     pub(crate) fn never_more(
         &self,
         database: &Database,
-        engines: &BTreeMap<NodeId, &Engine>,
+        engines: &[(NodeId, &Engine)],
     ) -> Result<(), String> {
         for ((node, key), mark) in &database.rows.marks {
             let counted = self.counted(*node, *key, engines);
@@ -133,13 +137,17 @@ impl Truth {
         Ok(())
     }
 
-    /// Once quiet: everything counted is billed, but for what died unread.
+    /// Once quiet: everything counted is billed, but for what died unread. Of a node that is quarantined
+    /// nothing is billed any more.
     pub(crate) fn all_billed(
         &self,
         database: &Database,
-        engines: &BTreeMap<NodeId, &Engine>,
+        engines: &[(NodeId, &Engine)],
     ) -> Result<(), String> {
-        for (node, engine) in engines {
+        for (node, engine) in engines
+            .iter()
+            .filter(|(node, _)| !database.is_quarantined(*node))
+        {
             for (peer, counted) in &engine.counters {
                 let key = CounterKey {
                     incarnation: engine.incarnation,
@@ -154,6 +162,9 @@ impl Truth {
             }
         }
         for ((node, key), dead) in &self.dead {
+            if database.is_quarantined(*node) {
+                continue;
+            }
             let billed = database.mark(*node, *key);
             if !billed.covers(dead.durable) {
                 return Err(format!(
@@ -282,17 +293,12 @@ impl Truth {
         passed
     }
 
-    fn counted(
-        &self,
-        node: NodeId,
-        key: CounterKey,
-        engines: &BTreeMap<NodeId, &Engine>,
-    ) -> Totals {
+    fn counted(&self, node: NodeId, key: CounterKey, engines: &[(NodeId, &Engine)]) -> Totals {
         let live = engines
-            .get(&node)
-            .filter(|engine| engine.incarnation == key.incarnation);
+            .iter()
+            .find(|(of, engine)| *of == node && engine.incarnation == key.incarnation);
         match live {
-            Some(engine) => engine.counters.get(&key.peer).copied().unwrap_or_default(),
+            Some((_, engine)) => engine.counters.get(&key.peer).copied().unwrap_or_default(),
             None => self
                 .dead
                 .get(&(node, key))

@@ -1,6 +1,6 @@
 //! What streams that open are decided by, read for many nodes at once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sea_orm::ConnectionTrait;
 use uuid::Uuid;
@@ -30,6 +30,8 @@ pub(super) struct Gathered {
     nodes: HashMap<NodeId, NodeFacts>,
     cursors: HashMap<NodeId, HashMap<Epoch, Cursor>>,
     versions: HashMap<NodeId, HashMap<LeaseId, u64>>,
+    /// Periods of leases that are over.
+    over: HashSet<PeriodId>,
     witnesses: HashMap<NodeId, Witnesses>,
     marks: HashMap<NodeId, Vec<CounterMark>>,
     awaited: HashMap<NodeId, Vec<CounterMark>>,
@@ -56,6 +58,7 @@ impl Gathered {
             head: Revision(changes::head(&**tx).await?),
             cursors: cursors(tx, greetings).await?,
             versions: restore::versions(tx, &leases).await?,
+            over: restore::over(tx, &leases).await?,
             witnesses: restore::witnesses(tx, owners.collect(), standing.epoch).await?,
             marks: asked_marks(tx, greetings).await?,
             awaited: awaited(tx, &ids).await?,
@@ -68,7 +71,9 @@ impl Gathered {
     /// What one stream is decided by; `None` for a node that was deleted.
     pub(super) fn facts(&mut self, greeting: &Greeting) -> Option<StreamFacts> {
         let node = &greeting.node;
+        let leased = greeting.hello.leases.iter().map(|lease| lease.period);
         Some(StreamFacts {
+            over: leased.filter(|period| self.over.contains(period)).collect(),
             node: self.nodes.remove(node)?,
             cursors: self.cursors.remove(node).unwrap_or_default(),
             marks: self.marks.remove(node).unwrap_or_default(),
