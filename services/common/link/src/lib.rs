@@ -83,8 +83,9 @@ pub use command::{
 };
 pub use desired::{
     CHUNK_BYTES, DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState,
-    DesiredUser, InboundSettings, InterfaceAddress, MAX_STATE_BYTES, RemovalBound, Secret,
-    WireGuardInbound,
+    DesiredUser, EngineKind, InboundSettings, InterfaceAddress, MAX_STATE_BYTES, PeerAccess,
+    RemovalBound, Secret, SecretText, ShadowsocksMethod, WireGuardInbound, XrayInbound,
+    XrayProtocol, XraySecurity, XrayTransport,
 };
 pub use entropy::Entropy;
 pub use error::Error;

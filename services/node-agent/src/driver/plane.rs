@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use vpnpanel_domain::{PeerId, UserId};
 use vpnpanel_link::agent::{Change, Durable, Event, Gate, Reading, Ticket};
 use vpnpanel_link::{
-    ConfigError, DesiredInbound, EngineStatus, InboundSettings, Incarnation, Totals, wire,
+    ConfigError, DesiredInbound, EngineKind, EngineStatus, InboundSettings, Incarnation, Totals,
+    wire,
 };
 
 use super::subscribers::Subscribers;
@@ -129,11 +130,25 @@ impl Plane {
             upsert,
             remove,
         } = change;
+        let (foreign, upsert) = upsert
+            .into_iter()
+            .partition::<Vec<_>, _>(|upsert| upsert.peer.access.kind() != EngineKind::WireGuard);
+        let closed = inbounds
+            .iter()
+            .filter(|inbound| inbound.settings.kind() != EngineKind::WireGuard)
+            .map(|inbound| not_served("inbound", inbound.id.to_string()));
+        let mut errors: Vec<_> = closed
+            .chain(
+                foreign
+                    .iter()
+                    .map(|upsert| not_served("peer", upsert.peer.id.to_string())),
+            )
+            .collect();
         self.inbounds = Some(convert(inbounds));
-        let mut errors = match self.ensure().await {
-            Ok(failed) => failed,
-            Err(error) => vec![config_error("engine", String::new(), &error)],
-        };
+        match self.ensure().await {
+            Ok(failed) => errors.extend(failed),
+            Err(error) => errors.push(config_error("engine", String::new(), &error)),
+        }
         if self
             .incarnation
             .is_some_and(|present| present != incarnation)
@@ -293,6 +308,15 @@ fn config_error(kind: &str, id: String, error: &Error) -> ConfigError {
         kind: kind.to_owned(),
         id,
         message: error.to_string(),
+    }
+}
+
+/// What this agent has no engine for.
+fn not_served(kind: &str, id: String) -> ConfigError {
+    ConfigError {
+        kind: kind.to_owned(),
+        id,
+        message: "this node has no engine for it: see its health".to_owned(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use vpnpanel_domain::{PeerId, SpeedLimit, UserId};
-use vpnpanel_link::DesiredPeer;
 use vpnpanel_link::agent::{Gate, Upsert};
+use vpnpanel_link::{DesiredPeer, PeerAccess};
 
 use crate::engine::{Key32, Peer, PeerOp};
 
@@ -66,19 +66,20 @@ impl Subscribers {
         orders
     }
 
-    /// Takes peers that should be there; gives what the engine is to do, in the same order.
+    /// Takes peers that should be there; gives what the engine is to do, in the same order. Those of
+    /// another engine are left out.
     pub(super) fn upsert(&mut self, peers: Vec<Upsert>) -> Vec<PeerOp> {
         peers
             .into_iter()
-            .map(|Upsert { user, speed, peer }| {
+            .filter_map(|Upsert { user, speed, peer }| {
                 let id = peer.id;
                 let (limited, blocked) = settings(self.gates.get(&user).copied(), false);
-                let peer = engine_peer(user, speed, peer, (limited, blocked));
+                let peer = engine_peer(user, speed, peer, (limited, blocked))?;
                 self.forget_owner(id);
                 self.leaving.remove(&id);
                 self.of_user.entry(user).or_default().insert(id);
                 self.peers.insert(id, (user, peer.clone()));
-                PeerOp::Set(Box::new(peer))
+                Some(PeerOp::Set(Box::new(peer)))
             })
             .collect()
     }
@@ -169,21 +170,30 @@ fn engine_peer(
     speed: SpeedLimit,
     desired: DesiredPeer,
     (limited, blocked): (bool, bool),
-) -> Peer {
-    let ipv4 = desired.ipv4.map(IpAddr::V4);
-    let ipv6 = desired.ipv6.map(IpAddr::V6);
-    Peer {
+) -> Option<Peer> {
+    let PeerAccess::WireGuard {
+        public_key,
+        preshared_key,
+        ipv4,
+        ipv6,
+    } = desired.access
+    else {
+        return None;
+    };
+    let ipv4 = ipv4.map(IpAddr::V4);
+    let ipv6 = ipv6.map(IpAddr::V6);
+    Some(Peer {
         id: desired.id,
         user,
         inbound: desired.inbound,
-        public_key: desired.public_key,
-        preshared_key: desired.preshared_key.map(|secret| Key32::new(secret.0)),
+        public_key,
+        preshared_key: preshared_key.map(|secret| Key32::new(secret.0)),
         addresses: ipv4.into_iter().chain(ipv6).collect(),
         blocked,
         limited,
         not_after_ms: None,
         speed,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -199,10 +209,12 @@ mod tests {
         let peer = DesiredPeer {
             id: PEER,
             inbound: InboundId::from_bytes([3; 16]),
-            public_key: [4; 32],
-            preshared_key: None,
-            ipv4: Some([10, 0, 0, 2].into()),
-            ipv6: None,
+            access: PeerAccess::WireGuard {
+                public_key: [4; 32],
+                preshared_key: None,
+                ipv4: Some([10, 0, 0, 2].into()),
+                ipv6: None,
+            },
         };
         Upsert {
             user: USER,

@@ -6,8 +6,8 @@ use super::testing::{Host, SERVER_MS};
 use super::{Effect, Event, Gate, Reading, Ticket};
 use crate::wire::{encode_state, pieces, state_digest};
 use crate::{
-    DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Down, Grant, Incarnation, Revision,
-    Totals, UpdateKind, UsageAck, wire,
+    DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Down, Grant, Incarnation, PeerAccess,
+    Revision, Totals, UpdateKind, UsageAck, wire,
 };
 
 const ENGINE: Incarnation = Incarnation([7; 16]);
@@ -45,10 +45,12 @@ fn limited(spent: bool) -> DesiredUser {
         peers: vec![DesiredPeer {
             id: peer(),
             inbound: InboundId::from_bytes([3; 16]),
-            public_key: [4; 32],
-            preshared_key: None,
-            ipv4: None,
-            ipv6: None,
+            access: PeerAccess::WireGuard {
+                public_key: [4; 32],
+                preshared_key: None,
+                ipv4: None,
+                ipv6: None,
+            },
         }],
     }
 }

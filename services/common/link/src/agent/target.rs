@@ -298,7 +298,7 @@ mod tests {
     use crate::agent::testing::Host;
     use crate::agent::{Change, Event};
     use crate::wire::{encode_delta, encode_state, pieces, state_digest};
-    use crate::{DesiredDelta, DesiredPeriod, DesiredState, Down, Incarnation};
+    use crate::{DesiredDelta, DesiredPeriod, DesiredState, Down, Incarnation, PeerAccess};
     use vpnpanel_domain::{InboundId, Speed, SpeedLimit};
 
     const FEW: RemovalBound = RemovalBound {
@@ -398,10 +398,12 @@ mod tests {
             state.users[0].peers.push(DesiredPeer {
                 id: PeerId::from_bytes([1; 16]),
                 inbound: vpnpanel_domain::InboundId::from_bytes([2; 16]),
-                public_key: [3; 32],
-                preshared_key: None,
-                ipv4: None,
-                ipv6: None,
+                access: PeerAccess::WireGuard {
+                    public_key: [3; 32],
+                    preshared_key: None,
+                    ipv4: None,
+                    ipv6: None,
+                },
             });
             let data = encode_state(&state);
             Update {
@@ -486,10 +488,12 @@ mod tests {
             peers: vec![DesiredPeer {
                 id: PeerId::from_bytes([n; 16]),
                 inbound: InboundId::from_bytes([7; 16]),
-                public_key: [n; 32],
-                preshared_key: None,
-                ipv4: None,
-                ipv6: None,
+                access: PeerAccess::WireGuard {
+                    public_key: [n; 32],
+                    preshared_key: None,
+                    ipv4: None,
+                    ipv6: None,
+                },
             }],
             ..user(n)
         };

@@ -13,7 +13,7 @@ use vpnpanel_link::collector::{
 };
 use vpnpanel_link::{
     AppliedState, CounterKey, DesiredDelta, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser,
-    Generation, Grant, Range, Revision, StateEpoch,
+    Generation, Grant, PeerAccess, Range, Revision, StateEpoch,
 };
 
 use crate::mutation::Mutation;
@@ -533,10 +533,12 @@ impl Database {
                 .map(|peer| DesiredPeer {
                     id: *peer,
                     inbound: InboundId::from_bytes([2; 16]),
-                    public_key: [3; 32],
-                    preshared_key: None,
-                    ipv4: None,
-                    ipv6: None,
+                    access: PeerAccess::WireGuard {
+                        public_key: [3; 32],
+                        preshared_key: None,
+                        ipv4: None,
+                        ipv6: None,
+                    },
                 })
                 .collect(),
         }
