@@ -17,6 +17,7 @@ mod commands;
 mod database;
 mod engine;
 mod host;
+mod misfortune;
 mod mutation;
 mod plane;
 mod random;
