@@ -46,10 +46,14 @@ pub(crate) enum Mutation {
     UnversionedGiveBack,
     /// A restored database goes on with the numbers that its former life has drawn.
     EpochNotBumped,
+    /// What passed one engine does not lower the other's gate.
+    OtherEngineForgotten,
+    /// Counters of an engine that could not be read are handed over as an empty sample.
+    FailedReadIsEmpty,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -71,5 +75,7 @@ impl Mutation {
         Self::GrantsBeforeBarrier,
         Self::UnversionedGiveBack,
         Self::EpochNotBumped,
+        Self::OtherEngineForgotten,
+        Self::FailedReadIsEmpty,
     ];
 }

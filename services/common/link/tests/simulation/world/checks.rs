@@ -44,7 +44,7 @@ impl World {
         let engines: BTreeMap<_, _> = self
             .hosts
             .iter()
-            .map(|host| (host.node, &host.engine))
+            .map(|host| (host.node, &host.engines))
             .collect();
         self.truth.never_more(&self.plane.database, &engines)?;
         for (period, facts) in &self.plane.database.rows.periods {
@@ -78,7 +78,7 @@ impl World {
             .map(|host| {
                 (
                     host.node,
-                    &host.engine,
+                    &host.engines,
                     host.disk.as_ref().map(|disk| &disk.durable),
                 )
             })
@@ -88,7 +88,8 @@ impl World {
             // What was granted while nobody knew that the database is an older one.
             let granted = self.plane.database.window.granted.get(&period);
             let adopted = self.truth.adopted.get(&period).copied().unwrap_or_default();
-            let over = granted.copied().unwrap_or_default() + adopted + self.slack;
+            let unread = self.truth.unread(period);
+            let over = granted.copied().unwrap_or_default() + adopted + unread + self.slack;
             if let Some(limit) = ceiling
                 && passed > MicroBytes::from_bytes(limit) + over
             {
@@ -139,7 +140,7 @@ impl World {
         let engines: BTreeMap<_, _> = self
             .hosts
             .iter()
-            .map(|host| (host.node, &host.engine))
+            .map(|host| (host.node, &host.engines))
             .collect();
         if let Err(what) = self.truth.all_billed(&self.plane.database, &engines) {
             return Some(what);
@@ -167,7 +168,7 @@ impl World {
                 .filter(|user| user.nodes.contains(&host.node))
                 .flat_map(|user| user.peers.iter().copied())
                 .collect();
-            let installed: BTreeSet<_> = host.engine.peers.keys().copied().collect();
+            let installed: BTreeSet<_> = host.engines.peers().collect();
             if wanted != installed {
                 return Some(format!("{} does not have the peers it should", host.node));
             }

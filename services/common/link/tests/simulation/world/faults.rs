@@ -1,5 +1,7 @@
 //! Misfortune: what strikes, and how.
 
+use vpnpanel_link::EngineKind;
+
 use super::World;
 use crate::host::Answer;
 
@@ -39,6 +41,9 @@ impl World {
         }
         if self.random.chance(misfortune.engine_deaths) {
             self.kill_engine(index);
+        }
+        if self.random.chance(misfortune.deaf_engines) {
+            self.deafen_engine(index);
         }
         if self.random.chance(misfortune.disk_losses) {
             self.hang_up(index);
@@ -84,20 +89,44 @@ impl World {
         self.billed.clear();
     }
 
-    /// The engine dies; the kernel may have been rebooted with it. A running agent notices at
-    /// its next read.
+    /// An engine dies, and may not come back at once; or the host is rebooted, with both. A running
+    /// agent notices at its next read.
     pub(super) fn kill_engine(&mut self, index: usize) {
-        let host = &mut self.hosts[index];
-        let disk = host.disk.as_ref().map(|disk| &disk.durable);
-        self.truth.engine_died(host.node, &host.engine, disk);
-        let with_peers = self.random.chance(500);
-        host.engine
-            .restart(crate::truth::fresh(&mut self.random), with_peers);
-        if self.random.chance(300) {
+        let reboots = self.random.chance(300);
+        let kinds = if reboots {
+            EngineKind::ALL.to_vec()
+        } else {
+            self.random.pick(&EngineKind::ALL).into_iter().collect()
+        };
+        for kind in kinds {
+            let with_peers = self.random.chance(500);
+            let fresh = crate::truth::fresh(&mut self.random);
+            let absence = self.random.below(20_000) as i64;
+            let comes_back = self.random.chance(700);
+            let host = &mut self.hosts[index];
+            let disk = host.disk.as_ref().map(|disk| &disk.durable);
+            self.truth
+                .engine_died(host.node, host.engines.of(kind), disk);
+            let engine = host.engines.of_mut(kind);
+            engine.restart(fresh, with_peers);
+            if !comes_back {
+                engine.down_until_ms = self.now_ms + absence;
+            }
+        }
+        if reboots {
+            let host = &mut self.hosts[index];
             host.kill();
             host.host_boot = self.random.array();
             host.booted_ms = self.now_ms;
             self.hang_up(index);
+        }
+    }
+
+    /// The counters of an engine cannot be read for a while; it goes on.
+    fn deafen_engine(&mut self, index: usize) {
+        if let Some(kind) = self.random.pick(&EngineKind::ALL) {
+            let until_ms = self.now_ms + self.random.below(5_000) as i64;
+            self.hosts[index].engines.of_mut(kind).deaf_until_ms = until_ms;
         }
     }
 }
