@@ -370,11 +370,12 @@ impl Agent {
     }
 
     /// For how long an engine's counters may have run unread: a little more than is known, because
-    /// time may have been written without a read.
+    /// time may have been written without a read. Where the server's time went back meanwhile, no less.
     fn unread_ms(&self, kind: EngineKind, now: Now) -> i64 {
         let last = self.last_read_ms.get(&kind).copied().unwrap_or(i64::MIN);
         self.server_ms(now)
             .saturating_sub(last)
+            .max(0)
             .saturating_add(UNREAD_SLACK_MS)
     }
 

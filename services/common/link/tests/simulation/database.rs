@@ -8,7 +8,9 @@ mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vpnpanel_domain::{MicroBytes, Multiplier, NodeId, PeerId, PeriodId, TenantId, UserId};
+use vpnpanel_domain::{
+    LeaseId, MicroBytes, Multiplier, NodeId, PeerId, PeriodId, TenantId, UserId,
+};
 use vpnpanel_link::collector::ingest::Orphan;
 use vpnpanel_link::collector::{LeaseFacts, Loaded, NodeFacts};
 use vpnpanel_link::{AppliedState, CounterKey, Range, StateEpoch};
@@ -41,6 +43,10 @@ pub(crate) struct Database {
     pub(crate) window: Window,
     /// For `Mutation::GrantsBeforeBarrier`.
     pub(crate) grants_early: bool,
+    /// Under which epoch nodes were written off.
+    pub(crate) written_off: BTreeMap<NodeId, StateEpoch>,
+    /// Leases that were freed so, in which version: their node may hold more until it answers.
+    pub(crate) given_up: BTreeMap<LeaseId, u64>,
 }
 
 /// From a restore that nobody has declared to the first evidence, more may be granted than there is.
@@ -91,6 +97,11 @@ impl Database {
     pub(crate) fn change(&mut self, what: Changed) {
         self.revision += 1;
         self.log.push((self.revision, what));
+    }
+
+    pub(crate) fn is_quarantined(&self, node: NodeId) -> bool {
+        let facts = self.rows.nodes.get(&node);
+        facts.is_some_and(|facts| facts.quarantined.is_some())
     }
 
     /// What of a counter is billed.

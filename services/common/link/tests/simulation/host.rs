@@ -1,7 +1,7 @@
 //! An edge host: engine, disk and the agent's process, which is the real machine. Carries out
 //! its effects one after the other, as a driver must, and may be killed between any two.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use vpnpanel_domain::{CommandId, NodeId, PeerId};
@@ -14,6 +14,7 @@ use vpnpanel_link::{
     wire,
 };
 
+use crate::coverage::{saw, saw_if};
 use crate::engine::Engines;
 use crate::mutation::Mutation;
 use crate::random::Random;
@@ -26,6 +27,10 @@ pub(crate) struct Host {
     pub(crate) agent: Option<Agent>,
     pub(crate) host_boot: [u8; 16],
     pub(crate) booted_ms: i64,
+    /// By how much its wall clock is wrong.
+    pub(crate) wall_skew_ms: i64,
+    /// The server's time as it was told last, and when.
+    pub(crate) told: Option<(i64, i64)>,
     /// Answers of engine and network to the agent, by when they come.
     pub(crate) answers: VecDeque<(i64, Answer)>,
     pub(crate) read: Option<Read>,
@@ -34,6 +39,10 @@ pub(crate) struct Host {
     pub(crate) alarms: Vec<Alarm>,
     /// The control plane cannot be reached before.
     pub(crate) away_until_ms: i64,
+    /// Forks that its disk descends from.
+    pub(crate) lineage: BTreeSet<usize>,
+    /// For `Mutation::TimeByWallClock`.
+    by_wall: bool,
     /// For `Mutation::NoFinalRead`: the samples before.
     stale: Vec<Sample>,
     /// For `Mutation::ReencodedResend`: what was sent once.
@@ -44,6 +53,7 @@ pub(crate) struct Host {
     added_up: BTreeMap<PeerId, Totals>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Disk {
     pub(crate) durable: Durable,
     pub(crate) payloads: BTreeMap<(EpochNumber, Seq), Bytes>,
@@ -125,7 +135,13 @@ impl Disk {
 }
 
 impl Host {
-    pub(crate) fn new(node: NodeId, now_ms: i64, hides_removed: bool, random: &mut Random) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        now_ms: i64,
+        hides_removed: bool,
+        mutation: Option<Mutation>,
+        random: &mut Random,
+    ) -> Self {
         Self {
             node,
             engines: Engines::new(random, hides_removed),
@@ -133,11 +149,15 @@ impl Host {
             agent: None,
             host_boot: random.array(),
             booted_ms: now_ms - 1_000,
+            wall_skew_ms: 0,
+            told: None,
             answers: VecDeque::new(),
             read: None,
             stream: None,
             alarms: Vec::new(),
             away_until_ms: now_ms,
+            lineage: BTreeSet::new(),
+            by_wall: mutation == Some(Mutation::TimeByWallClock),
             stale: Vec::new(),
             sent: Vec::new(),
             first_draw: None,
@@ -146,10 +166,20 @@ impl Host {
     }
 
     pub(crate) fn now(&self, now_ms: i64) -> Now {
+        let wall_ms = now_ms + self.wall_skew_ms;
+        let runs_ms = if self.by_wall { wall_ms } else { now_ms };
         Now {
-            boottime_ms: now_ms - self.booted_ms,
-            wall_ms: now_ms,
+            boottime_ms: runs_ms - self.booted_ms,
+            wall_ms,
         }
+    }
+
+    /// The server's time, as far as it is known here.
+    pub(crate) fn told_ms(&self, now_ms: i64) -> i64 {
+        let told = self
+            .told
+            .map(|(server_ms, at_ms)| server_ms + now_ms - at_ms);
+        told.unwrap_or(now_ms + self.wall_skew_ms)
     }
 
     /// Kills the agent's process: what was in memory is gone.
@@ -224,6 +254,7 @@ impl Host {
         let mut blocked = false;
         for effect in effects {
             if random.chance(rules.kills) {
+                saw("fault: agent killed between two effects");
                 self.kill_within(&effect, rules, truth, random);
                 errands.push(Errand::HangUp);
                 return Ok(errands);
@@ -293,7 +324,17 @@ impl Host {
                     self.answers
                         .push_back((soon, Answer::Applied(change.ticket)));
                 }
-                Effect::Alarm(alarm) => self.alarms.push(alarm),
+                Effect::Alarm(alarm) => {
+                    saw_if(
+                        matches!(alarm, Alarm::RemovalsHeld { .. }),
+                        "state: removals held for a person",
+                    );
+                    saw_if(
+                        matches!(alarm, Alarm::BatchesLost { .. }),
+                        "state: batches past retention declared lost",
+                    );
+                    self.alarms.push(alarm);
+                }
                 Effect::CommandAnswered(_) => {}
                 Effect::Run { id, .. } => {
                     errands.push(Errand::Run(id));
@@ -356,6 +397,7 @@ impl Host {
     pub(crate) fn inspect(&self, kind: EngineKind, now_ms: i64) -> Event {
         let engine = self.engines.of(kind);
         if now_ms < engine.down_until_ms {
+            saw("state: an engine does not run");
             return Event::EngineDown { kind };
         }
         Event::EngineUp {
@@ -409,6 +451,7 @@ impl Host {
             ticket, samples, ..
         } = self.read.take()?;
         if random.chance(20) {
+            saw("fault: counters could not be read");
             return Some(Event::ReadFailed { ticket });
         }
         let mut samples = samples?;
@@ -417,11 +460,14 @@ impl Host {
                 sample.after = self.engines.of(sample.kind).incarnation;
             }
         }
-        let failed = EngineKind::ALL
+        let failing: Vec<_> = EngineKind::ALL
             .into_iter()
-            .filter(|kind| !samples.iter().any(|sample| sample.kind == *kind));
+            .filter(|kind| !samples.iter().any(|sample| sample.kind == *kind))
+            .collect();
+        let failed = failing.len();
         if rules.mutation == Some(Mutation::FailedReadIsEmpty) {
-            let empty: Vec<_> = failed
+            let empty: Vec<_> = failing
+                .into_iter()
                 .map(|kind| Sample {
                     kind,
                     before: self.engines.of(kind).incarnation,
@@ -431,6 +477,10 @@ impl Host {
                 .collect();
             samples.extend(empty);
         }
+        saw_if(
+            failed > 0 && !samples.is_empty(),
+            "fault: one engine could not be read",
+        );
         if samples.is_empty() {
             return Some(Event::ReadFailed { ticket });
         }

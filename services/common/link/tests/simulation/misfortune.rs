@@ -29,12 +29,24 @@ pub(crate) struct Misfortune {
     pub(crate) absences: u64,
     pub(crate) backups: u64,
     pub(crate) restores: u64,
+    /// Nodes are given up: many times as often while they are awaited after a restore.
+    pub(crate) write_offs: u64,
+    /// Wall clocks are set, of hosts and of the control plane.
+    pub(crate) clock_jumps: u64,
+    /// Disks are copied, and set back to a copy. What a database that is older as well makes of such
+    /// a node cannot be told apart from the truth here: such runs have neither restores nor losses.
+    pub(crate) forks: u64,
     /// Agents forget what was acknowledged, and sleep long enough to do so.
     pub(crate) forgets: bool,
 }
 
 impl Misfortune {
     pub(crate) fn draw(random: &mut Random) -> Self {
+        let forks = if random.chance(200) {
+            1 + random.below(25)
+        } else {
+            0
+        };
         let mut some = |most: u64| {
             if random.chance(500) {
                 random.below(most)
@@ -42,7 +54,10 @@ impl Misfortune {
                 0
             }
         };
-        let disk_losses = some(15);
+        let drawn_losses = some(15);
+        let drawn_restores = some(25);
+        let is_alone = forks == 0;
+        let disk_losses = if is_alone { drawn_losses } else { 0 };
         Self {
             agent_kills: some(30),
             stream_cuts: some(60),
@@ -59,8 +74,11 @@ impl Misfortune {
             operators: true,
             absences: some(20),
             backups: 40,
-            restores: some(25),
-            forgets: some(3) == 2,
+            restores: if is_alone { drawn_restores } else { 0 },
+            write_offs: some(8),
+            clock_jumps: some(30),
+            forks,
+            forgets: some(3) == 2 && is_alone,
             hosts: 1 + random.below(3),
             steps: 100 + random.below(200),
         }
@@ -85,6 +103,9 @@ impl Misfortune {
             absences: 0,
             backups: 0,
             restores: 0,
+            write_offs: 0,
+            clock_jumps: 0,
+            forks: 0,
             ..self.clone()
         }
     }

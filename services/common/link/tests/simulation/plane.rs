@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, UserId};
 use vpnpanel_link::agent::Durable;
-use vpnpanel_link::collector::Policy;
 use vpnpanel_link::collector::ingest::Submission;
 use vpnpanel_link::collector::session::{Effect, Event, Limits, Session};
+use vpnpanel_link::collector::{LeaseFacts, Policy};
 use vpnpanel_link::{AppliedState, Down, Generation, Grant, Pace, Revision, Up};
 
 use crate::commands::Commands;
@@ -30,6 +30,10 @@ pub(crate) struct Plane {
     pub(crate) failures: u64,
     /// Somebody has confirmed that users go.
     pub(crate) confirmed: bool,
+    /// By how much its clock is wrong.
+    pub(crate) skew_ms: i64,
+    /// Its database was an older one at some time.
+    pub(crate) was_restored: bool,
     /// Nobody rolls periods over before then.
     pub(crate) rolls_from_ms: i64,
     next_stream: u64,
@@ -42,6 +46,8 @@ pub(crate) struct Plane {
     newest: BTreeMap<NodeId, u64>,
     /// The database was away, and is back.
     failed_over: bool,
+    /// What it has concluded and could not.
+    pub(crate) wrong: Option<String>,
     /// Whether the barrier was up at the last look.
     was_held: bool,
     /// Users that nobody may take from a node: the database is older than what the node has.
@@ -80,6 +86,8 @@ impl Plane {
             mutation,
             failures: 0,
             confirmed: false,
+            skew_ms: 0,
+            was_restored: false,
             rolls_from_ms: 0,
             next_stream: 1,
             submissions: Vec::new(),
@@ -88,10 +96,16 @@ impl Plane {
             rung: 0,
             newest: BTreeMap::new(),
             failed_over: false,
+            wrong: None,
             was_held: false,
             kept: BTreeMap::new(),
             on_nodes: BTreeMap::new(),
         }
+    }
+
+    /// What its clock says.
+    pub(crate) fn clock(&self, now_ms: i64) -> i64 {
+        now_ms + self.skew_ms
     }
 
     pub(crate) fn accept(&mut self, node: NodeId, now_ms: i64) -> u64 {
@@ -107,11 +121,12 @@ impl Plane {
             compare_ms: [20_000, 120_000, 6 * 3_600_000][id as usize % 3],
             ..Limits::default()
         };
+        let clock_ms = self.clock(now_ms);
         self.streams.insert(
             id,
             Stream {
                 node,
-                session: Some(Session::new(node, pace, limits, now_ms)),
+                session: Some(Session::new(node, pace, limits, clock_ms)),
                 agent: true,
                 up: VecDeque::new(),
                 down: VecDeque::new(),
@@ -133,6 +148,7 @@ impl Plane {
     }
 
     pub(crate) fn feed(&mut self, id: u64, event: Event, now_ms: i64) {
+        let clock_ms = self.clock(now_ms);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -141,7 +157,7 @@ impl Plane {
         };
         let node = stream.node;
         trace!("{now_ms} stream {id} <- {event:?}");
-        for effect in session.step(event, now_ms) {
+        for effect in session.step(event, clock_ms) {
             trace!("{now_ms} stream {id} -> {effect:?}");
             match effect {
                 Effect::Send(down) => stream.down.push_back((now_ms + 20, down)),
@@ -181,13 +197,16 @@ impl Plane {
             self.record_answers();
         }
         if now_ms >= self.rolls_from_ms && random.chance(300) {
-            self.database.roll(now_ms, random, self.mutation);
+            let clock_ms = self.clock(now_ms);
+            self.database.roll(clock_ms, random, self.mutation);
         }
         if random.chance(100) {
             self.lease_ahead(now_ms, random);
         }
+        let clock_ms = self.clock(now_ms);
+        self.commands.expire(clock_ms);
         if self.mutation == Some(Mutation::LeaseFreedByTime) {
-            self.free_by_time(now_ms);
+            self.free_by_time(self.clock(now_ms));
         }
         if self.rung < self.database.revision {
             self.rung = self.database.revision;
@@ -206,15 +225,16 @@ impl Plane {
     }
 
     /// The collector looks for periods that begin soon.
-    fn lease_ahead(&mut self, now_ms: i64, random: &mut Random) {
+    pub(crate) fn lease_ahead(&mut self, now_ms: i64, random: &mut Random) {
         let nodes: Vec<_> = self.database.multipliers.keys().copied().collect();
         for node in nodes {
             if self.newest(node).is_none() {
                 continue;
             }
+            let clock_ms = self.clock(now_ms);
             let grants = self
                 .database
-                .open_leases(node, &self.policy, now_ms, random);
+                .open_leases(node, &self.policy, clock_ms, random);
             self.send_grants(
                 grants.into_iter().map(|grant| (node, grant)).collect(),
                 now_ms,
@@ -250,7 +270,8 @@ impl Plane {
 
     /// Somebody gives a command; the doorbell rings, unless nobody hears it.
     pub(crate) fn give_command(&mut self, node: NodeId, now_ms: i64, random: &mut Random) {
-        self.commands.give(node, now_ms, random);
+        let clock_ms = self.clock(now_ms);
+        self.commands.give(node, clock_ms, random);
         self.ring(Event::CommandsMoved, now_ms);
     }
 
@@ -273,7 +294,8 @@ impl Plane {
         match effect {
             Effect::Answered(result) => self.commands.answered(node, result),
             _ => {
-                let taken = self.commands.take(node, facts, generation, now_ms);
+                let clock_ms = now_ms + self.skew_ms;
+                let taken = self.commands.take(node, facts, generation, clock_ms);
                 self.feed(id, Event::Commands(taken), now_ms);
             }
         }
@@ -331,6 +353,14 @@ impl Plane {
             let known = current
                 .filter(|lease| lease.lease == held.lease)
                 .or(lost.map(|(_, _, lease)| lease));
+            // What was written off is not the node's any more, and it has not been told; what it had
+            // consumed by then it cannot give back.
+            let untold = |known: &&LeaseFacts| {
+                let given_up = self.database.given_up.get(&held.lease);
+                given_up
+                    .is_some_and(|version| known.answered < *version || held.remaining().is_zero())
+            };
+            let known = known.filter(|known| !untold(known));
             if known.is_some_and(|known| held.allowance > known.allowance) {
                 return Err(format!("{node} holds {held:?}, on record is {known:?}"));
             }

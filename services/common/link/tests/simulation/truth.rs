@@ -9,6 +9,7 @@ use vpnpanel_link::agent::{Durable, Transaction, Write};
 use vpnpanel_link::collector::ingest::OrphanReason;
 use vpnpanel_link::{Attribution, CounterKey, EngineKind, Incarnation, Range, Row, Totals};
 
+use crate::coverage::saw_if;
 use crate::database::{Database, Usage, below};
 use crate::engine::{Engine, Engines};
 
@@ -18,12 +19,14 @@ pub(crate) struct Truth {
     dead: BTreeMap<(NodeId, CounterKey), Dead>,
     /// The most that ever was on the counters of an engine that keeps no limit by itself, and not on
     /// the books: a user may be beyond the limit by so much.
-    unread: BTreeMap<(NodeId, PeriodId), MicroBytes>,
+    unread: BTreeMap<(usize, PeriodId), MicroBytes>,
     /// Stretches as the node's disk took them onto the books.
     stretches: BTreeMap<(NodeId, CounterKey), Vec<Stretch>>,
     /// What counters had counted already when a new disk opened their books: nobody can say any more
     /// in which period it passed, so it is billed to one that its limit knew nothing of.
     pub(crate) adopted: BTreeMap<PeriodId, MicroBytes>,
+    /// What nodes could still let through of each period when they were written off.
+    pub(crate) written_off: BTreeMap<PeriodId, MicroBytes>,
 }
 
 struct Dead {
@@ -61,6 +64,7 @@ impl Truth {
             let stretches = self.stretches.entry((node, *key)).or_default();
             let Some((from, attribution)) = before else {
                 if let Some(counted) = engines.counted(*key) {
+                    saw_if(counted.sum() > 0, "state: counters of a new disk adopted");
                     let to = after.1;
                     *self.adopted.entry(to.period).or_default() +=
                         to.multiplier.bill(beyond(counted, after.0));
@@ -97,8 +101,8 @@ impl Truth {
         }
     }
 
-    /// Traffic has passed a node.
-    pub(crate) fn traffic(&mut self, node: NodeId, engines: &Engines, disk: Option<&Durable>) {
+    /// Traffic has passed a host.
+    pub(crate) fn traffic(&mut self, host: usize, engines: &Engines, disk: Option<&Durable>) {
         let mut unread: BTreeMap<PeriodId, MicroBytes> = BTreeMap::new();
         for (key, counted) in engines.of(EngineKind::Xray).counters() {
             let Some(record) = disk.and_then(|disk| disk.counters.get(&key)) else {
@@ -108,7 +112,7 @@ impl Truth {
             *unread.entry(to.period).or_default() += to.multiplier.bill(beyond(counted, books));
         }
         for (period, now) in unread {
-            let most = self.unread.entry((node, period)).or_default();
+            let most = self.unread.entry((host, period)).or_default();
             *most = (*most).max(now);
         }
     }
@@ -132,7 +136,7 @@ impl Truth {
     pub(crate) fn never_more(
         &self,
         database: &Database,
-        engines: &BTreeMap<NodeId, &Engines>,
+        engines: &[(NodeId, &Engines)],
     ) -> Result<(), String> {
         for ((node, key), mark) in &database.rows.marks {
             let counted = self.counted(*node, *key, engines);
@@ -146,13 +150,17 @@ impl Truth {
         Ok(())
     }
 
-    /// Once quiet: everything counted is billed, but for what died unread.
+    /// Once quiet: everything counted is billed, but for what died unread. Of a node that is quarantined
+    /// nothing is billed any more.
     pub(crate) fn all_billed(
         &self,
         database: &Database,
-        engines: &BTreeMap<NodeId, &Engines>,
+        engines: &[(NodeId, &Engines)],
     ) -> Result<(), String> {
-        for (node, engines) in engines {
+        for (node, engines) in engines
+            .iter()
+            .filter(|(node, _)| !database.is_quarantined(*node))
+        {
             for (key, counted) in engines.counters() {
                 let billed = database.mark(*node, key);
                 if billed != counted {
@@ -163,6 +171,9 @@ impl Truth {
             }
         }
         for ((node, key), dead) in &self.dead {
+            if database.is_quarantined(*node) {
+                continue;
+            }
             let billed = database.mark(*node, *key);
             if !billed.covers(dead.durable) {
                 return Err(format!(
@@ -287,17 +298,12 @@ impl Truth {
         passed
     }
 
-    fn counted(
-        &self,
-        node: NodeId,
-        key: CounterKey,
-        engines: &BTreeMap<NodeId, &Engines>,
-    ) -> Totals {
+    fn counted(&self, node: NodeId, key: CounterKey, engines: &[(NodeId, &Engines)]) -> Totals {
         let live = engines
-            .get(&node)
-            .filter(|engines| engines.lives(key.incarnation));
+            .iter()
+            .find(|(of, engines)| *of == node && engines.lives(key.incarnation));
         match live {
-            Some(engines) => engines.counted(key).unwrap_or_default(),
+            Some((_, engines)) => engines.counted(key).unwrap_or_default(),
             None => self
                 .dead
                 .get(&(node, key))

@@ -4,6 +4,7 @@
 mod checks;
 mod directed;
 mod faults;
+mod forks;
 mod network;
 mod operators;
 
@@ -20,6 +21,7 @@ use crate::mutation::Mutation;
 use crate::plane::Plane;
 use crate::random::Random;
 use crate::truth::Truth;
+use forks::{Fork, Image};
 
 pub(crate) struct World {
     pub(crate) now_ms: i64,
@@ -33,9 +35,12 @@ pub(crate) struct World {
     cut_off_ms: Vec<i64>,
     /// The most that was ever billed to each period.
     billed: BTreeMap<PeriodId, MicroBytes>,
-    /// Traffic may pass that one poll has not seen: what the cap may be exceeded by.
+    /// Traffic of a host may pass that one poll has not seen: what the cap may be exceeded by.
     slack: MicroBytes,
     backups: Vec<Database>,
+    /// Images of disks.
+    images: Vec<Image>,
+    forks: Vec<Fork>,
 }
 
 impl World {
@@ -58,9 +63,15 @@ impl World {
             let node = NodeId::from_bytes(random.array());
             plane.database.add_node(node);
             let hides_removed = misfortune.hides_removed;
-            hosts.push(Host::new(node, now_ms, hides_removed, &mut random));
+            hosts.push(Host::new(
+                node,
+                now_ms,
+                hides_removed,
+                mutation,
+                &mut random,
+            ));
         }
-        let slack = MicroBytes::from_bytes(2_000_000 * misfortune.hosts);
+        let slack = MicroBytes::from_bytes(2_000_000);
         let truth = Truth::default();
         let mut world = Self {
             now_ms,
@@ -74,6 +85,8 @@ impl World {
             mutation,
             slack,
             backups: Vec::new(),
+            images: Vec::new(),
+            forks: Vec::new(),
         };
         for _ in 0..1 + world.random.below(4) {
             world.create_user();

@@ -4,7 +4,9 @@ use vpnpanel_domain::{LeaseId, Limit, MicroBytes, NodeId, PeriodId};
 use vpnpanel_link::collector::{NodeFacts, Policy, Standing, Terms, lease};
 use vpnpanel_link::{Generation, Grant, StateEpoch};
 
-use super::{AHEAD_MS, Database};
+use super::{AHEAD_MS, Changed, Database};
+use crate::coverage::saw_if;
+use crate::mutation::Mutation;
 use crate::random::Random;
 
 impl Database {
@@ -113,11 +115,44 @@ impl Database {
         self.release();
     }
 
-    /// Takes the barrier down, when nobody is awaited any more.
-    pub(crate) fn release(&mut self) {
+    /// Takes the barrier down, when nobody is awaited any more; says whether it came down.
+    pub(crate) fn release(&mut self) -> bool {
         let epoch = self.rows.standing.epoch;
-        let awaited = |facts: &NodeFacts| facts.reported < epoch && facts.quarantined.is_none();
-        self.rows.standing.held &= self.rows.nodes.values().any(awaited);
+        let awaited = |(node, facts): (&NodeId, &NodeFacts)| {
+            let given_up = self.written_off.get(node).is_some_and(|at| *at >= epoch);
+            facts.reported < epoch && facts.quarantined.is_none() && !given_up
+        };
+        let held = self.rows.nodes.iter().any(awaited);
+        let was_held = self.rows.standing.held;
+        self.rows.standing.held = was_held && held;
+        was_held && !held
+    }
+
+    /// A person gives a node up: what its leases reserve is free for others, and nobody waits for it.
+    pub(crate) fn write_off(&mut self, node: NodeId, mutation: Option<Mutation>) {
+        let epoch = self.rows.standing.epoch;
+        let current = self.rows.leases.iter_mut();
+        let current = current.filter(|((of, _), _)| *of == node);
+        let former = self.stranded.iter_mut().filter(|(of, _, _)| *of == node);
+        let all = current
+            .map(|((_, period), lease)| (*period, lease))
+            .chain(former.map(|(_, period, lease)| (*period, lease)));
+        for (period, lease) in all.filter(|(_, lease)| !lease.reserved().is_zero()) {
+            if let Some(period) = self.rows.periods.get_mut(&period) {
+                lease::write_off(period, lease, epoch);
+                self.given_up.insert(lease.lease, lease.version);
+            }
+        }
+        if mutation == Some(Mutation::WriteOffForgets) {
+            self.rows.leases.retain(|(of, _), _| *of != node);
+        }
+        self.written_off.insert(node, epoch);
+        let down = self.release();
+        saw_if(
+            down,
+            "state: restore barrier down because a node was written off",
+        );
+        self.change(Changed::Node(node));
     }
 
     /// A node has reported all that it holds, on its newest stream: the rest is freed.
@@ -144,7 +179,10 @@ impl Database {
             facts.suspicion = None;
         }
         self.window.unheard.remove(&node);
-        self.release();
+        let given_up = self.written_off.get(&node).is_some_and(|at| *at >= epoch);
+        saw_if(given_up, "state: a node was written off and reports later");
+        let down = self.release();
+        saw_if(down, "state: restore barrier down by reports");
     }
 
     /// The newest versions of leases on record.

@@ -7,6 +7,7 @@ use vpnpanel_link::Grant;
 use vpnpanel_link::collector::{PeriodFacts, Policy};
 
 use super::{Changed, Database, User};
+use crate::coverage::saw;
 use crate::mutation::Mutation;
 use crate::random::Random;
 
@@ -74,6 +75,7 @@ impl Database {
             used: MicroBytes::ZERO,
             reserved: MicroBytes::ZERO,
             open: true,
+            over: false,
         };
         self.rows.periods.insert(id, facts);
         self.ceilings.insert(id, (limit > 0).then_some(limit));
@@ -83,6 +85,7 @@ impl Database {
     pub(super) fn close(&mut self, period: PeriodId) {
         if let Some(facts) = self.rows.periods.get_mut(&period) {
             facts.open = false;
+            facts.over = true;
         }
     }
 
@@ -117,8 +120,12 @@ impl Database {
             };
             let limit = self.rows.periods[&next].limit.to_wire();
             let current = match ended(&self.ends, next) {
-                None => next,
+                None => {
+                    saw("state: a period rolled over");
+                    next
+                }
                 Some(end) => {
+                    saw("state: a period was missed altogether");
                     self.bury(next);
                     let ends = end + ((now_ms - end) / length + 1) * length;
                     self.open_period(id, tenant, limit, Some(ends), random)

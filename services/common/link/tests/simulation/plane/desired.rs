@@ -6,6 +6,7 @@ use vpnpanel_link::collector::session::{Event, Session};
 use vpnpanel_link::{DesiredDelta, Digest, RemovalBound, Revision, wire};
 
 use super::Plane;
+use crate::coverage::saw;
 use crate::mutation::Mutation;
 use crate::random::Random;
 
@@ -35,6 +36,7 @@ impl Plane {
             return;
         };
         if random.chance(50) {
+            saw("fault: desired state could not be loaded");
             return self.feed(id, Event::LoadFailed, now_ms);
         }
         let stream = self.streams.get(&id);
@@ -43,9 +45,10 @@ impl Plane {
         if !self.is_newest(node, generation) {
             return self.feed(id, Event::Superseded, now_ms);
         }
+        let clock_ms = self.clock(now_ms);
         let grants = self
             .database
-            .open_leases(node, &self.policy, now_ms, random);
+            .open_leases(node, &self.policy, clock_ms, random);
         let read = self.read_desired(node, since, random);
         // Nobody but a person can say whether it is meant.
         let epoch = self.database.rows.standing.epoch;

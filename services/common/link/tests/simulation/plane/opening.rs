@@ -6,6 +6,7 @@ use vpnpanel_link::collector::session::{Event, Session};
 use vpnpanel_link::{CounterMark, Generation, Hello, Pace, Revision, StateEpoch, Totals};
 
 use super::Plane;
+use crate::coverage::saw_if;
 use crate::database::Database;
 use crate::mutation::Mutation;
 use crate::random::Random;
@@ -34,9 +35,10 @@ impl Plane {
         self.database = older;
         self.commands.restored();
         self.was_held = true;
+        self.was_restored = true;
         if declared {
             let epoch = self.database.rows.standing.epoch;
-            self.bump(epoch.restored(StateEpoch(0), now_ms));
+            self.bump(epoch.restored(StateEpoch(0), self.clock(now_ms)));
         } else {
             self.database.window.unheard = self.database.rows.nodes.keys().copied().collect();
         }
@@ -86,7 +88,7 @@ impl Plane {
             })
             .collect();
         awaited.sort_by_key(|mark| mark.counter);
-        let facts = StreamFacts {
+        let mut facts = StreamFacts {
             node: rows.nodes.get(&node).cloned().unwrap_or_default(),
             cursors,
             marks,
@@ -94,6 +96,12 @@ impl Plane {
             unanswered: self.database.unanswered(node),
             standing: rows.standing,
             versions: self.database.versions(node),
+            over: rows
+                .periods
+                .iter()
+                .filter(|(_, facts)| facts.over)
+                .map(|(period, _)| *period)
+                .collect(),
             head: Some(Revision(self.database.revision)),
             witnesses: Witnesses {
                 others: rows
@@ -111,7 +119,35 @@ impl Plane {
             ..Pace::default()
         };
         self.newest.insert(node, id);
-        let opened = open::open(facts, hello, pace, now_ms).map(|mut opening| {
+        if self.mutation == Some(Mutation::ForkNotFound) {
+            facts.node.boots.clear();
+            facts.node.boot_strikes = 0;
+        }
+        let was_quarantined = facts.node.quarantined.is_some();
+        let clock_ms = self.clock(now_ms);
+        let opened = open::open(facts, hello, pace, clock_ms).map(|mut opening| {
+            saw_if(
+                opening.node.quarantined.is_some() && !was_quarantined,
+                "state: fork found by starts that alternate",
+            );
+            saw_if(
+                opening.restored.is_some(),
+                "state: restore found by a Hello",
+            );
+            saw_if(
+                opening.strand_leases,
+                "state: lease of a lost disk stranded",
+            );
+            if !self.was_restored
+                && let Some(said) = &opening.node.suspicion
+            {
+                self.wrong = Some(format!("{node} is believed that {said}, which is not so"));
+            }
+            if !self.was_restored
+                && let Some(evidence) = &opening.restored
+            {
+                self.wrong = Some(format!("no database was restored, but {evidence}"));
+            }
             self.database.rows.nodes.insert(node, opening.node.clone());
             if opening.restored.is_some() {
                 trace!("{now_ms} restored: {:?}", opening.restored);
@@ -192,7 +228,8 @@ impl Plane {
             return;
         }
         let policy = self.policy;
-        self.database.open_leases(node, &policy, now_ms, random);
+        let clock_ms = self.clock(now_ms);
+        self.database.open_leases(node, &policy, clock_ms, random);
         let grants = self.database.unanswered(node);
         if !grants.is_empty() {
             self.feed(id, Event::Grants(grants), now_ms);

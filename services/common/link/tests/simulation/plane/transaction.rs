@@ -1,13 +1,16 @@
 //! Ingest transactions, and what they may not do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use vpnpanel_domain::{NodeId, PeriodId};
-use vpnpanel_link::collector::ingest::{self, Submission};
+use vpnpanel_domain::{LeaseId, MicroBytes, NodeId, PeriodId};
+use vpnpanel_link::Down;
+use vpnpanel_link::collector::ingest::{self, OrphanReason, Submission};
 use vpnpanel_link::collector::session::Event;
-use vpnpanel_link::collector::{LeaseFacts, lease};
+use vpnpanel_link::collector::{LeaseFacts, Loaded, lease};
 
 use super::Plane;
+use crate::coverage::{saw, saw_if};
+use crate::host::Disk;
 use crate::mutation::Mutation;
 use crate::random::Random;
 
@@ -16,6 +19,7 @@ impl Plane {
     pub(super) fn transact(&mut self, now_ms: i64, random: &mut Random) -> Result<(), String> {
         let mut waiting = std::mem::take(&mut self.submissions);
         if random.chance(self.failures) {
+            saw("fault: transaction failed");
             for (id, _) in waiting {
                 self.feed(id, Event::IngestFailed, now_ms);
             }
@@ -26,13 +30,21 @@ impl Plane {
         let (ids, submissions): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
         let mut loaded = self.database.load(&ingest::needs(&submissions));
         loaded.standing.held &= !self.database.grants_early;
+        if self.mutation == Some(Mutation::ForkNotFound) {
+            for cursor in loaded.cursors.values_mut() {
+                cursor.successor = None;
+            }
+        }
+        let clock_ms = self.clock(now_ms);
+        note_reports(&loaded, &submissions);
         let before = loaded.leases.clone();
-        let effects = ingest::decide(loaded, submissions, &self.policy, now_ms, random);
+        let effects = ingest::decide(loaded, submissions, &self.policy, clock_ms, random);
         let lost = self.mutation == Some(Mutation::AckBeforeCommit) && random.chance(100);
         if !lost {
             self.database.write(&effects, &before)?;
         }
         self.check_reserves(&effects, &before)?;
+        note(&effects);
         for (reply, generation) in effects.replies.iter().zip(&true_generations) {
             let node = self.database.rows.nodes.get(&reply.node);
             if !reply.superseded && node.is_some_and(|node| node.generation != *generation) {
@@ -53,7 +65,7 @@ impl Plane {
             self.feed(id, Event::Ingested(reply), now_ms);
         }
         for period in effects.starved {
-            let grants = self.database.rebalance(period, &self.policy, now_ms);
+            let grants = self.database.rebalance(period, &self.policy, clock_ms);
             self.send_grants(grants, now_ms);
         }
         Ok(())
@@ -73,6 +85,12 @@ impl Plane {
                 Some(Mutation::FenceSkipped) => {
                     if let Some(facts) = self.database.rows.nodes.get(&node) {
                         submission.generation = facts.generation;
+                    }
+                }
+                Some(Mutation::ForkNotFound) => {
+                    let payloads = submission.batches.iter_mut();
+                    for payload in payloads.flat_map(|batch| &mut batch.payload) {
+                        payload.predecessor = None;
                     }
                 }
                 Some(Mutation::MultiplierAtCommit) => {
@@ -103,6 +121,44 @@ impl Plane {
                 lease::write_off(facts, lease, epoch);
             }
         }
+    }
+
+    /// What a node may still let through of each period, whatever the database says of it from now on:
+    /// what it was granted, and what is under way to it.
+    pub(crate) fn held_by<'a>(
+        &self,
+        node: NodeId,
+        disks: impl Iterator<Item = &'a Disk>,
+    ) -> BTreeMap<PeriodId, MicroBytes> {
+        let mut most: BTreeMap<(PeriodId, LeaseId), MicroBytes> = BTreeMap::new();
+        let mut holds = |period, lease, allowance| {
+            let known = most.entry((period, lease)).or_default();
+            *known = (*known).max(allowance);
+        };
+        let leases = &self.database.rows.leases;
+        for ((_, period), lease) in leases.iter().filter(|((of, _), _)| *of == node) {
+            holds(*period, lease.lease, lease.allowance);
+        }
+        for lease in disks.flat_map(|disk| disk.durable.leases.values()) {
+            holds(lease.period, lease.lease, lease.allowance);
+        }
+        for stream in self.streams.values().filter(|stream| stream.node == node) {
+            for (_, down) in &stream.down {
+                if let Down::UsageAck(ack) = down {
+                    for grant in &ack.grants {
+                        holds(grant.period, grant.lease, grant.allowance);
+                    }
+                }
+            }
+        }
+        let mut held: BTreeMap<PeriodId, MicroBytes> = BTreeMap::new();
+        for ((period, id), allowance) in most {
+            let known = leases.get(&(node, period));
+            let known = known.filter(|lease| lease.lease == id);
+            let billed = known.map(|lease| lease.billed).unwrap_or_default();
+            *held.entry(period).or_default() += allowance.saturating_sub(billed);
+        }
+        held
     }
 
     /// The inequality holds wherever something was granted, and `reserved` is the true sum.
@@ -136,5 +192,77 @@ impl Plane {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Notes what comes into a transaction.
+fn note_reports(loaded: &Loaded, submissions: &[Submission]) {
+    for submission in submissions {
+        let node = submission.node;
+        let again = submission.batches.iter().any(|one| {
+            let cursor = loaded.cursors.get(&(node, one.batch.epoch));
+            cursor.is_some_and(|cursor| one.batch.seq <= cursor.seq)
+        });
+        saw_if(again, "state: a batch came again");
+        let gives_back = submission.leases.iter().any(|state| {
+            let lease = loaded.leases.get(&(node, state.period));
+            lease.is_some_and(|lease| {
+                lease.version == state.version && state.allowance < lease.allowance
+            })
+        });
+        saw_if(gives_back, "state: a node gives back what it holds");
+    }
+}
+
+/// Notes what a transaction met.
+fn note(effects: &ingest::Effects) {
+    let replies = &effects.replies;
+    let orphaned = |reason| effects.orphans.iter().any(|orphan| orphan.reason == reason);
+    for (met, what) in [
+        (
+            !effects.quarantined.is_empty(),
+            "state: fork found by a batch",
+        ),
+        (!effects.limited.is_empty(), "state: a limit was reached"),
+        (
+            !effects.starved.is_empty(),
+            "state: users run dry while others hold more",
+        ),
+        (
+            !effects.replaced.is_empty(),
+            "state: lease taken up that was not on record",
+        ),
+        (
+            !effects.former.is_empty(),
+            "state: a lease that is not current was named",
+        ),
+        (
+            !effects.skipped.is_empty(),
+            "state: cursors moved over batches that nobody has",
+        ),
+        (
+            orphaned(OrphanReason::UnknownPeriod),
+            "state: usage of an unknown period",
+        ),
+        (
+            orphaned(OrphanReason::SegmentsLost),
+            "state: usage that nobody knows the user of",
+        ),
+        (
+            replies.iter().any(|reply| reply.resend_from.is_some()),
+            "state: a batch came too early",
+        ),
+        (
+            replies.iter().any(|reply| reply.superseded),
+            "state: a superseded stream wrote",
+        ),
+        (
+            replies
+                .iter()
+                .any(|reply| !reply.missing_segments.is_empty()),
+            "state: segments asked for",
+        ),
+    ] {
+        saw_if(met, what);
     }
 }

@@ -35,6 +35,10 @@ impl World {
             now_ms,
             &mut world.random,
         );
+        world.go_on_until(now_ms + length - 8_000)?;
+        // It comes by chance in other runs.
+        let at_ms = world.now_ms;
+        world.plane.lease_ahead(at_ms, &mut world.random);
         world.go_on_until(now_ms + length - 4_000)?;
         let announced = |world: &Self| {
             let user = &world.plane.database.users[&user];
@@ -114,6 +118,7 @@ impl World {
             engine_deaths: 80,
             disk_losses: 0,
             restores: 0,
+            forks: 0,
             operators: false,
             ..Misfortune::draw(&mut random)
         };
@@ -176,7 +181,7 @@ impl World {
                     host.engines.pass(peer, Totals { up, down }, self.now_ms)?;
                 }
                 let disk = host.disk.as_ref().map(|disk| &disk.durable);
-                self.truth.traffic(host.node, &host.engines, disk);
+                self.truth.traffic(*index, &host.engines, disk);
             }
             self.pass_time()?;
             self.check()?;

@@ -24,7 +24,10 @@ impl World {
                     host.answers.push_back((self.now_ms + 50, answer));
                 }
                 Errand::HangUp => self.hang_up(index),
-                Errand::Run(id) => self.plane.commands.begun(host.node, id, self.now_ms),
+                Errand::Run(id) => {
+                    let told_ms = host.told_ms(self.now_ms);
+                    self.plane.commands.begun(host.node, id, told_ms);
+                }
                 Errand::Send(up) => {
                     let stream = host.stream.and_then(|id| self.plane.streams.get_mut(&id));
                     if let Some(stream) = stream
@@ -106,6 +109,9 @@ impl World {
                 if self.mutation == Some(Mutation::LeaseInRawUnits) {
                     let node = self.hosts[index].node;
                     raw_units::granted(&mut down, self.plane.database.multipliers[&node]);
+                }
+                if let Down::Welcome(welcome) = &down {
+                    self.hosts[index].told = Some((welcome.server_time_ms, self.now_ms));
                 }
                 self.feed(index, Event::Message(down), rules)?;
             }

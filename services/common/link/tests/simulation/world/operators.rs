@@ -6,6 +6,7 @@ use vpnpanel_domain::{Multiplier, UserId};
 use vpnpanel_link::Totals;
 
 use super::World;
+use crate::coverage::saw;
 use crate::database::Changed;
 
 impl World {
@@ -26,7 +27,7 @@ impl World {
             .random
             .chance(700)
             .then(|| 8_000 + self.random.below(40_000) as i64);
-        let now_ms = self.now_ms;
+        let now_ms = self.plane.clock(self.now_ms);
         self.plane
             .database
             .create_user(nodes, limit, length_ms, now_ms, &mut self.random);
@@ -37,10 +38,14 @@ impl World {
         let user = self.random.pick(&users);
         match (self.random.below(400), user) {
             (0..4, _) => self.create_user(),
-            (4..6, Some(user)) => self.plane.database.delete_user(user),
+            (4..6, Some(user)) => {
+                saw("operator: user deleted");
+                self.plane.database.delete_user(user);
+            }
             (6..12, Some(user)) => self.change_user(user),
             (12..16, Some(user)) => {
-                let now_ms = self.now_ms;
+                saw("operator: usage reset");
+                let now_ms = self.plane.clock(self.now_ms);
                 self.plane
                     .database
                     .reset_usage(user, now_ms, &mut self.random);
@@ -51,11 +56,10 @@ impl World {
                 } else {
                     5_000_000 + self.random.below(60_000_000)
                 };
+                saw("operator: limit changed");
                 let policy = self.plane.policy;
-                let grants = self
-                    .plane
-                    .database
-                    .set_limit(user, limit, &policy, self.now_ms);
+                let at_ms = self.plane.clock(self.now_ms);
+                let grants = self.plane.database.set_limit(user, limit, &policy, at_ms);
                 self.plane.send_grants(grants, self.now_ms);
             }
             _ => {}
@@ -70,6 +74,7 @@ impl World {
             let ppm = 250_000 + self.random.below(1_750_000) as u32;
             let multiplier = Multiplier::from_ppm(ppm).unwrap_or_default();
             let node = self.hosts[index].node;
+            saw("operator: multiplier changed");
             self.plane.database.multipliers.insert(node, multiplier);
             self.plane.database.change(Changed::Node(node));
         }
@@ -83,8 +88,12 @@ impl World {
             return;
         };
         match (self.random.chance(400), node) {
-            (true, _) => user.disabled = !user.disabled,
+            (true, _) => {
+                saw("operator: user disabled or enabled");
+                user.disabled = !user.disabled;
+            }
             (false, Some(node)) => {
+                saw("operator: user moved");
                 if !user.nodes.remove(&node) {
                     user.nodes.insert(node);
                 }
@@ -95,7 +104,7 @@ impl World {
     }
 
     pub(super) fn traffic(&mut self) -> Result<(), String> {
-        for host in &mut self.hosts {
+        for (index, host) in self.hosts.iter_mut().enumerate() {
             let peers: Vec<_> = host.engines.peers().collect();
             for _ in 0..self.random.below(3) {
                 let Some(peer) = self.random.pick(&peers) else {
@@ -106,7 +115,7 @@ impl World {
                 host.engines.pass(peer, Totals { up, down }, self.now_ms)?;
             }
             let disk = host.disk.as_ref().map(|disk| &disk.durable);
-            self.truth.traffic(host.node, &host.engines, disk);
+            self.truth.traffic(index, &host.engines, disk);
         }
         Ok(())
     }
