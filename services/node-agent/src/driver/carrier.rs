@@ -20,6 +20,9 @@ pub(super) trait Carrier: Send + Sync + std::fmt::Debug {
     /// Brings these inbounds up and closes the others; what runs is adopted.
     async fn ensure_running(&self, inbounds: &[DesiredInbound]) -> Result<Running, Error>;
 
+    /// Whether it should be looked at though nobody wants anything of it: it may carry traffic.
+    async fn may_run(&self) -> bool;
+
     /// Takes up what runs just as it is; starts it where nothing does.
     async fn adopt(&self) -> Result<(), Error>;
 
@@ -53,6 +56,11 @@ impl Carrier for Arc<dyn Engine> {
     async fn ensure_running(&self, inbounds: &[DesiredInbound]) -> Result<Running, Error> {
         let inbounds = inbounds.iter().filter_map(wireguard_inbound).collect();
         Engine::ensure_running(&**self, inbounds).await
+    }
+
+    async fn may_run(&self) -> bool {
+        // It needs nothing while it has nothing to do.
+        true
     }
 
     async fn adopt(&self) -> Result<(), Error> {
@@ -103,6 +111,10 @@ impl Carrier for XrayEngine {
     async fn ensure_running(&self, inbounds: &[DesiredInbound]) -> Result<Running, Error> {
         let inbounds = inbounds.iter().filter_map(xray_inbound).collect();
         Self::ensure_running(self, inbounds).await
+    }
+
+    async fn may_run(&self) -> bool {
+        self.runs().await.unwrap_or(true)
     }
 
     async fn adopt(&self) -> Result<(), Error> {

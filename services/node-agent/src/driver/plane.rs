@@ -66,9 +66,8 @@ impl Plane {
     /// Whether an engine runs, since when, with whom.
     pub(super) async fn inspect(&mut self, kind: EngineKind, wanted: bool) -> Event {
         match self.seat(kind) {
-            // WireGuard needs nothing while it has nothing to do.
-            Some(seat) if wanted || kind == EngineKind::WireGuard => seat.inspect().await,
-            _ => Event::EngineDown { kind },
+            Some(seat) => seat.inspect(wanted).await,
+            None => Event::EngineDown { kind },
         }
     }
 

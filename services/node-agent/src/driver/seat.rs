@@ -57,8 +57,12 @@ impl Seat {
         self.wanted
     }
 
-    /// Whether the engine runs, since when, with whom. It is started where it does not.
-    pub(super) async fn inspect(&mut self) -> Event {
+    /// Whether the engine runs, since when, with whom. One that is wanted, or was, is started where it
+    /// does not.
+    pub(super) async fn inspect(&mut self, wanted: bool) -> Event {
+        if !wanted && !self.wanted && !self.carrier.may_run().await {
+            return Event::EngineDown { kind: self.kind };
+        }
         self.wanted = true;
         match self.look().await {
             Ok(event) => {
@@ -90,7 +94,7 @@ impl Seat {
                 let look = if incarnation == before {
                     None
                 } else {
-                    Some(self.inspect().await)
+                    Some(self.inspect(true).await)
                 };
                 (Some(sample), look)
             }
@@ -153,7 +157,7 @@ impl Seat {
         };
         if self.incarnation != Some(incarnation) {
             // The books of the change are open for counters that are gone.
-            return self.inspect().await;
+            return self.inspect(true).await;
         }
         let mut touched = self.subscribers.users_of(remove.iter().copied());
         let names: Vec<PeerId> = remove

@@ -130,3 +130,84 @@ fn an_xray_that_is_killed_comes_back_and_costs_what_was_not_read_and_no_more() {
     node.nothing_was_wrong();
     drop(client);
 }
+
+#[test]
+fn a_user_who_is_taken_away_is_cut_on_both_and_the_last_byte_is_billed() {
+    if !require_root() {
+        return;
+    }
+    let node = Node::new("removed", None);
+    let tunnel = node.tunnel();
+    let (client, address) = node.client();
+    let by_wireguard = Download::start(node.network.subscriber(0), &node.server, ENDLESS);
+    let by_xray = Download::through(node.network.subscriber(1), address, ENDLESS);
+    eventually("both run", PATIENCE, || {
+        by_wireguard.received() > MB && by_xray.received() > MB
+    });
+    node.panel.remove_users();
+    eventually("they are gone", PATIENCE, || node.panel.is_in_force());
+    eventually("the connection ends", PATIENCE, || by_xray.ended());
+    let received = by_wireguard.received();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(by_wireguard.received(), received);
+    node.all_is_billed();
+    drop((tunnel, client));
+}
+
+#[test]
+fn a_new_disk_takes_both_engines_up_where_the_control_plane_has_billed_to() {
+    if !require_root() {
+        return;
+    }
+    let mut node = Node::new("disk", None);
+    let (client, address) = node.client();
+    let by_xray = Download::through(node.network.subscriber(1), address, ENDLESS);
+    {
+        let _tunnel = node.tunnel();
+        Download::start(node.network.subscriber(0), &node.server, 5 * MB).finish(PATIENCE);
+    }
+    eventually("both are billed", PATIENCE, || {
+        let (wireguard, xray) = node.billed();
+        wireguard > 5 * MB && xray > MB
+    });
+    let xray = node.xray_pid();
+    node.kill_agent();
+    node.lose_spool();
+    node.start_agent();
+    let billed = node.billed().1;
+    eventually("it is billed on", PATIENCE, || {
+        node.billed().1 > billed + RATE
+    });
+    assert!(!by_xray.ended(), "the connection was not touched");
+    assert_eq!(node.xray_pid(), xray);
+    drop((by_xray, client));
+    node.all_is_billed();
+}
+
+#[test]
+fn a_node_without_xray_says_so_and_serves_wireguard() {
+    if !require_root() {
+        return;
+    }
+    let node = Node::with_program("none", None, "/nowhere/xray".into());
+    let refused = || {
+        let record = node.panel.record();
+        record.answer.as_ref().is_some_and(|ack| {
+            let [error] = ack.errors.as_slice() else {
+                return false;
+            };
+            error.kind == "inbound" && error.message.contains("xray does not run")
+        })
+    };
+    eventually("the inbound of xray is refused", PATIENCE, refused);
+    let _tunnel = node.tunnel();
+    let host = node.network.subscriber(0);
+    let received = Download::start(host, &node.server, MB).finish(PATIENCE);
+    assert_eq!(received, MB);
+    eventually("health says why", PATIENCE, || {
+        let record = node.panel.record();
+        record.engines.iter().any(|engine| {
+            engine.kind == "xray" && !engine.healthy && engine.problem.contains("/nowhere/xray")
+        })
+    });
+}

@@ -91,6 +91,15 @@ impl Panel {
         self.bell.notify_waiters();
     }
 
+    /// Takes all users away.
+    pub(crate) fn remove_users(&self) {
+        let state = self.record().state.clone();
+        self.tell(DesiredState {
+            users: Vec::new(),
+            ..state
+        });
+    }
+
     /// Whether the node has all of what it was told.
     pub(crate) fn is_in_force(&self) -> bool {
         let record = self.record();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ const ORACLE: &str = "table inet oracle { counter passed { } \n \
 
 pub(crate) struct Node {
     agent: Option<Child>,
+    program: PathBuf,
     pub(crate) panel: Panel,
     // What the agent leaves running is in the network's namespaces, and ends with them.
     _served: Served,
@@ -63,6 +65,15 @@ struct Keys {
 impl Node {
     /// A node whose user may pass so many bytes; `None` is any number.
     pub(crate) fn new(label: &str, limit: Option<u64>) -> Self {
+        let node = Self::with_program(label, limit, xray_program());
+        eventually("the state is in force", PATIENCE, || {
+            node.panel.is_in_force()
+        });
+        node
+    }
+
+    /// The same, whose Xray is a program of the caller's; nothing has come of it yet.
+    pub(crate) fn with_program(label: &str, limit: Option<u64>, program: PathBuf) -> Self {
         let mut network = Topology::new(label);
         network.add_subscriber();
         network.add_subscriber();
@@ -82,6 +93,7 @@ impl Node {
         let server = network.start_server();
         let mut node = Self {
             agent: None,
+            program,
             panel,
             _served: served,
             _disguise: disguise,
@@ -99,9 +111,6 @@ impl Node {
         };
         node.panel.tell(node.state(limit.is_some()));
         node.start_agent();
-        eventually("the state is in force", PATIENCE, || {
-            node.panel.is_in_force()
-        });
         node
     }
 
@@ -182,7 +191,7 @@ impl Node {
             .command(env!("CARGO_BIN_EXE_vpnpanel-agent"))
             .arg("run")
             .env("VPNPANEL_AGENT_DATA_DIR", self.folder.path())
-            .env("VPNPANEL_AGENT_XRAY", xray_program())
+            .env("VPNPANEL_AGENT_XRAY", &self.program)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -196,6 +205,11 @@ impl Node {
         let mut agent = self.agent.take().unwrap();
         agent.kill().unwrap();
         agent.wait().unwrap();
+    }
+
+    /// The disk is lost, and the identity is put back: the agent knows of nothing.
+    pub(crate) fn lose_spool(&self) {
+        std::fs::remove_file(self.folder.path().join("spool.redb")).unwrap();
     }
 
     /// The process of Xray that the agent runs.

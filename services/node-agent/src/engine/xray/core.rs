@@ -147,6 +147,11 @@ impl Core {
         })
     }
 
+    /// Whether an Xray of ours runs, taken up or not.
+    pub(super) fn runs(&mut self) -> bool {
+        self.process.runs()
+    }
+
     /// Takes up an Xray that runs, or starts one; what it has open stays so, and nothing is opened.
     pub(super) async fn adopt(&mut self) -> Result<(), Error> {
         let result = self.take_up().await.map(drop);

@@ -83,6 +83,14 @@ impl XrayEngine {
             .await?
     }
 
+    /// Whether an Xray of this folder runs, of whichever agent. Starts nothing.
+    ///
+    /// # Errors
+    /// When the engine stopped.
+    pub async fn runs(&self) -> Result<bool, Error> {
+        self.with(async |core| core.runs()).await
+    }
+
     /// Takes up an Xray that runs just as it is, or starts one without inbounds. Somebody who does
     /// not know yet what should be open closes nothing so.
     ///
