@@ -4,8 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
+    clippy::print_stderr
 )]
 
 mod engines;
