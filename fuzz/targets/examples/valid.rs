@@ -209,20 +209,37 @@ fn frames() {
     lost.incarnations.truncate(1);
     write("usage/bad-incarnation-not-listed", lost.encode_to_vec());
 
+    let xray_inbound = InboundId::from_parts(8, [8; 10]);
     let state = DesiredState {
         multiplier: Multiplier::from_ppm(1_000_000).unwrap(),
-        inbounds: vec![DesiredInbound {
-            id: inbound,
-            settings: InboundSettings::WireGuard(WireGuardInbound {
-                private_key: Secret([8; 32]),
-                port: 51_820,
-                addresses: vec![InterfaceAddress {
-                    address: "10.7.0.1".parse().unwrap(),
-                    prefix: 16,
-                }],
-                mtu: 1_420,
-            }),
-        }],
+        inbounds: vec![
+            DesiredInbound {
+                id: inbound,
+                settings: InboundSettings::WireGuard(WireGuardInbound {
+                    private_key: Secret([8; 32]),
+                    port: 51_820,
+                    addresses: vec![InterfaceAddress {
+                        address: "10.7.0.1".parse().unwrap(),
+                        prefix: 16,
+                    }],
+                    mtu: 1_420,
+                }),
+            },
+            DesiredInbound {
+                id: xray_inbound,
+                settings: InboundSettings::Xray(XrayInbound {
+                    port: 443,
+                    protocol: XrayProtocol::Vless { vision: true },
+                    transport: XrayTransport::Tcp,
+                    security: XraySecurity::Reality {
+                        target: "example.com:443".to_owned(),
+                        server_names: vec!["example.com".to_owned()],
+                        private_key: Secret([13; 32]),
+                        short_ids: std::collections::BTreeSet::from([[14; 8]]),
+                    },
+                }),
+            },
+        ],
         users: vec![DesiredUser {
             id: user,
             period: DesiredPeriod {
@@ -242,14 +259,25 @@ fn frames() {
                 up: Speed::nearest(10_000_000),
                 down: Speed::nearest(20_000_000),
             },
-            peers: vec![DesiredPeer {
-                id: peer,
-                inbound,
-                public_key: [9; 32],
-                preshared_key: Some(Secret([10; 32])),
-                ipv4: Some("10.7.0.2".parse().unwrap()),
-                ipv6: Some("fd00::2".parse().unwrap()),
-            }],
+            peers: vec![
+                DesiredPeer {
+                    id: peer,
+                    inbound,
+                    access: PeerAccess::WireGuard {
+                        public_key: [9; 32],
+                        preshared_key: Some(Secret([10; 32])),
+                        ipv4: Some("10.7.0.2".parse().unwrap()),
+                        ipv6: Some("fd00::2".parse().unwrap()),
+                    },
+                },
+                DesiredPeer {
+                    id: PeerId::from_parts(7, [7; 10]),
+                    inbound: xray_inbound,
+                    access: PeerAccess::Xray {
+                        credential: SecretText::new("6ba7b810-9dad-41d1-80b4-00c04fd430c8"),
+                    },
+                },
+            ],
         }],
     };
     let encoded = encode_state(&state);

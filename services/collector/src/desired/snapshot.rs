@@ -9,7 +9,7 @@ use vpnpanel_domain::{Limit, NodeId, UserId};
 use vpnpanel_link::collector::DesiredRead;
 use vpnpanel_link::{
     DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Generation,
-    InboundSettings, InterfaceAddress, Revision, Secret, WireGuardInbound, wire,
+    InboundSettings, InterfaceAddress, PeerAccess, Revision, Secret, WireGuardInbound, wire,
 };
 use vpnpanel_pki::{Sealer, context};
 use vpnpanel_store::{
@@ -242,10 +242,12 @@ fn desired_peer(peer: NodePeer, sealer: &Sealer) -> Result<DesiredPeer, Error> {
     Ok(DesiredPeer {
         id: peer.id,
         inbound: peer.inbound_id,
-        public_key,
-        preshared_key,
-        ipv4: Some(peer.ipv4),
-        ipv6: peer.ipv6,
+        access: PeerAccess::WireGuard {
+            public_key,
+            preshared_key,
+            ipv4: Some(peer.ipv4),
+            ipv6: peer.ipv6,
+        },
     })
 }
 

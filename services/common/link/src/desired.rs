@@ -1,10 +1,17 @@
 //! What a node should do: inbounds to open, users that may use them and within what; and what has
 //! changed of it.
 
+mod xray;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
 use vpnpanel_domain::{InboundId, Multiplier, PeerId, PeriodId, SpeedLimit, UserId};
+
+pub use xray::{
+    SecretText, ShadowsocksMethod, XrayInbound, XrayProtocol, XraySecurity, XrayTransport,
+};
 
 /// Most bytes of an encoded desired state: about 500,000 users.
 pub const MAX_STATE_BYTES: usize = 128 * 1024 * 1024;
@@ -70,6 +77,52 @@ pub struct DesiredInbound {
 pub enum InboundSettings {
     /// A WireGuard interface.
     WireGuard(WireGuardInbound),
+    /// A port of Xray.
+    Xray(XrayInbound),
+}
+
+/// What serves an inbound, with counters of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum EngineKind {
+    /// WireGuard.
+    WireGuard,
+    /// Xray.
+    Xray,
+}
+
+impl EngineKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::WireGuard, Self::Xray];
+
+    /// Whether it stops a user at an allowance by itself, and not with the next reading of its
+    /// counters.
+    pub const fn keeps_limits(self) -> bool {
+        matches!(self, Self::WireGuard)
+    }
+
+    /// Its name in the contract.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WireGuard => "wireguard",
+            Self::Xray => "xray",
+        }
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl InboundSettings {
+    /// What serves it.
+    pub const fn kind(&self) -> EngineKind {
+        match self {
+            Self::WireGuard(_) => EngineKind::WireGuard,
+            Self::Xray(_) => EngineKind::Xray,
+        }
+    }
 }
 
 /// A WireGuard interface.
@@ -126,21 +179,46 @@ pub struct DesiredPeriod {
     pub spent: bool,
 }
 
-/// A WireGuard peer: one device on one inbound.
+/// A peer: one device on one inbound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredPeer {
     /// Its id, and the key of its counters; never used again.
     pub id: PeerId,
     /// The inbound.
     pub inbound: InboundId,
-    /// Of the device.
-    pub public_key: [u8; 32],
-    /// Preshared key.
-    pub preshared_key: Option<Secret>,
-    /// Address of the device.
-    pub ipv4: Option<Ipv4Addr>,
-    /// Address of the device.
-    pub ipv6: Option<Ipv6Addr>,
+    /// By what it is let in.
+    pub access: PeerAccess,
+}
+
+/// By what a peer is let in: as the kind of its inbound asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerAccess {
+    /// To a WireGuard interface.
+    WireGuard {
+        /// Of the device.
+        public_key: [u8; 32],
+        /// Preshared key.
+        preshared_key: Option<Secret>,
+        /// Address of the device.
+        ipv4: Option<Ipv4Addr>,
+        /// Address of the device.
+        ipv6: Option<Ipv6Addr>,
+    },
+    /// To a port of Xray.
+    Xray {
+        /// A UUID for VLESS and VMess, a password for Trojan, a key in base64 for Shadowsocks.
+        credential: SecretText,
+    },
+}
+
+impl PeerAccess {
+    /// The kind of inbound that it fits.
+    pub const fn kind(&self) -> EngineKind {
+        match self {
+            Self::WireGuard { .. } => EngineKind::WireGuard,
+            Self::Xray { .. } => EngineKind::Xray,
+        }
+    }
 }
 
 /// 32 bytes of key material that never reach a log.

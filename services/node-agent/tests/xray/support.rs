@@ -8,10 +8,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use vpnpanel_domain::{InboundId, PeerId, UserId};
+use vpnpanel_link::Secret;
 use vpnpanel_node_agent::engine::xray::{
     Protocol, Security, ShadowsocksMethod, Text, Transport, XrayInbound, XrayOp, XrayPeer,
 };
-use vpnpanel_node_agent::engine::{Key32, Reading, XrayEngine, XrayOptions};
+use vpnpanel_node_agent::engine::{Reading, XrayEngine, XrayOptions};
 use vpnpanel_node_agent::testing::{Namespace, Server, Topology, XrayProcess, xray_program};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -122,7 +123,7 @@ impl Node {
         Security::Reality {
             target: address.to_string(),
             server_names: vec![DISGUISE.to_owned()],
-            private_key: Key32::new(self.reality),
+            private_key: Secret(self.reality),
             short_ids: BTreeSet::from([[1, 2, 3, 4, 5, 6, 7, 8]]),
         }
     }

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use prost::Message;
 use vpnpanel_domain::{Multiplier, PeriodId, Speed, SpeedLimit, UserId};
 
+use super::xray::{xray_from_wire, xray_to_wire};
 use super::{decode, pb};
 use crate::{
     DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Error,
-    InboundSettings, InterfaceAddress, Secret, WireGuardInbound,
+    InboundSettings, InterfaceAddress, PeerAccess, Secret, SecretText, WireGuardInbound,
 };
 
 /// Encodes a state; equal states give equal bytes once they are sorted.
@@ -69,6 +70,7 @@ fn inbound_to_wire(inbound: &DesiredInbound) -> pb::DesiredInbound {
                 mtu: u32::from(wireguard.mtu),
             })
         }
+        InboundSettings::Xray(xray) => pb::desired_inbound::Settings::Xray(xray_to_wire(xray)),
     };
     pb::DesiredInbound {
         id: inbound.id.into_bytes().to_vec(),
@@ -90,6 +92,7 @@ pub(super) fn inbound_from_wire(inbound: pb::DesiredInbound) -> Result<DesiredIn
                 mtu: small("wireguard.mtu", wireguard.mtu)?,
             })
         }
+        pb::desired_inbound::Settings::Xray(xray) => InboundSettings::Xray(xray_from_wire(xray)?),
     };
     Ok(DesiredInbound {
         id: inbound.id.as_slice().try_into()?,
@@ -150,35 +153,60 @@ pub(super) fn user_from_wire(user: pb::DesiredUser) -> Result<DesiredUser, Error
 }
 
 fn peer_to_wire(peer: &DesiredPeer) -> pb::DesiredPeer {
-    pb::DesiredPeer {
+    let named = pb::DesiredPeer {
         id: peer.id.into_bytes().to_vec(),
         inbound_id: peer.inbound.into_bytes().to_vec(),
-        public_key: peer.public_key.to_vec(),
-        preshared_key: peer
-            .preshared_key
-            .as_ref()
-            .map(|key| key.0.to_vec())
-            .unwrap_or_default(),
-        ipv4: peer
-            .ipv4
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
-        ipv6: peer
-            .ipv6
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
+        ..pb::DesiredPeer::default()
+    };
+    match &peer.access {
+        PeerAccess::WireGuard {
+            public_key,
+            preshared_key,
+            ipv4,
+            ipv6,
+        } => pb::DesiredPeer {
+            public_key: public_key.to_vec(),
+            preshared_key: preshared_key
+                .as_ref()
+                .map(|key| key.0.to_vec())
+                .unwrap_or_default(),
+            ipv4: ipv4.map(|address| address.to_string()).unwrap_or_default(),
+            ipv6: ipv6.map(|address| address.to_string()).unwrap_or_default(),
+            ..named
+        },
+        PeerAccess::Xray { credential } => pb::DesiredPeer {
+            xray_credential: credential.text().to_owned(),
+            ..named
+        },
     }
 }
 
 fn peer_from_wire(peer: pb::DesiredPeer) -> Result<DesiredPeer, Error> {
+    Ok(DesiredPeer {
+        id: peer.id.as_slice().try_into()?,
+        inbound: peer.inbound_id.as_slice().try_into()?,
+        access: access_from_wire(peer)?,
+    })
+}
+
+fn access_from_wire(peer: pb::DesiredPeer) -> Result<PeerAccess, Error> {
+    if !peer.xray_credential.is_empty() {
+        if !peer.public_key.is_empty() {
+            return Err(Error::Invalid {
+                what: "peer.xray_credential",
+                reason: "comes beside a public key of WireGuard",
+            });
+        }
+        return Ok(PeerAccess::Xray {
+            credential: SecretText::new(peer.xray_credential),
+        });
+    }
     let preshared_key = if peer.preshared_key.is_empty() {
         None
     } else {
         Some(Secret(key("peer.preshared_key", &peer.preshared_key)?))
     };
-    Ok(DesiredPeer {
-        id: peer.id.as_slice().try_into()?,
-        inbound: peer.inbound_id.as_slice().try_into()?,
+    Ok(PeerAccess::WireGuard {
         public_key: key("peer.public_key", &peer.public_key)?,
         preshared_key,
         ipv4: address("peer.ipv4", &peer.ipv4)?,
@@ -199,7 +227,7 @@ fn instant(unix_ms: i64) -> Option<i64> {
     (unix_ms != 0).then_some(unix_ms)
 }
 
-fn key(what: &'static str, bytes: &[u8]) -> Result<[u8; 32], Error> {
+pub(super) fn key(what: &'static str, bytes: &[u8]) -> Result<[u8; 32], Error> {
     bytes.try_into().map_err(|_| Error::WrongLength {
         what,
         expected: 32,
@@ -207,7 +235,7 @@ fn key(what: &'static str, bytes: &[u8]) -> Result<[u8; 32], Error> {
     })
 }
 
-fn small(what: &'static str, number: u32) -> Result<u16, Error> {
+pub(super) fn small(what: &'static str, number: u32) -> Result<u16, Error> {
     number.try_into().map_err(|_| Error::Invalid {
         what,
         reason: "is above 65535",

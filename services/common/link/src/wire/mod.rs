@@ -7,6 +7,7 @@ mod pieces;
 mod resources;
 mod stream;
 mod usage;
+mod xray;
 
 pub use command::{command_from_wire, command_to_wire, result_from_wire, result_to_wire};
 pub use desired::{decode_state, encode_delta, encode_state};

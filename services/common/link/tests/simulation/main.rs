@@ -49,6 +49,8 @@ fn traced() -> bool {
 fn run(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
     let run = || match mutation {
         Some(Mutation::EngineDeathRefunds) => World::of_dying_engines(seed, mutation).run(),
+        Some(Mutation::FailedReadIsEmpty) => World::of_deaf_engines(seed, mutation).run(),
+        Some(Mutation::OtherEngineForgotten) => World::through_both_engines(seed, mutation).run(),
         _ => World::new(seed, mutation).run(),
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("a machine panicked".to_owned()))
@@ -140,6 +142,22 @@ fn nothing_is_granted_before_a_node_that_is_away_has_reported() {
 fn an_engine_that_dies_again_and_again_lets_nobody_beyond_the_limit() {
     for seed in 0..200 {
         let run = World::of_dying_engines(seed, None).run();
+        run.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
+fn engines_that_cannot_be_read_now_and_then_lose_nothing() {
+    for seed in 0..100 {
+        let run = World::of_deaf_engines(seed, None).run();
+        run.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
+fn who_sends_through_both_engines_has_one_allowance() {
+    for seed in 0..100 {
+        let run = World::through_both_engines(seed, None).run();
         run.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }
 }

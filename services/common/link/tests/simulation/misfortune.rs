@@ -13,6 +13,8 @@ pub(crate) struct Misfortune {
     pub(crate) stream_cuts: u64,
     pub(crate) collector_crashes: u64,
     pub(crate) engine_deaths: u64,
+    /// Engines whose counters cannot be read for a while.
+    pub(crate) deaf_engines: u64,
     pub(crate) disk_losses: u64,
     pub(crate) long_sleeps: u64,
     /// Nodes that cannot reach anybody for a while.
@@ -61,6 +63,7 @@ impl Misfortune {
             stream_cuts: some(60),
             collector_crashes: some(30),
             engine_deaths: some(15),
+            deaf_engines: some(30),
             disk_losses,
             long_sleeps: some(30),
             partitions: some(20),
@@ -90,6 +93,7 @@ impl Misfortune {
             stream_cuts: 0,
             collector_crashes: 0,
             engine_deaths: 0,
+            deaf_engines: 0,
             disk_losses: 0,
             long_sleeps: 0,
             partitions: 0,

@@ -52,10 +52,14 @@ pub(crate) enum Mutation {
     TimeByWallClock,
     /// The leases of a node that was written off are forgotten.
     WriteOffForgets,
+    /// What passed one engine does not lower the other's gate.
+    OtherEngineForgotten,
+    /// Counters of an engine that could not be read are handed over as an empty sample.
+    FailedReadIsEmpty,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -77,6 +81,8 @@ impl Mutation {
         Self::GrantsBeforeBarrier,
         Self::UnversionedGiveBack,
         Self::EpochNotBumped,
+        Self::OtherEngineForgotten,
+        Self::FailedReadIsEmpty,
         Self::ForkNotFound,
         Self::TimeByWallClock,
         Self::WriteOffForgets,

@@ -62,9 +62,14 @@ impl World {
         for _ in 0..misfortune.hosts {
             let node = NodeId::from_bytes(random.array());
             plane.database.add_node(node);
-            let mut host = Host::new(node, now_ms, mutation, &mut random);
-            host.engine.hides_removed = misfortune.hides_removed;
-            hosts.push(host);
+            let hides_removed = misfortune.hides_removed;
+            hosts.push(Host::new(
+                node,
+                now_ms,
+                hides_removed,
+                mutation,
+                &mut random,
+            ));
         }
         let slack = MicroBytes::from_bytes(2_000_000);
         let truth = Truth::default();
@@ -141,10 +146,7 @@ impl World {
         for answer in due {
             let host = &self.hosts[index];
             let event = match answer {
-                Answer::Inspected => Event::EngineUp {
-                    incarnation: host.engine.incarnation,
-                    peers: host.engine.peers.keys().copied().collect(),
-                },
+                Answer::Inspected(kind) => host.inspect(kind, self.now_ms),
                 Answer::Applied(ticket) => Event::Applied {
                     ticket,
                     errors: Vec::new(),

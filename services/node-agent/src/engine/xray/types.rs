@@ -1,15 +1,17 @@
 //! What is wanted of Xray: its inbounds and who may use them.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::IpAddr;
 
 use uuid::Uuid;
 use vpnpanel_domain::{InboundId, PeerId, UserId};
+pub use vpnpanel_link::{
+    SecretText as Text, ShadowsocksMethod, XrayProtocol as Protocol, XraySecurity as Security,
+    XrayTransport as Transport,
+};
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::engine::Key32;
 
 /// A port that Xray opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,120 +26,6 @@ pub struct XrayInbound {
     pub transport: Transport,
     /// Below the transport.
     pub security: Security,
-}
-
-/// The proxy protocol of an inbound.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Protocol {
-    /// VLESS; encrypts nothing itself.
-    Vless {
-        /// With the flow `xtls-rprx-vision`.
-        vision: bool,
-    },
-    /// VMess.
-    Vmess,
-    /// Trojan; encrypts nothing itself.
-    Trojan,
-    /// Shadowsocks of 2022 with a key for each user.
-    Shadowsocks {
-        /// The cipher.
-        method: ShadowsocksMethod,
-        /// The inbound's own key: as many bytes as the cipher's.
-        key: Text,
-    },
-}
-
-/// A cipher of Shadowsocks 2022 that can tell users apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShadowsocksMethod {
-    /// Keys of 16 bytes.
-    Aes128,
-    /// Keys of 32 bytes.
-    Aes256,
-}
-
-impl ShadowsocksMethod {
-    /// Its name in Shadowsocks' documents.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Aes128 => "2022-blake3-aes-128-gcm",
-            Self::Aes256 => "2022-blake3-aes-256-gcm",
-        }
-    }
-
-    /// Bytes of a key.
-    pub const fn key_length(self) -> usize {
-        match self {
-            Self::Aes128 => 16,
-            Self::Aes256 => 32,
-        }
-    }
-}
-
-/// What carries the protocol.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP itself.
-    Tcp,
-    /// A WebSocket.
-    WebSocket {
-        /// The path of the request, from its "/".
-        path: String,
-        /// The host that the request must name; empty is any.
-        host: String,
-    },
-    /// A gRPC stream.
-    Grpc {
-        /// The name of the service.
-        service: String,
-    },
-}
-
-/// What protects the transport.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Security {
-    /// Nothing: the protocol itself encrypts.
-    None,
-    /// TLS with a certificate of the node.
-    Tls {
-        /// The chain, PEM.
-        certificate: String,
-        /// Its key, PEM.
-        key: Text,
-    },
-    /// REALITY: looks like another server to whoever does not know the key.
-    Reality {
-        /// The server that it looks like, host and port.
-        target: String,
-        /// The names that clients may ask for.
-        server_names: Vec<String>,
-        /// X25519.
-        private_key: Key32,
-        /// What clients may call themselves.
-        short_ids: BTreeSet<[u8; 8]>,
-    },
-}
-
-/// A secret text: never printed, wiped when dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Text(Zeroizing<String>);
-
-impl Text {
-    /// Takes a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
-    }
-
-    /// The text.
-    pub fn text(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Text(redacted)")
-    }
 }
 
 /// A subscriber's device on an inbound.
@@ -272,7 +160,7 @@ mod tests {
         let reality = || Security::Reality {
             target: "example.com:443".to_owned(),
             server_names: vec!["example.com".to_owned()],
-            private_key: Key32::new([1; 32]),
+            private_key: vpnpanel_link::Secret([1; 32]),
             short_ids: BTreeSet::from([[0; 8]]),
         };
         let vless = |vision| Protocol::Vless { vision };

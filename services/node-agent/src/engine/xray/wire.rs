@@ -200,7 +200,7 @@ fn security(inbound: &XrayInbound) -> Option<TypedMessage> {
             dest: target.clone(),
             r#type: "tcp".to_owned(),
             server_names: server_names.clone(),
-            private_key: private_key.bytes().to_vec(),
+            private_key: private_key.0.to_vec(),
             max_time_diff: 0,
             short_ids: short_ids.iter().map(|id| id.to_vec()).collect(),
             limit_fallback_upload: Some(reality::LimitFallback::default()),

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use vpnpanel_domain::{InboundId, Limit, NodeId, SpeedLimit, UserId};
+use vpnpanel_domain::{InboundId, Limit, NodeId, PeerId, SpeedLimit, UserId};
 use vpnpanel_link::{
-    DesiredDelta, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Revision,
+    DesiredDelta, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, EngineKind, PeerAccess,
+    Revision, SecretText,
 };
 
 use super::{Changed, Database, User};
+use crate::engine::kind_of;
 
 impl Database {
     /// What has changed for a node, where users alone have.
@@ -82,12 +84,23 @@ impl Database {
                 .map(|peer| DesiredPeer {
                     id: *peer,
                     inbound: InboundId::from_bytes([2; 16]),
-                    public_key: [3; 32],
-                    preshared_key: None,
-                    ipv4: None,
-                    ipv6: None,
+                    access: access(*peer),
                 })
                 .collect(),
         }
+    }
+}
+
+fn access(peer: PeerId) -> PeerAccess {
+    match kind_of(peer) {
+        EngineKind::WireGuard => PeerAccess::WireGuard {
+            public_key: [3; 32],
+            preshared_key: None,
+            ipv4: None,
+            ipv6: None,
+        },
+        EngineKind::Xray => PeerAccess::Xray {
+            credential: SecretText::new(peer.to_string()),
+        },
     }
 }

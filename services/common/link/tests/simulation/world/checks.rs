@@ -9,7 +9,7 @@ use vpnpanel_link::wire;
 
 use super::World;
 use crate::coverage::saw_if;
-use crate::engine::Engine;
+use crate::engine::Engines;
 
 impl World {
     /// Whom the nodes have by what is on their disks.
@@ -80,7 +80,7 @@ impl World {
             .map(|host| {
                 (
                     host.node,
-                    &host.engine,
+                    &host.engines,
                     host.disk.as_ref().map(|disk| &disk.durable),
                 )
             })
@@ -92,7 +92,8 @@ impl World {
             let adopted = self.truth.adopted.get(&period).copied().unwrap_or_default();
             let written_off = self.truth.written_off.get(&period);
             let written_off = written_off.copied().unwrap_or_default();
-            let unread: MicroBytes = self.hosts.iter().map(|_| self.slack).sum();
+            let slack: MicroBytes = self.hosts.iter().map(|_| self.slack).sum();
+            let unread = slack + self.truth.unread(period);
             let over = granted.copied().unwrap_or_default() + adopted + written_off + unread;
             // Each copy of a disk may let through once more what there is.
             let copies = self.forks.len() as u64;
@@ -139,9 +140,9 @@ impl World {
         ))
     }
 
-    fn engines(&self) -> Vec<(NodeId, &Engine)> {
+    fn engines(&self) -> Vec<(NodeId, &Engines)> {
         let hosts = self.hosts.iter();
-        hosts.map(|host| (host.node, &host.engine)).collect()
+        hosts.map(|host| (host.node, &host.engines)).collect()
     }
 
     pub(super) fn unrest(&self) -> Option<String> {
@@ -183,7 +184,7 @@ impl World {
                 .filter(|user| user.nodes.contains(&host.node))
                 .flat_map(|user| user.peers.iter().copied())
                 .collect();
-            let installed: BTreeSet<_> = host.engine.peers.keys().copied().collect();
+            let installed: BTreeSet<_> = host.engines.peers().collect();
             if wanted != installed {
                 return Some(format!("{} does not have the peers it should", host.node));
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use vpnpanel_domain::{MicroBytes, PeerId};
 use vpnpanel_link::Totals;
 
 use super::World;
@@ -65,6 +66,38 @@ impl World {
                 "billed to {billed:?}, announced were {old} and {next}"
             ))
         }
+    }
+
+    /// Engines that cannot be read every now and then.
+    pub(crate) fn of_deaf_engines(seed: u64, mutation: Option<Mutation>) -> Self {
+        let mut random = Random::new(seed);
+        let misfortune = Misfortune {
+            deaf_engines: 150,
+            ..Misfortune::draw(&mut random)
+        };
+        Self::with(random, misfortune, mutation)
+    }
+
+    /// One host and one user with a small limit, who sends through both engines at once.
+    pub(crate) fn through_both_engines(seed: u64, mutation: Option<Mutation>) -> Self {
+        let mut random = Random::new(seed);
+        let misfortune = Misfortune {
+            hosts: 1,
+            steps: 300,
+            operators: false,
+            ..Misfortune::draw(&mut random).none()
+        };
+        let mut world = Self::with(random, misfortune, mutation);
+        // The one engine stops at the byte, and what the other may pass unread is counted.
+        world.slack = MicroBytes::from_bytes(300_000);
+        world.plane.database.users.clear();
+        let nodes = world.hosts.iter().map(|host| host.node).collect();
+        let database = &mut world.plane.database;
+        let id = database.create_user(nodes, 20_000_000, None, world.now_ms, &mut world.random);
+        if let Some(user) = database.users.get_mut(&id) {
+            user.peers = [2, 3].map(|n| PeerId::from_bytes([n; 16])).into();
+        }
+        world
     }
 
     pub(super) fn go_on_until(&mut self, at_ms: i64) -> Result<(), String> {
@@ -141,12 +174,14 @@ impl World {
     pub(super) fn use_nodes(&mut self, steps: u64, hosts: &[usize]) -> Result<(), String> {
         for _ in 0..steps {
             for index in hosts {
-                let engine = &mut self.hosts[*index].engine;
-                let peers: Vec<_> = engine.peers.keys().copied().collect();
+                let host = &mut self.hosts[*index];
+                let peers: Vec<_> = host.engines.peers().collect();
                 for peer in peers {
                     let (up, down) = (self.random.below(30_000), self.random.below(300_000));
-                    engine.pass(peer, Totals { up, down })?;
+                    host.engines.pass(peer, Totals { up, down }, self.now_ms)?;
                 }
+                let disk = host.disk.as_ref().map(|disk| &disk.durable);
+                self.truth.traffic(*index, &host.engines, disk);
             }
             self.pass_time()?;
             self.check()?;

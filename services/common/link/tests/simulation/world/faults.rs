@@ -1,5 +1,7 @@
 //! Misfortune: what strikes, and how.
 
+use vpnpanel_link::EngineKind;
+
 use super::World;
 use crate::coverage::{saw, saw_if};
 use crate::host::Answer;
@@ -37,6 +39,9 @@ impl World {
         }
         if self.random.chance(misfortune.engine_deaths) {
             self.kill_engine(index);
+        }
+        if self.random.chance(misfortune.deaf_engines) {
+            self.deafen_engine(index);
         }
         if self.random.chance(misfortune.disk_losses) {
             saw("fault: disk lost");
@@ -141,28 +146,49 @@ impl World {
         self.plane.database.write_off(node, self.mutation);
     }
 
-    /// The engine dies; the kernel may have been rebooted with it. A running agent notices at
-    /// its next read.
+    /// An engine dies, and may not come back at once; or the host is rebooted, with both. A running
+    /// agent notices at its next read.
     pub(super) fn kill_engine(&mut self, index: usize) {
+        if self.random.chance(300) {
+            saw("fault: host rebooted");
+            for kind in EngineKind::ALL {
+                let with_peers = self.random.chance(500);
+                self.restart_engine(index, kind, with_peers);
+            }
+            return self.reboot(index);
+        }
+        let Some(kind) = self.random.pick(&EngineKind::ALL) else {
+            return;
+        };
         let with_peers = self.random.chance(500);
         saw_if(
             with_peers,
             "fault: engine died and came back with its peers",
         );
         saw_if(!with_peers, "fault: engine died and came back empty");
-        self.restart_engine(index, with_peers);
+        self.restart_engine(index, kind, with_peers);
         if self.random.chance(300) {
-            saw("fault: host rebooted");
-            self.reboot(index);
+            saw("fault: engine died and did not come back at once");
+            let until_ms = self.now_ms + self.random.below(20_000) as i64;
+            self.hosts[index].engines.of_mut(kind).down_until_ms = until_ms;
         }
     }
 
-    pub(super) fn restart_engine(&mut self, index: usize, with_peers: bool) {
+    /// The counters of an engine cannot be read for a while; it goes on.
+    fn deafen_engine(&mut self, index: usize) {
+        if let Some(kind) = self.random.pick(&EngineKind::ALL) {
+            let until_ms = self.now_ms + self.random.below(5_000) as i64;
+            self.hosts[index].engines.of_mut(kind).deaf_until_ms = until_ms;
+        }
+    }
+
+    pub(super) fn restart_engine(&mut self, index: usize, kind: EngineKind, with_peers: bool) {
         let host = &mut self.hosts[index];
         let disk = host.disk.as_ref().map(|disk| &disk.durable);
-        self.truth.engine_died(host.node, &host.engine, disk);
+        self.truth
+            .engine_died(host.node, host.engines.of(kind), disk);
         let incarnation = crate::truth::fresh(&mut self.random);
-        host.engine.restart(incarnation, with_peers);
+        host.engines.of_mut(kind).restart(incarnation, with_peers);
         for fork in &host.lineage {
             self.forks[*fork].own.insert(incarnation);
         }

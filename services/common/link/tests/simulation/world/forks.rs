@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::NodeId;
 use vpnpanel_link::agent::EpochNumber;
-use vpnpanel_link::{CounterKey, Incarnation, Seq, Totals};
+use vpnpanel_link::{CounterKey, EngineKind, Incarnation, Seq, Totals};
 
 use super::World;
 use crate::coverage::saw;
@@ -65,7 +65,7 @@ impl World {
             _ if twins < MOST_TWINS => {
                 if let Some(image) = self.image_of(index) {
                     saw("fault: disk cloned, both agents live");
-                    self.clone_host(index, image);
+                    self.clone_host(image);
                 }
             }
             _ => {}
@@ -85,23 +85,30 @@ impl World {
     fn set_back(&mut self, index: usize, image: Image) {
         trace!("{} {} is set back", self.now_ms, image.node);
         self.descend(index, &image, false);
-        self.restart_engine(index, false);
+        self.restart_engines(index);
         self.reboot(index);
         self.truth.disk_lost(image.node);
         self.hosts[index].disk = Some(image.disk);
     }
 
     /// A second host comes up with a copy of the disk.
-    fn clone_host(&mut self, index: usize, image: Image) {
+    fn clone_host(&mut self, image: Image) {
         trace!("{} {} is cloned", self.now_ms, image.node);
-        let mut twin = Host::new(image.node, self.now_ms, self.mutation, &mut self.random);
-        twin.engine.hides_removed = self.hosts[index].engine.hides_removed;
+        let hides_removed = self.misfortune.hides_removed;
+        let (node, now_ms, mutation) = (image.node, self.now_ms, self.mutation);
+        let twin = Host::new(node, now_ms, hides_removed, mutation, &mut self.random);
         self.hosts.push(twin);
         self.cut_off_ms.push(0);
         let index = self.hosts.len() - 1;
         self.descend(index, &image, true);
-        self.restart_engine(index, false);
+        self.restart_engines(index);
         self.hosts[index].disk = Some(image.disk);
+    }
+
+    fn restart_engines(&mut self, index: usize) {
+        for kind in EngineKind::ALL {
+            self.restart_engine(index, kind, false);
+        }
     }
 
     /// A host goes on from an image.

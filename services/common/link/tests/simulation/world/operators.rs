@@ -104,16 +104,18 @@ impl World {
     }
 
     pub(super) fn traffic(&mut self) -> Result<(), String> {
-        for host in &mut self.hosts {
-            let peers: Vec<_> = host.engine.peers.keys().copied().collect();
+        for (index, host) in self.hosts.iter_mut().enumerate() {
+            let peers: Vec<_> = host.engines.peers().collect();
             for _ in 0..self.random.below(3) {
                 let Some(peer) = self.random.pick(&peers) else {
                     continue;
                 };
                 let up = self.random.below(30_000);
                 let down = self.random.below(300_000);
-                host.engine.pass(peer, Totals { up, down })?;
+                host.engines.pass(peer, Totals { up, down }, self.now_ms)?;
             }
+            let disk = host.disk.as_ref().map(|disk| &disk.durable);
+            self.truth.traffic(index, &host.engines, disk);
         }
         Ok(())
     }
