@@ -2,6 +2,7 @@
 
 mod snapshot;
 mod tail;
+mod xray;
 
 pub(crate) use snapshot::{Snapshot, Snapshots};
 pub(crate) use tail::Tail;

@@ -31,3 +31,4 @@ mod signing_keys;
 mod suspension;
 mod users;
 mod walls;
+mod xray;
