@@ -212,9 +212,15 @@ fn store_failure(error: &StoreError) -> Failure {
         StoreError::InvalidArgument { what, reason } => {
             Failure::invalid_field(*what, reason.clone())
         }
-        StoreError::PortInUse { port } => {
-            Failure::new(ErrorCode::FailedPrecondition, "PORT_IN_USE", message)
-                .metadata("port", port.to_string())
+        StoreError::PortInUse(taken) => {
+            let failure = Failure::new(ErrorCode::FailedPrecondition, "PORT_IN_USE", message)
+                .metadata("port", taken.port.to_string())
+                .metadata("transport", taken.transport)
+                .metadata("node_id", taken.node.to_string());
+            match &taken.inbound {
+                Some((inbound, _)) => failure.metadata("inbound_id", inbound.to_string()),
+                None => failure,
+            }
         }
         StoreError::PoolExhausted { inbound } => {
             Failure::new(ErrorCode::ResourceExhausted, "POOL_EXHAUSTED", message)

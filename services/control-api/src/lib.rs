@@ -15,6 +15,7 @@ mod direct;
 mod error;
 mod handlers;
 mod held_back;
+mod inbound_settings;
 mod one_time;
 mod policy;
 mod seal;
@@ -22,8 +23,10 @@ mod second_factor;
 mod services;
 mod settings;
 mod signing_keys;
+mod subscription;
 mod wire;
 mod wireguard;
+mod xray;
 
 use std::sync::Arc;
 
@@ -123,6 +126,8 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     // who was revoked does not.
     let direct = Direct::new(node_tls, authority.signer.trust_domain().clone());
     let reconciled = certificates.reconcile(&store, &authority).await?;
+    // Devices of before Xray have nothing to show there.
+    while store.seed_devices(&|id| Ok(vault.new_seed(id)?)).await? {}
     let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
     let accounts = Arc::new(StoredAccounts::new(store.clone()));
     let context = Context {

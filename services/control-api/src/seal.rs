@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use vpnpanel_auth::SourceError;
 use vpnpanel_domain::{DeviceId, InboundId, NodeId};
-use vpnpanel_pki::{Sealer, context};
-use vpnpanel_store::{MakeNodeKey, NewDevice, NodeKey, fresh_id};
+use vpnpanel_pki::{DeviceSeed, Sealer, context};
+use vpnpanel_store::{DeviceKeys, MakeDeviceKeys, MakeNodeKey, NewDevice, NodeKey, fresh_id};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -40,17 +40,38 @@ impl Vault {
     /// A device with fresh keys.
     pub(crate) fn new_device(&self, name: &str) -> Result<NewDevice, Error> {
         let id: DeviceId = fresh_id();
-        let (secret, public_key) = keys::pair()?;
-        let preshared = keys::preshared()?;
         Ok(NewDevice {
             id,
             name: name.to_owned(),
+            keys: self.device_keys(id)?,
+        })
+    }
+
+    fn device_keys(&self, id: DeviceId) -> Result<DeviceKeys, Error> {
+        let (secret, public_key) = keys::pair()?;
+        let preshared = keys::preshared()?;
+        Ok(DeviceKeys {
             public_key,
             sealed_private_key: Some(self.seal(&context::device_key(id), secret.as_slice())?),
             sealed_preshared_key: Some(
                 self.seal(&context::preshared_key(id), preshared.as_slice())?,
             ),
+            sealed_seed: self.new_seed(id)?,
         })
+    }
+
+    /// What a device's credentials for Xray are derived from, sealed.
+    pub(crate) fn new_seed(&self, device: DeviceId) -> Result<Vec<u8>, Error> {
+        self.seal(
+            &context::device_seed(device),
+            DeviceSeed::generate()?.bytes(),
+        )
+    }
+
+    /// What a device's credentials for Xray are derived from.
+    pub(crate) fn device_seed(&self, device: DeviceId, sealed: &[u8]) -> Result<DeviceSeed, Error> {
+        let opened = self.open(&context::device_seed(device), sealed)?;
+        Ok(DeviceSeed::from_bytes(&opened)?)
     }
 
     /// The private key of a device.
@@ -92,6 +113,16 @@ impl MakeNodeKey for Vault {
             sealed_private_key: self
                 .seal(&context::inbound_key(inbound, node), secret.as_slice())?,
         })
+    }
+}
+
+/// The store asks for what a device shows while it takes the old from it.
+impl MakeDeviceKeys for Vault {
+    fn make_device_keys(
+        &self,
+        device: DeviceId,
+    ) -> Result<DeviceKeys, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.device_keys(device)?)
     }
 }
 

@@ -162,6 +162,8 @@ service! { user::v1::user_service_server::UserService {
         = handlers::user::disable;
     enable_user(user::v1::EnableUserRequest) -> user::v1::EnableUserResponse
         = handlers::user::enable;
+    revoke_user_credentials(user::v1::RevokeUserCredentialsRequest)
+        -> user::v1::RevokeUserCredentialsResponse = handlers::user::revoke_credentials;
     reset_user_usage(user::v1::ResetUserUsageRequest) -> user::v1::ResetUserUsageResponse
         = handlers::user::reset_usage;
     list_user_periods(user::v1::ListUserPeriodsRequest) -> user::v1::ListUserPeriodsResponse

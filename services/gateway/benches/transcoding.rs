@@ -114,6 +114,7 @@ not_measured! {
     enable_user: EnableUserRequest => EnableUserResponse;
     reset_user_usage: ResetUserUsageRequest => ResetUserUsageResponse;
     list_user_periods: ListUserPeriodsRequest => ListUserPeriodsResponse;
+    revoke_user_credentials: RevokeUserCredentialsRequest => RevokeUserCredentialsResponse;
     list_user_connections: ListUserConnectionsRequest => ListUserConnectionsResponse;
 }
 

@@ -3,6 +3,7 @@
 mod deltas;
 mod snapshot;
 mod tail;
+mod xray;
 
 pub(crate) use deltas::Deltas;
 pub(crate) use snapshot::{Snapshot, Snapshots};

@@ -9,12 +9,15 @@ use vpnpanel_domain::{Limit, NodeId, UserId};
 use vpnpanel_link::collector::DesiredRead;
 use vpnpanel_link::{
     DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Generation,
-    InboundSettings, InterfaceAddress, PeerAccess, Revision, Secret, WireGuardInbound, wire,
+    InboundSettings, InterfaceAddress, PeerAccess, Revision, Secret, SecretText, WireGuardInbound,
+    wire,
 };
-use vpnpanel_pki::{Sealer, context};
+use vpnpanel_pki::{DeviceSeed, Sealer, context};
 use vpnpanel_store::{
-    DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodePeriod, NodeUser, Removals, Store, StoreError,
+    self as store, DesiredChanges, DesiredFacts, NodeInbound, NodePeer, NodePeerAccess, NodePeriod,
+    NodeUser, Removals, Store, StoreError,
 };
+use zeroize::Zeroizing;
 
 use super::deltas::{Delta, Deltas};
 use crate::error::Error;
@@ -179,25 +182,32 @@ fn desired_inbound(
     inbound: NodeInbound,
     sealer: &Sealer,
 ) -> Result<DesiredInbound, Error> {
-    let what = context::inbound_key(inbound.id, node);
-    let private_key = open(sealer, &what, &inbound.sealed_private_key)?;
-    let wireguard = inbound.wireguard;
-    let addresses = wireguard
-        .node_addresses()
-        .into_iter()
-        .map(|network| InterfaceAddress {
-            address: network.addr(),
-            prefix: network.prefix_len(),
-        })
-        .collect();
+    let settings = match inbound.settings {
+        store::InboundSettings::WireGuard(wireguard) => {
+            let what = context::inbound_key(inbound.id, node);
+            let sealed = inbound.sealed_private_key.unwrap_or_default();
+            InboundSettings::WireGuard(WireGuardInbound {
+                private_key: open(sealer, &what, &sealed)?,
+                port: wireguard.port,
+                addresses: wireguard
+                    .node_addresses()
+                    .into_iter()
+                    .map(|network| InterfaceAddress {
+                        address: network.addr(),
+                        prefix: network.prefix_len(),
+                    })
+                    .collect(),
+                mtu: wireguard.mtu,
+            })
+        }
+        store::InboundSettings::Xray(xray) => {
+            let sealed = inbound.sealed_secret.as_deref();
+            InboundSettings::Xray(super::xray::inbound(inbound.id, xray, sealed, sealer)?)
+        }
+    };
     Ok(DesiredInbound {
         id: inbound.id,
-        settings: InboundSettings::WireGuard(WireGuardInbound {
-            private_key,
-            port: wireguard.port,
-            addresses,
-            mtu: wireguard.mtu,
-        }),
+        settings,
     })
 }
 
@@ -228,34 +238,61 @@ fn desired_period(period: NodePeriod) -> DesiredPeriod {
 }
 
 fn desired_peer(peer: NodePeer, sealer: &Sealer) -> Result<DesiredPeer, Error> {
-    let preshared_key = match &peer.sealed_preshared_key {
-        Some(sealed) => Some(open(
-            sealer,
-            &context::preshared_key(peer.device_id),
-            sealed,
-        )?),
-        None => None,
+    let access = match peer.access {
+        NodePeerAccess::WireGuard {
+            public_key,
+            sealed_preshared_key,
+            ipv4,
+            ipv6,
+        } => {
+            let what = context::preshared_key(peer.device_id);
+            PeerAccess::WireGuard {
+                public_key: public_key.try_into().map_err(|_| Error::Unreadable {
+                    what: format!("public key of peer {}", peer.id),
+                })?,
+                preshared_key: sealed_preshared_key
+                    .map(|sealed| open(sealer, &what, &sealed))
+                    .transpose()?,
+                ipv4: Some(ipv4),
+                ipv6,
+            }
+        }
+        NodePeerAccess::Xray {
+            protocol,
+            sealed_seed,
+        } => {
+            let what = context::device_seed(peer.device_id);
+            let seed = unsealed(sealer, &what, &sealed_seed)?;
+            let credential = DeviceSeed::from_bytes(&seed)
+                .and_then(|seed| seed.credential(peer.inbound_id, protocol))
+                .map_err(|_| Error::Unreadable { what })?;
+            PeerAccess::Xray {
+                credential: SecretText::new(credential.as_str()),
+            }
+        }
     };
-    let public_key = peer.public_key.try_into().map_err(|_| Error::Unreadable {
-        what: format!("public key of peer {}", peer.id),
-    })?;
     Ok(DesiredPeer {
         id: peer.id,
         inbound: peer.inbound_id,
-        access: PeerAccess::WireGuard {
-            public_key,
-            preshared_key,
-            ipv4: Some(peer.ipv4),
-            ipv6: peer.ipv6,
-        },
+        access,
     })
 }
 
 fn open(sealer: &Sealer, what: &str, sealed: &[u8]) -> Result<Secret, Error> {
-    let unreadable = || Error::Unreadable {
+    let opened = unsealed(sealer, what, sealed)?;
+    let key = opened.as_slice().try_into();
+    key.map(Secret).map_err(|_| Error::Unreadable {
         what: what.to_owned(),
-    };
-    let opened = sealer.open(what, sealed).map_err(|_| unreadable())?;
-    let key: [u8; 32] = opened.as_slice().try_into().map_err(|_| unreadable())?;
-    Ok(Secret(key))
+    })
+}
+
+/// A secret of the store.
+pub(super) fn unsealed(
+    sealer: &Sealer,
+    what: &str,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    sealer.open(what, sealed).map_err(|_| Error::Unreadable {
+        what: what.to_owned(),
+    })
 }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use vpnpanel_api::{Call, Guard};
 use vpnpanel_collector::{Dependencies, Settings};
 use vpnpanel_domain::{
-    GroupId, InboundId, Limit, Multiplier, NodeId, ResetStrategy, SpeedLimit, TenantId, UserId,
-    Zone,
+    DeviceId, GroupId, InboundId, Limit, Multiplier, NodeId, ResetStrategy, SpeedLimit, TenantId,
+    UserId, Zone,
 };
 use vpnpanel_link::Attribution;
 use vpnpanel_pki::{
@@ -21,9 +21,9 @@ use vpnpanel_runtime::{
     tls::{ClientTls, Credentials, Dialer, ServerTls, TrustBundle},
 };
 use vpnpanel_store::{
-    MakeNodeKey, NewAuthority, NewDevice, NewGroup, NewInbound, NewNode, NewNodeCertificate,
-    NewTenant, NewUser, NodeKey, NodeSelector, Store, TenantLimits, User, WireGuard, fresh_id,
-    testing::TestStore,
+    DeviceKeys, InboundSettings, MakeNodeKey, NewAuthority, NewDevice, NewGroup, NewInbound,
+    NewNode, NewNodeCertificate, NewTenant, NewUser, NodeKey, NodeSelector, Store, TenantLimits,
+    User, WireGuard, fresh_id, testing::TestStore,
 };
 
 /// Certificates decide here; who signs in is another crate's subject.
@@ -158,7 +158,7 @@ impl Fleet {
             name: "wg".to_owned(),
             nodes: NodeSelector::default(),
             offered: false,
-            wireguard: WireGuard {
+            settings: InboundSettings::WireGuard(WireGuard {
                 port: 51820,
                 ipv4_pool: "10.9.0.0/16".parse().unwrap(),
                 ipv6_pool: None,
@@ -166,7 +166,8 @@ impl Fleet {
                 mtu: 1420,
                 keepalive_seconds: 25,
                 client_allowed_ips: vec!["0.0.0.0/0".parse().unwrap()],
-            },
+            }),
+            sealed_secret: None,
         };
         let keys = Keys(Arc::clone(&self.sealer));
         self.store
@@ -234,6 +235,7 @@ impl Fleet {
     /// As [`Fleet::user`], whose quota begins anew.
     pub(crate) async fn user_with(&self, limit: u64, reset_strategy: ResetStrategy) -> User {
         let id: UserId = fresh_id();
+        let device: DeviceId = fresh_id();
         let new = NewUser {
             id,
             username: format!("user-{id}"),
@@ -246,11 +248,17 @@ impl Fleet {
             on_hold_ms: None,
             disabled: false,
             devices: vec![NewDevice {
-                id: fresh_id(),
+                id: device,
                 name: "phone".to_owned(),
-                public_key: public_key(),
-                sealed_private_key: None,
-                sealed_preshared_key: None,
+                keys: DeviceKeys {
+                    public_key: public_key(),
+                    sealed_private_key: None,
+                    sealed_preshared_key: None,
+                    sealed_seed: self
+                        .sealer
+                        .seal(&context::device_seed(device), &[8; 32])
+                        .unwrap(),
+                },
             }],
         };
         self.store

@@ -10,6 +10,7 @@ pub mod id;
 pub mod period;
 pub mod speed;
 pub mod status;
+pub mod xray;
 pub mod zone;
 
 pub use bytes::{Limit, MicroBytes, Multiplier};
@@ -22,6 +23,10 @@ pub use id::{
 pub use period::{ResetStrategy, Schedule, Window};
 pub use speed::{Speed, SpeedLimit};
 pub use status::{UserFacts, UserStatus};
+pub use xray::{
+    SecurityKind, ShadowsocksCipher, ShortId, TransportKind, XrayMisfit, XrayProtocol,
+    XrayTransport, check_xray,
+};
 pub use zone::Zone;
 
 /// What can be wrong with a value of the domain.
@@ -51,6 +56,9 @@ pub enum Error {
     /// A speed is bounded by 64 kbit/s to 10 Gbit/s, or not at all.
     #[error("a speed limit is 0 or from 64000 to 10000000000 bits per second, not {0}")]
     Speed(u64),
+    /// The text is no short id of REALITY.
+    #[error("a short id is 2 to 16 hexadecimal digits, an even number of them")]
+    ShortId,
     /// A multiplier has to be at most 1000.0 (one billion millionths).
     #[error("a multiplier is at most 1000000000 millionths, not {0}")]
     MultiplierTooLarge(u32),

@@ -27,3 +27,13 @@ pub fn second_factor(account: impl Display) -> String {
 pub fn preshared_key(device: impl Display) -> String {
     format!("preshared-key/{device}")
 }
+
+/// What a device's credentials for Xray are derived from.
+pub fn device_seed(device: impl Display) -> String {
+    format!("device-seed/{device}")
+}
+
+/// The secret of an inbound that is the same on each of its nodes.
+pub fn inbound_secret(inbound: impl Display) -> String {
+    format!("inbound-secret/{inbound}")
+}

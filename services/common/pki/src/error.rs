@@ -42,6 +42,9 @@ pub enum Error {
     /// Making a key or a certificate failed.
     #[error("cannot make a key or certificate: {0}")]
     Issue(#[from] rcgen::Error),
+    /// A seed is not 32 bytes long.
+    #[error("a stored seed is not 32 bytes long")]
+    Seed,
     /// The system gave no randomness.
     #[error("the system gave no randomness")]
     Randomness,

@@ -12,6 +12,7 @@ mod authority;
 mod certificate_log;
 pub mod context;
 pub mod csr;
+mod device_seed;
 mod error;
 mod join_token;
 mod master_key;
@@ -25,6 +26,7 @@ pub use certificate_log::{
     CertificateLog, EndedCertificate, IssuedEntry, LogContents, LogEntry, LogError,
     RENEWAL_GRACE_MS, RevokedEntry,
 };
+pub use device_seed::DeviceSeed;
 pub use error::Error;
 pub use join_token::JoinToken;
 pub use master_key::MasterKey;

@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use vpnpanel_domain::{InboundId, TenantId};
 
 use crate::error::{Result, StoreError};
-use crate::inbounds::{WireGuard, overlap_v4};
+use crate::inbound_settings::{WireGuard, overlap_v4};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::sql;
 use crate::transaction::Write;
@@ -130,10 +130,14 @@ pub(crate) async fn free_pool(tx: &Write, tenant: Option<TenantId>) -> Result<Ip
     let mut used = Vec::new();
     let (text, values) = match tenant {
         Some(tenant) => (
-            "SELECT settings FROM inbounds WHERE tenant_id = $1 OR tenant_id IS NULL",
+            "SELECT settings FROM inbounds
+             WHERE kind = 'wireguard' AND (tenant_id = $1 OR tenant_id IS NULL)",
             vec![tenant.uuid().into()],
         ),
-        None => ("SELECT settings FROM inbounds", vec![]),
+        None => (
+            "SELECT settings FROM inbounds WHERE kind = 'wireguard'",
+            vec![],
+        ),
     };
     for row in sql::all(&**tx, text, values).await? {
         let wireguard: WireGuard = serde_json::from_value(sql::get(&row, 0)?)

@@ -1,7 +1,8 @@
 //! Which nodes open which inbounds. The selectors of inbounds and the labels of nodes say it; the
-//! rows here are what follows from them, each with the key pair of that inbound on that node.
+//! rows here are what follows from them, each with the ports it takes there and, for WireGuard,
+//! the key pair of that inbound on that node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use vpnpanel_domain::{InboundId, NodeId, TenantId};
@@ -9,10 +10,11 @@ use vpnpanel_domain::{InboundId, NodeId, TenantId};
 use crate::changes::{ChangeKind, Entry};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
+use crate::inbound_settings::Ports;
 use crate::inbounds::{self, Inbound};
 use crate::nodes::{self, Node};
 use crate::transaction::Write;
-use crate::{removals, sql};
+use crate::{ports, removals, sql};
 
 /// Makes the key pair of an inbound on a node. Called inside of a transaction: it computes, and
 /// waits for nothing.
@@ -44,8 +46,8 @@ pub struct Binding {
     pub inbound_id: InboundId,
     /// The node.
     pub node_id: NodeId,
-    /// Its keys there.
-    pub key: NodeKey,
+    /// Its keys there; Xray has none of its own on a node.
+    pub key: Option<NodeKey>,
 }
 
 impl Store {
@@ -66,10 +68,7 @@ impl Store {
                 Ok(Binding {
                     inbound_id: InboundId::new(sql::get(row, 0)?),
                     node_id: NodeId::new(sql::get(row, 1)?),
-                    key: NodeKey {
-                        public_key: sql::get(row, 2)?,
-                        sealed_private_key: sql::get(row, 3)?,
-                    },
+                    key: node_key(sql::get(row, 2)?, sql::get(row, 3)?),
                 })
             })
             .collect()
@@ -86,18 +85,26 @@ pub(crate) async fn rebind_owner(
     lock_owner(tx, tenant).await?;
     let nodes = nodes::of_owner(tx, tenant).await?;
     let inbounds = inbounds::of_owner(tx, tenant).await?;
-    let wanted: BTreeSet<(InboundId, NodeId)> = inbounds
+    let by_id: BTreeMap<InboundId, &Inbound> = inbounds.iter().map(|it| (it.id, it)).collect();
+    for node in &nodes {
+        let here: Vec<&Inbound> = inbounds
+            .iter()
+            .filter(|inbound| inbound.nodes.selects(node))
+            .collect();
+        check_pools(node, &here)?;
+        ports::check(node, &here)?;
+    }
+    let wanted: BTreeMap<(InboundId, NodeId), Ports> = inbounds
         .iter()
         .flat_map(|inbound| {
             nodes
                 .iter()
                 .filter(|node| inbound.nodes.selects(node))
-                .map(|node| (inbound.id, node.id))
+                .map(|node| ((inbound.id, node.id), inbound.settings.ports()))
         })
         .collect();
-    check_pools(&inbounds, &nodes, &wanted)?;
     let present = present(tx, &inbounds).await?;
-    for &(inbound, node) in present.difference(&wanted) {
+    for &(inbound, node) in present.keys().filter(|it| !wanted.contains_key(*it)) {
         sql::run(
             &**tx,
             "DELETE FROM inbound_nodes WHERE inbound_id = $1 AND node_id = $2",
@@ -107,28 +114,49 @@ pub(crate) async fn rebind_owner(
         removals::confirm_implied(tx, node).await?;
         tx.changed(Entry::new(ChangeKind::Binding, tenant, inbound).on_node(node));
     }
-    let ports: BTreeMap<InboundId, u16> = inbounds
-        .iter()
-        .map(|inbound| (inbound.id, inbound.wireguard.port))
-        .collect();
-    for &(inbound, node) in wanted.difference(&present) {
-        let key = keys.make_node_key(inbound, node).map_err(StoreError::key)?;
-        let port = ports.get(&inbound).copied().unwrap_or_default();
-        insert(tx, inbound, node, port, key).await?;
-        tx.changed(Entry::new(ChangeKind::Binding, tenant, inbound).on_node(node));
+    for (&(inbound, node), &ports) in &wanted {
+        match present.get(&(inbound, node)) {
+            Some(taken) if *taken == ports => {}
+            Some(_) => set_ports(tx, inbound, node, ports).await?,
+            None => {
+                let wireguard = by_id.get(&inbound).and_then(|it| it.settings.wireguard());
+                let key = match wireguard {
+                    Some(_) => Some(keys.make_node_key(inbound, node).map_err(StoreError::key)?),
+                    None => None,
+                };
+                insert(tx, inbound, node, ports, key).await?;
+                tx.changed(Entry::new(ChangeKind::Binding, tenant, inbound).on_node(node));
+            }
+        }
     }
     Ok(())
 }
 
-/// Moves an inbound to another port on all of its nodes.
-pub(crate) async fn set_port(tx: &Write, inbound: InboundId, port: u16) -> Result<()> {
+/// Refuses a control address whose port an inbound of the node has.
+pub(crate) async fn check_control_port(tx: &Write, node: &Node) -> Result<()> {
+    lock_owner(tx, node.tenant_id).await?;
+    let inbounds = inbounds::of_owner(tx, node.tenant_id).await?;
+    let here: Vec<&Inbound> = inbounds
+        .iter()
+        .filter(|inbound| inbound.nodes.selects(node))
+        .collect();
+    ports::check_agent(node, &here)
+}
+
+/// Moves an inbound to other ports on a node.
+async fn set_ports(tx: &Write, inbound: InboundId, node: NodeId, ports: Ports) -> Result<()> {
     sql::run(
         &**tx,
-        "UPDATE inbound_nodes SET port = $2 WHERE inbound_id = $1",
-        vec![inbound.uuid().into(), i32::from(port).into()],
+        "UPDATE inbound_nodes SET tcp_port = $3, udp_port = $4
+         WHERE inbound_id = $1 AND node_id = $2",
+        vec![
+            inbound.uuid().into(),
+            node.uuid().into(),
+            ports.tcp.map(i32::from).into(),
+            ports.udp.map(i32::from).into(),
+        ],
     )
-    .await
-    .map_err(port_in_use(port))?;
+    .await?;
     Ok(())
 }
 
@@ -150,20 +178,32 @@ pub(crate) async fn lock_owner(tx: &Write, tenant: Option<TenantId>) -> Result<(
     }
 }
 
-async fn present(tx: &Write, inbounds: &[Inbound]) -> Result<BTreeSet<(InboundId, NodeId)>> {
+/// The bindings that there are, with the ports they take.
+async fn present(tx: &Write, inbounds: &[Inbound]) -> Result<BTreeMap<(InboundId, NodeId), Ports>> {
     let ids = sql::ids(&**tx, inbounds.iter().map(|inbound| inbound.id));
     let text = format!(
-        "SELECT inbound_id, node_id FROM inbound_nodes WHERE inbound_id {}",
+        "SELECT inbound_id, node_id, tcp_port, udp_port FROM inbound_nodes WHERE inbound_id {}",
         sql::in_ids(&**tx, 1)
     );
     sql::all(&**tx, text, vec![ids])
         .await?
         .iter()
         .map(|row| {
-            Ok((
+            let port = |index| -> Result<Option<u16>> {
+                let port: Option<i32> = sql::get(row, index)?;
+                port.map(u16::try_from)
+                    .transpose()
+                    .map_err(|error| StoreError::corrupt("inbound_nodes", error))
+            };
+            let place = (
                 InboundId::new(sql::get(row, 0)?),
                 NodeId::new(sql::get(row, 1)?),
-            ))
+            );
+            let ports = Ports {
+                tcp: port(2)?,
+                udp: port(3)?,
+            };
+            Ok((place, ports))
         })
         .collect()
 }
@@ -172,57 +212,56 @@ async fn insert(
     tx: &Write,
     inbound: InboundId,
     node: NodeId,
-    port: u16,
-    key: NodeKey,
+    ports: Ports,
+    key: Option<NodeKey>,
 ) -> Result<()> {
+    let (public_key, sealed_private_key) = key
+        .map(|key| (key.public_key, key.sealed_private_key))
+        .unzip();
     sql::run(
         &**tx,
         "INSERT INTO inbound_nodes
-            (inbound_id, node_id, port, public_key, sealed_private_key, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+            (inbound_id, node_id, tcp_port, udp_port, public_key, sealed_private_key, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
         vec![
             inbound.uuid().into(),
             node.uuid().into(),
-            i32::from(port).into(),
-            key.public_key.into(),
-            key.sealed_private_key.into(),
+            ports.tcp.map(i32::from).into(),
+            ports.udp.map(i32::from).into(),
+            public_key.into(),
+            sealed_private_key.into(),
             tx.now.into(),
         ],
     )
-    .await
-    .map_err(port_in_use(port))?;
+    .await?;
     Ok(())
 }
 
-fn port_in_use(port: u16) -> impl Fn(sea_orm::DbErr) -> StoreError {
-    move |error| match StoreError::unique("port")(error) {
-        StoreError::AlreadyExists { .. } => StoreError::PortInUse { port },
-        other => other,
-    }
+/// A key pair out of its columns: both are set or neither.
+pub(crate) fn node_key(public: Option<Vec<u8>>, sealed: Option<Vec<u8>>) -> Option<NodeKey> {
+    let (public_key, sealed_private_key) = public.zip(sealed)?;
+    Some(NodeKey {
+        public_key,
+        sealed_private_key,
+    })
 }
 
 /// Two inbounds of one node may not share addresses: a source address has to name one peer.
-fn check_pools(
-    inbounds: &[Inbound],
-    nodes: &[Node],
-    wanted: &BTreeSet<(InboundId, NodeId)>,
-) -> Result<()> {
-    for node in nodes {
-        let here: Vec<&Inbound> = inbounds
-            .iter()
-            .filter(|inbound| wanted.contains(&(inbound.id, node.id)))
-            .collect();
-        for (index, one) in here.iter().enumerate() {
-            for other in here.iter().skip(index + 1) {
-                if one.wireguard.overlaps(&other.wireguard) {
-                    return Err(StoreError::InvalidArgument {
-                        what: "wireguard.ipv4_pool",
-                        reason: format!(
-                            "overlaps that of inbound {:?} on node {:?}",
-                            one.name, node.name
-                        ),
-                    });
-                }
+fn check_pools(node: &Node, here: &[&Inbound]) -> Result<()> {
+    let pools: Vec<_> = here
+        .iter()
+        .filter_map(|inbound| Some((inbound, inbound.settings.wireguard()?)))
+        .collect();
+    for (index, (one, pool)) in pools.iter().enumerate() {
+        for (_, other) in pools.iter().skip(index + 1) {
+            if pool.overlaps(other) {
+                return Err(StoreError::InvalidArgument {
+                    what: "wireguard.ipv4_pool",
+                    reason: format!(
+                        "overlaps that of inbound {:?} on node {:?}",
+                        one.name, node.name
+                    ),
+                });
             }
         }
     }

@@ -4,12 +4,29 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use sea_orm::QueryResult;
 use vpnpanel_domain::{DeviceId, InboundId, NodeId, PeerId, TenantId, UserId};
 
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
-use crate::inbounds::WireGuard;
+use crate::inbound_settings::{InboundSettings, WireGuard, Xray};
 use crate::sql;
+
+/// The ways of a user of a tenant.
+pub(crate) const SELECT: &str =
+    "SELECT p.id, d.id, d.name, d.sealed_private_key, d.sealed_preshared_key, p.ipv4,
+            i.id, i.name, i.settings, n.id, n.name, n.address, b.public_key,
+            i.kind, i.sealed_secret, d.sealed_seed
+     FROM peers p
+     JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
+     JOIN inbounds i ON i.id = p.inbound_id
+     JOIN inbound_nodes b ON b.inbound_id = p.inbound_id
+     JOIN nodes n ON n.id = b.node_id
+     WHERE p.tenant_id = $1 AND p.user_id = $2
+       AND (i.tenant_id = $1 OR i.tenant_id IS NULL)
+       AND (n.tenant_id = $1 OR n.tenant_id IS NULL)
+       AND n.deleted_at IS NULL AND NOT n.disabled
+     ORDER BY i.name_key, n.name_key, d.id";
 
 /// One way for one device to connect.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,28 +37,47 @@ pub struct Connection {
     pub device_id: DeviceId,
     /// Its name.
     pub device_name: String,
-    /// Its private key, sealed; `None` when the user keeps it.
-    pub sealed_private_key: Option<Vec<u8>>,
-    /// Its preshared key, sealed.
-    pub sealed_preshared_key: Option<Vec<u8>>,
-    /// Its address.
-    pub ipv4: Ipv4Addr,
-    /// Its address, where the inbound has IPv6.
-    pub ipv6: Option<Ipv6Addr>,
     /// The inbound.
     pub inbound_id: InboundId,
     /// Its name.
     pub inbound_name: String,
-    /// What the inbound opens.
-    pub wireguard: WireGuard,
+    /// By what the device is let in.
+    pub access: ConnectionAccess,
     /// The node.
     pub node_id: NodeId,
     /// Its name.
     pub node_name: String,
     /// Host name or IP address at which devices reach it.
     pub node_address: String,
-    /// The node's public key for the inbound.
-    pub node_public_key: Vec<u8>,
+}
+
+/// By what a device is let in.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ConnectionAccess {
+    /// To a WireGuard interface.
+    WireGuard {
+        /// What the inbound opens.
+        wireguard: WireGuard,
+        /// The node's public key for the inbound.
+        node_public_key: Vec<u8>,
+        /// The device's private key, sealed; `None` when the user keeps it.
+        sealed_private_key: Option<Vec<u8>>,
+        /// Its preshared key, sealed.
+        sealed_preshared_key: Option<Vec<u8>>,
+        /// Its address.
+        ipv4: Ipv4Addr,
+        /// Its address, where the inbound has IPv6.
+        ipv6: Option<Ipv6Addr>,
+    },
+    /// To a port of Xray.
+    Xray {
+        /// What the inbound opens.
+        xray: Xray,
+        /// The inbound's secret, sealed.
+        sealed_secret: Option<Vec<u8>>,
+        /// What the device's credential is derived from, sealed.
+        sealed_seed: Vec<u8>,
+    },
 }
 
 impl Store {
@@ -58,47 +94,52 @@ impl Store {
         )
         .await?
         .ok_or(StoreError::NotFound("user"))?;
-        let rows = sql::all(
-            &db,
-            "SELECT p.id, d.id, d.name, d.sealed_private_key, d.sealed_preshared_key, p.ipv4,
-                    i.id, i.name, i.settings, n.id, n.name, n.address, b.public_key
-             FROM peers p
-             JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
-             JOIN inbounds i ON i.id = p.inbound_id
-             JOIN inbound_nodes b ON b.inbound_id = p.inbound_id
-             JOIN nodes n ON n.id = b.node_id
-             WHERE p.tenant_id = $1 AND p.user_id = $2
-               AND (i.tenant_id = $1 OR i.tenant_id IS NULL)
-               AND (n.tenant_id = $1 OR n.tenant_id IS NULL)
-               AND n.deleted_at IS NULL AND NOT n.disabled
-             ORDER BY i.name_key, n.name_key, d.id",
-            vec![tenant.uuid().into(), user.uuid().into()],
-        )
-        .await?;
-        rows.iter()
-            .map(|row| {
-                let wireguard: WireGuard = serde_json::from_value(sql::get(row, 8)?)
-                    .map_err(|error| StoreError::corrupt("inbounds.settings", error))?;
-                let ipv4 = address(sql::get(row, 5)?)?;
-                Ok(Connection {
-                    peer_id: PeerId::new(sql::get(row, 0)?),
-                    device_id: DeviceId::new(sql::get(row, 1)?),
-                    device_name: sql::get(row, 2)?,
-                    sealed_private_key: sql::get(row, 3)?,
-                    sealed_preshared_key: sql::get(row, 4)?,
-                    ipv4,
-                    ipv6: wireguard.ipv6_of(ipv4),
-                    inbound_id: InboundId::new(sql::get(row, 6)?),
-                    inbound_name: sql::get(row, 7)?,
-                    wireguard,
-                    node_id: NodeId::new(sql::get(row, 9)?),
-                    node_name: sql::get(row, 10)?,
-                    node_address: sql::get(row, 11)?,
-                    node_public_key: sql::get(row, 12)?,
-                })
-            })
-            .collect()
+        let rows = sql::all(&db, SELECT, vec![tenant.uuid().into(), user.uuid().into()]).await?;
+        let mut connections = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let Some(access) = access(row)? else {
+                continue;
+            };
+            connections.push(Connection {
+                peer_id: PeerId::new(sql::get(row, 0)?),
+                device_id: DeviceId::new(sql::get(row, 1)?),
+                device_name: sql::get(row, 2)?,
+                inbound_id: InboundId::new(sql::get(row, 6)?),
+                inbound_name: sql::get(row, 7)?,
+                access,
+                node_id: NodeId::new(sql::get(row, 9)?),
+                node_name: sql::get(row, 10)?,
+                node_address: sql::get(row, 11)?,
+            });
+        }
+        Ok(connections)
     }
+}
+
+/// By what a device is let in; `None` while it has nothing to show there.
+fn access(row: &QueryResult) -> Result<Option<ConnectionAccess>> {
+    let settings = InboundSettings::from_json(&sql::get::<String>(row, 13)?, sql::get(row, 8)?)?;
+    Ok(match settings {
+        InboundSettings::WireGuard(wireguard) => {
+            let ipv4 = address(sql::get(row, 5)?)?;
+            Some(ConnectionAccess::WireGuard {
+                ipv6: wireguard.ipv6_of(ipv4),
+                ipv4,
+                wireguard,
+                node_public_key: sql::get(row, 12)?,
+                sealed_private_key: sql::get(row, 3)?,
+                sealed_preshared_key: sql::get(row, 4)?,
+            })
+        }
+        InboundSettings::Xray(xray) => match sql::get(row, 15)? {
+            Some(sealed_seed) => Some(ConnectionAccess::Xray {
+                xray,
+                sealed_secret: sql::get(row, 14)?,
+                sealed_seed,
+            }),
+            None => None,
+        },
+    })
 }
 
 /// An address out of its column.
@@ -109,6 +150,22 @@ pub(crate) fn address(value: i64) -> Result<Ipv4Addr> {
 }
 
 /// Without the sealed keys.
+impl fmt::Debug for ConnectionAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WireGuard { ipv4, .. } => f
+                .debug_struct("WireGuard")
+                .field("ipv4", ipv4)
+                .finish_non_exhaustive(),
+            Self::Xray { xray, .. } => f
+                .debug_struct("Xray")
+                .field("xray", xray)
+                .finish_non_exhaustive(),
+        }
+    }
+}
+
+/// With what of it is no secret.
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")

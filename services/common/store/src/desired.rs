@@ -9,14 +9,14 @@ use sea_orm::QueryResult;
 use uuid::Uuid;
 use vpnpanel_domain::{
     DeviceId, InboundId, Limit, MicroBytes, NodeId, PeerId, PeriodId, SpeedLimit, TenantId,
-    UserFacts, UserId, UserStatus,
+    UserFacts, UserId, UserStatus, XrayProtocol,
 };
 
 use crate::changes::{self, LogPosition};
 use crate::connect::Store;
 use crate::connections::address;
-use crate::error::{Result, StoreError};
-use crate::inbounds::WireGuard;
+use crate::error::Result;
+use crate::inbound_settings::InboundSettings;
 use crate::nodes::{self, Node};
 use crate::removals::{self, Removals};
 use crate::{amount, sql, users};
@@ -41,10 +41,12 @@ pub struct DesiredFacts {
 pub struct NodeInbound {
     /// Its id.
     pub id: InboundId,
-    /// The private key of this node for it, sealed.
-    pub sealed_private_key: Vec<u8>,
+    /// WireGuard's private key of this node for it, sealed.
+    pub sealed_private_key: Option<Vec<u8>>,
+    /// Xray's secret of the inbound, sealed.
+    pub sealed_secret: Option<Vec<u8>>,
     /// What is opened.
-    pub wireguard: WireGuard,
+    pub settings: InboundSettings,
 }
 
 /// A user with peers on the node.
@@ -94,14 +96,31 @@ pub struct NodePeer {
     pub inbound_id: InboundId,
     /// The device.
     pub device_id: DeviceId,
-    /// Public key of the device.
-    pub public_key: Vec<u8>,
-    /// Preshared key, sealed.
-    pub sealed_preshared_key: Option<Vec<u8>>,
-    /// Address of the device.
-    pub ipv4: Ipv4Addr,
-    /// Address of the device, where the inbound has IPv6.
-    pub ipv6: Option<Ipv6Addr>,
+    /// By what it is let in.
+    pub access: NodePeerAccess,
+}
+
+/// By what a device is let in.
+#[derive(Clone, PartialEq, Eq)]
+pub enum NodePeerAccess {
+    /// To a WireGuard interface.
+    WireGuard {
+        /// Public key of the device.
+        public_key: Vec<u8>,
+        /// Preshared key, sealed.
+        sealed_preshared_key: Option<Vec<u8>>,
+        /// Address of the device.
+        ipv4: Ipv4Addr,
+        /// Address of the device, where the inbound has IPv6.
+        ipv6: Option<Ipv6Addr>,
+    },
+    /// To a port of Xray.
+    Xray {
+        /// What is spoken there.
+        protocol: XrayProtocol,
+        /// What the device's credential is derived from, sealed.
+        sealed_seed: Vec<u8>,
+    },
 }
 
 impl NodeUser {
@@ -146,7 +165,7 @@ pub(crate) async fn opened(
 ) -> Result<Vec<NodeInbound>> {
     let rows = sql::all(
         db,
-        "SELECT i.id, b.sealed_private_key, i.settings
+        "SELECT i.id, b.sealed_private_key, i.settings, i.sealed_secret, i.kind
          FROM inbound_nodes b JOIN inbounds i ON i.id = b.inbound_id
          WHERE b.node_id = $1 ORDER BY i.id",
         vec![node.uuid().into()],
@@ -157,8 +176,8 @@ pub(crate) async fn opened(
         inbounds.push(NodeInbound {
             id: InboundId::new(sql::get(row, 0)?),
             sealed_private_key: sql::get(row, 1)?,
-            wireguard: serde_json::from_value(sql::get(row, 2)?)
-                .map_err(|error| StoreError::corrupt("inbounds.settings", error))?,
+            sealed_secret: sql::get(row, 3)?,
+            settings: InboundSettings::from_json(&sql::get::<String>(row, 4)?, sql::get(row, 2)?)?,
         });
     }
     Ok(inbounds)
@@ -171,16 +190,16 @@ pub(crate) async fn users(
     only: Option<&BTreeSet<UserId>>,
     now: i64,
 ) -> Result<Vec<NodeUser>> {
-    let pools: BTreeMap<InboundId, &WireGuard> = inbounds
+    let opened: BTreeMap<InboundId, &InboundSettings> = inbounds
         .iter()
-        .map(|inbound| (inbound.id, &inbound.wireguard))
+        .map(|inbound| (inbound.id, &inbound.settings))
         .collect();
     let text = format!(
         "SELECT u.id, u.tenant_id, u.disabled, u.expires_at, u.on_hold, q.id, q.ends_at,
                 q.limit_bytes, q.billed_bytes, q.billed_micro,
                 p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key, d.id,
                 t.suspended_at, n.id, n.ends_at, n.limit_bytes, n.billed_bytes, n.billed_micro,
-                u.speed_up_bps, u.speed_down_bps
+                u.speed_up_bps, u.speed_down_bps, d.sealed_seed
          FROM peers p
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
          JOIN tenants t ON t.id = p.tenant_id
@@ -194,30 +213,51 @@ pub(crate) async fn users(
             format!("AND p.user_id {}", sql::in_ids(db, 2))
         }),
     );
-    let mut values = vec![sql::ids(db, pools.keys().copied())];
+    let mut values = vec![sql::ids(db, opened.keys().copied())];
     values.extend(only.map(|only| sql::ids(db, only.iter().copied())));
     let mut users: Vec<NodeUser> = Vec::new();
     for row in &sql::all(db, text, values).await? {
+        let inbound_id = InboundId::new(sql::get(row, 11)?);
+        let Some(access) = access(row, opened.get(&inbound_id).copied())? else {
+            continue;
+        };
         let id = UserId::new(sql::get(row, 0)?);
         if users.last().is_none_or(|user| user.id != id) {
             users.push(user(row, now)?);
         }
-        let inbound_id = InboundId::new(sql::get(row, 11)?);
-        let ipv4 = address(sql::get(row, 12)?)?;
         let peer = NodePeer {
             id: PeerId::new(sql::get(row, 10)?),
             inbound_id,
             device_id: DeviceId::new(sql::get(row, 15)?),
-            public_key: sql::get(row, 13)?,
-            sealed_preshared_key: sql::get(row, 14)?,
-            ipv4,
-            ipv6: pools.get(&inbound_id).and_then(|pool| pool.ipv6_of(ipv4)),
+            access,
         };
         if let Some(user) = users.last_mut() {
             user.peers.push(peer);
         }
     }
     Ok(users)
+}
+
+/// By what a peer is let in; `None` while its device has nothing to show there.
+fn access(row: &QueryResult, inbound: Option<&InboundSettings>) -> Result<Option<NodePeerAccess>> {
+    let wireguard = match inbound {
+        None => return Ok(None),
+        Some(InboundSettings::WireGuard(wireguard)) => wireguard,
+        Some(InboundSettings::Xray(xray)) => {
+            let seed: Option<Vec<u8>> = sql::get(row, 24)?;
+            return Ok(seed.map(|sealed_seed| NodePeerAccess::Xray {
+                protocol: xray.protocol,
+                sealed_seed,
+            }));
+        }
+    };
+    let ipv4 = address(sql::get(row, 12)?)?;
+    Ok(Some(NodePeerAccess::WireGuard {
+        public_key: sql::get(row, 13)?,
+        sealed_preshared_key: sql::get(row, 14)?,
+        ipv4,
+        ipv6: wireguard.ipv6_of(ipv4),
+    }))
 }
 
 /// A user without its peers yet.
@@ -275,7 +315,7 @@ impl fmt::Debug for NodeInbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeInbound")
             .field("id", &self.id)
-            .field("wireguard", &self.wireguard)
+            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
@@ -286,7 +326,20 @@ impl fmt::Debug for NodePeer {
         f.debug_struct("NodePeer")
             .field("id", &self.id)
             .field("inbound_id", &self.inbound_id)
-            .field("ipv4", &self.ipv4)
+            .field("access", &self.access)
             .finish_non_exhaustive()
+    }
+}
+
+/// Without the sealed keys.
+impl fmt::Debug for NodePeerAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WireGuard { ipv4, .. } => f
+                .debug_struct("WireGuard")
+                .field("ipv4", ipv4)
+                .finish_non_exhaustive(),
+            Self::Xray { .. } => f.debug_struct("Xray").finish_non_exhaustive(),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong in the store, in terms that a service can answer with.
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
+use vpnpanel_domain::{InboundId, NodeId};
 
 /// What a call of the store answers.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -39,12 +40,9 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Another inbound of a selected node listens on the port.
-    #[error("port {port} is in use on a selected node")]
-    PortInUse {
-        /// The UDP port.
-        port: u16,
-    },
+    /// Somebody else listens on the port of a node.
+    #[error("{0}")]
+    PortInUse(Box<PortInUse>),
     /// No address is free in an inbound's pool.
     #[error("no address is free in the pool of inbound {inbound}")]
     PoolExhausted {
@@ -227,4 +225,23 @@ fn class(error: &sqlx::Error) -> Class {
         },
         _ => Class::Other,
     }
+}
+
+/// A port that is taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{transport} port {port} is in use on node {node_name:?} by {}: choose another port or other \
+     nodes", .inbound.as_ref().map_or_else(|| "its agent".to_owned(), |it| format!("inbound {:?}", it.1))
+)]
+pub struct PortInUse {
+    /// "TCP" or "UDP".
+    pub transport: &'static str,
+    /// The port.
+    pub port: u16,
+    /// The node.
+    pub node: NodeId,
+    /// The node's name.
+    pub node_name: String,
+    /// The inbound that has it, and its name; `None` is the agent of the node.
+    pub inbound: Option<(InboundId, String)>,
 }

@@ -1,9 +1,8 @@
 //! Inbounds: the access endpoints that nodes open.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sea_orm::sea_query::LockType;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -18,6 +17,7 @@ use crate::connect::Store;
 use crate::entity::inbound::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
+use crate::inbound_settings::InboundSettings;
 use crate::nodes::{Labels, Node};
 use crate::page::Page;
 use crate::tenants::{check_version, name_key};
@@ -38,7 +38,7 @@ pub struct Inbound {
     /// Of the platform: every tenant may put it into its groups.
     pub offered: bool,
     /// What is opened.
-    pub wireguard: WireGuard,
+    pub settings: InboundSettings,
     /// Grows with each change.
     pub version: u64,
     /// When it was made.
@@ -58,27 +58,8 @@ pub struct NodeSelector {
     pub labels: Labels,
 }
 
-/// A WireGuard interface, as every node of the inbound opens it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WireGuard {
-    /// UDP port.
-    pub port: u16,
-    /// Where devices get their IPv4 addresses; the first host address is the node's.
-    pub ipv4_pool: Ipv4Net,
-    /// Where devices get their IPv6 addresses: the low 32 bits are the IPv4 address.
-    pub ipv6_pool: Option<Ipv6Net>,
-    /// Handed to devices.
-    pub dns: Vec<IpAddr>,
-    /// Bytes.
-    pub mtu: u16,
-    /// Seconds between keepalives of devices; 0 is none.
-    pub keepalive_seconds: u16,
-    /// What devices route through the tunnel.
-    pub client_allowed_ips: Vec<IpNet>,
-}
-
 /// An inbound to make.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NewInbound {
     /// Its id.
     pub id: InboundId,
@@ -91,11 +72,13 @@ pub struct NewInbound {
     /// Of the platform: every tenant may put it into its groups.
     pub offered: bool,
     /// What is opened. An unspecified pool (`0.0.0.0/0`) picks a free private /16.
-    pub wireguard: WireGuard,
+    pub settings: InboundSettings,
+    /// Its secret that is the same on each node, sealed; WireGuard has none.
+    pub sealed_secret: Option<Vec<u8>>,
 }
 
 /// Fields to change; `None` leaves a field as it is.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct InboundPatch {
     /// The name.
     pub name: Option<String>,
@@ -103,8 +86,10 @@ pub struct InboundPatch {
     pub nodes: Option<NodeSelector>,
     /// Whether tenants may use it.
     pub offered: Option<bool>,
-    /// What is opened; pools have to hold every address in use.
-    pub wireguard: Option<WireGuard>,
+    /// What is opened, of the kind it was; pools have to hold every address in use.
+    pub settings: Option<InboundSettings>,
+    /// Another secret, sealed; `Some(None)` is none any more.
+    pub sealed_secret: Option<Option<Vec<u8>>>,
 }
 
 impl NodeSelector {
@@ -119,40 +104,6 @@ impl NodeSelector {
                     .labels
                     .iter()
                     .all(|(key, value)| node.labels.get(key) == Some(value)))
-    }
-}
-
-impl WireGuard {
-    /// The node's own addresses, with their networks.
-    pub fn node_addresses(&self) -> Vec<IpNet> {
-        let first = Ipv4Addr::from(u32::from(self.ipv4_pool.network()).saturating_add(1));
-        let mut addresses = Vec::with_capacity(2);
-        if let Ok(net) = Ipv4Net::new(first, self.ipv4_pool.prefix_len()) {
-            addresses.push(IpNet::V4(net));
-        }
-        if let (Some(pool), Some(address)) = (self.ipv6_pool, self.ipv6_of(first))
-            && let Ok(net) = Ipv6Net::new(address, pool.prefix_len())
-        {
-            addresses.push(IpNet::V6(net));
-        }
-        addresses
-    }
-
-    /// The IPv6 address that goes with an IPv4 address; `None` without an IPv6 pool.
-    pub fn ipv6_of(&self, ipv4: Ipv4Addr) -> Option<Ipv6Addr> {
-        let pool = self.ipv6_pool?;
-        Some(Ipv6Addr::from(
-            u128::from(pool.network()) | u128::from(u32::from(ipv4)),
-        ))
-    }
-
-    /// Whether an address could belong to either.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        let ipv6 = self.ipv6_pool.zip(other.ipv6_pool);
-        overlap_v4(self.ipv4_pool, other.ipv4_pool)
-            || ipv6.is_some_and(|(one, two)| {
-                one.contains(&two.network()) || two.contains(&one.network())
-            })
     }
 }
 
@@ -176,19 +127,22 @@ impl Store {
         }
         // There has to be one, before a row refers to it.
         bindings::lock_owner(&tx, new.tenant_id).await?;
-        if new.wireguard.ipv4_pool.prefix_len() == 0 {
-            new.wireguard.ipv4_pool = addresses::free_pool(&tx, new.tenant_id).await?;
+        if let InboundSettings::WireGuard(wireguard) = &mut new.settings {
+            if wireguard.ipv4_pool.prefix_len() == 0 {
+                wireguard.ipv4_pool = addresses::free_pool(&tx, new.tenant_id).await?;
+            }
+            addresses::check_pools(wireguard)?;
         }
-        addresses::check_pools(&new.wireguard)?;
         let row = Model {
             id: new.id.uuid(),
             tenant_id: new.tenant_id.map(TenantId::uuid),
             name_key: name_key(&new.name),
             name: new.name,
-            kind: "wireguard".to_owned(),
+            kind: new.settings.kind().to_owned(),
             selector: serde_json::json!(new.nodes),
             offered: new.offered && new.tenant_id.is_none(),
-            settings: serde_json::json!(new.wireguard),
+            settings: new.settings.to_json(),
+            sealed_secret: new.sealed_secret,
             version: 1,
             created_at: tx.now,
             updated_at: tx.now,
@@ -197,7 +151,9 @@ impl Store {
             .exec_without_returning(&*tx)
             .await
             .map_err(StoreError::unique("name"))?;
-        addresses::open_pool(&tx, new.id, new.wireguard.ipv4_pool).await?;
+        if let Some(wireguard) = new.settings.wireguard() {
+            addresses::open_pool(&tx, new.id, wireguard.ipv4_pool).await?;
+        }
         check_nodes(&tx, new.tenant_id, &new.nodes).await?;
         tx.changed(Entry::new(ChangeKind::Inbound, new.tenant_id, new.id).on_inbound(new.id));
         bindings::rebind_owner(&mut tx, new.tenant_id, keys).await?;
@@ -271,7 +227,7 @@ impl Store {
             change.name_key = Set(name_key(&name));
             change.name = Set(name);
         }
-        let rebind = patch.nodes.is_some() || patch.wireguard.is_some();
+        let rebind = patch.nodes.is_some() || patch.settings.is_some();
         if let Some(nodes) = patch.nodes {
             check_nodes(&tx, tenant, &nodes).await?;
             change.selector = Set(serde_json::json!(nodes));
@@ -279,13 +235,12 @@ impl Store {
         if let Some(offered) = patch.offered {
             change.offered = Set(offered && tenant.is_none());
         }
-        if let Some(wireguard) = patch.wireguard {
-            addresses::check_pools(&wireguard)?;
-            addresses::check_pool_change(&tx, id, &before.wireguard, &wireguard).await?;
-            if wireguard.port != before.wireguard.port {
-                bindings::set_port(&tx, id, wireguard.port).await?;
-            }
-            change.settings = Set(serde_json::json!(wireguard));
+        if let Some(settings) = patch.settings {
+            check_change(&tx, id, &before.settings, &settings).await?;
+            change.settings = Set(settings.to_json());
+        }
+        if let Some(sealed) = patch.sealed_secret {
+            change.sealed_secret = Set(sealed);
         }
         let row = Entity::update(change)
             .exec(&*tx)
@@ -344,11 +299,6 @@ pub(crate) async fn of_owner(tx: &Write, tenant: Option<TenantId>) -> Result<Vec
         .collect()
 }
 
-/// Whether IPv4 networks share an address.
-pub(crate) fn overlap_v4(one: Ipv4Net, two: Ipv4Net) -> bool {
-    one.contains(&two.network()) || two.contains(&one.network())
-}
-
 async fn lock(tx: &Write, tenant: Option<TenantId>, id: InboundId) -> Result<Model> {
     Entity::find_by_id(id.uuid())
         .filter(owned(tenant))
@@ -356,6 +306,26 @@ async fn lock(tx: &Write, tenant: Option<TenantId>, id: InboundId) -> Result<Mod
         .one(&**tx)
         .await?
         .ok_or(StoreError::NotFound("inbound"))
+}
+
+/// Refuses another kind, and pools that lack an address in use.
+async fn check_change(
+    tx: &Write,
+    id: InboundId,
+    before: &InboundSettings,
+    after: &InboundSettings,
+) -> Result<()> {
+    if before.kind() != after.kind() {
+        return Err(StoreError::InvalidArgument {
+            what: after.kind(),
+            reason: format!("is not what the inbound is: it stays {}", before.kind()),
+        });
+    }
+    if let (Some(before), Some(after)) = (before.wireguard(), after.wireguard()) {
+        addresses::check_pools(after)?;
+        addresses::check_pool_change(tx, id, before, after).await?;
+    }
+    Ok(())
 }
 
 /// Nodes that are selected by id have to be the owner's.
@@ -407,11 +377,33 @@ impl TryFrom<Model> for Inbound {
             nodes: serde_json::from_value(row.selector)
                 .map_err(|error| StoreError::corrupt("inbounds.selector", error))?,
             offered: row.offered,
-            wireguard: serde_json::from_value(row.settings)
-                .map_err(|error| StoreError::corrupt("inbounds.settings", error))?,
+            settings: InboundSettings::from_json(&row.kind, row.settings)?,
             version: sql::unsigned(row.version),
             created_at_ms: row.created_at,
             updated_at_ms: row.updated_at,
         })
+    }
+}
+
+/// Without the sealed secret.
+impl fmt::Debug for NewInbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewInbound")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Without the sealed secret.
+impl fmt::Debug for InboundPatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboundPatch")
+            .field("name", &self.name)
+            .field("nodes", &self.nodes)
+            .field("offered", &self.offered)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }

@@ -240,7 +240,7 @@ impl Store {
     /// Says where the control plane reaches a node's agent directly; empty is nowhere.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
+    /// [`StoreError::NotFound`], [`StoreError::PortInUse`] by an inbound.
     pub async fn set_control_address(
         &self,
         tenant: Option<TenantId>,
@@ -258,6 +258,7 @@ impl Store {
             ..ActiveModel::default()
         };
         let changed = Node::try_from(Entity::update(change).exec(&*tx).await?)?;
+        bindings::check_control_port(&tx, &changed).await?;
         tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
         Ok(changed)

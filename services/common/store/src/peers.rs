@@ -1,8 +1,10 @@
 //! Peers: each device of a user on each inbound of the user's groups. They are derived; this
-//! brings them in line for one user or for all members of a group, set by set. The id of a peer is
-//! the key of its counters and is never used again.
+//! brings them in line for one user or for all members of a group, set by set. Those of WireGuard
+//! have an address, those of Xray none. The id of a peer is the key of its counters and is never
+//! used again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use sea_orm::Value;
 use uuid::Uuid;
@@ -10,6 +12,7 @@ use vpnpanel_domain::{DeviceId, GroupId, InboundId, PeerId, TenantId, UserId};
 
 use crate::changes::{ChangeKind, Entry};
 use crate::error::Result;
+use crate::inbound_settings::WIREGUARD;
 use crate::row_set::{Cell, Column, RowSet};
 use crate::transaction::Write;
 use crate::{addresses, fresh_id, sql};
@@ -27,9 +30,16 @@ pub(crate) enum Scope {
 }
 
 struct Missing {
-    inbound: InboundId,
     user: UserId,
     device: DeviceId,
+}
+
+/// An inbound that lacks peers. In the order of inbounds, so that two transactions never wait for
+/// each other's pools.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    inbound: InboundId,
+    has_addresses: bool,
 }
 
 /// Adds the peers that are missing and removes those that nothing grants any more.
@@ -83,12 +93,17 @@ async fn remove_ungranted(
 }
 
 async fn released(tx: &Write, rows: &[sea_orm::QueryResult]) -> Result<BTreeSet<InboundId>> {
-    let went = rows
-        .iter()
-        .map(|row| Ok((InboundId::new(sql::get(row, 0)?), sql::get(row, 1)?)))
-        .collect::<Result<Vec<(InboundId, i64)>>>()?;
+    let mut inbounds = BTreeSet::new();
+    let mut went = Vec::new();
+    for row in rows {
+        let inbound = InboundId::new(sql::get(row, 0)?);
+        inbounds.insert(inbound);
+        if let Some(address) = sql::get::<Option<i64>>(row, 1)? {
+            went.push((inbound, address));
+        }
+    }
     addresses::release(tx, &went).await?;
-    Ok(went.into_iter().map(|(inbound, _)| inbound).collect())
+    Ok(inbounds)
 }
 
 async fn add_missing(
@@ -98,9 +113,11 @@ async fn add_missing(
     parameter: Value,
 ) -> Result<BTreeSet<InboundId>> {
     let text = format!(
-        "SELECT DISTINCT gi.inbound_id, d.user_id, d.id
+        "SELECT DISTINCT gi.inbound_id, d.user_id, d.id, i.kind
          FROM user_groups ug
          JOIN group_inbounds gi ON gi.tenant_id = ug.tenant_id AND gi.group_id = ug.group_id
+         JOIN inbounds i ON i.id = gi.inbound_id
+           AND (i.tenant_id = ug.tenant_id OR i.tenant_id IS NULL)
          JOIN users u ON u.tenant_id = ug.tenant_id AND u.id = ug.user_id
          JOIN devices d ON d.tenant_id = ug.tenant_id AND d.user_id = ug.user_id
          LEFT JOIN peers p ON p.device_id = d.id AND p.inbound_id = gi.inbound_id
@@ -109,49 +126,102 @@ async fn add_missing(
          ORDER BY 1, 2, 3"
     );
     let rows = sql::all(&**tx, text, vec![tenant.uuid().into(), parameter]).await?;
-    let mut by_inbound: BTreeMap<InboundId, Vec<Missing>> = BTreeMap::new();
+    let mut by_inbound: BTreeMap<Place, Vec<Missing>> = BTreeMap::new();
     for row in &rows {
-        let missing = Missing {
+        let place = Place {
             inbound: InboundId::new(sql::get(row, 0)?),
+            has_addresses: sql::get::<String>(row, 3)? == WIREGUARD,
+        };
+        by_inbound.entry(place).or_default().push(Missing {
             user: UserId::new(sql::get(row, 1)?),
             device: DeviceId::new(sql::get(row, 2)?),
-        };
-        by_inbound.entry(missing.inbound).or_default().push(missing);
+        });
     }
-    let inbounds = by_inbound.keys().copied().collect();
-    // In the order of inbounds, so that two transactions never wait for each other's pools.
-    for (inbound, missing) in by_inbound {
-        let free = addresses::allocate(tx, inbound, missing.len()).await?;
-        let numbered: Vec<_> = missing.iter().zip(free).collect();
-        for chunk in numbered.chunks(CHUNK) {
-            let mut rows = RowSet::new(
-                &**tx,
-                &[
-                    ("id", Column::Id),
-                    ("user_id", Column::Id),
-                    ("device_id", Column::Id),
-                    ("ipv4", Column::Big),
-                ],
-            );
-            for (missing, address) in chunk {
-                rows.push([
-                    Cell::Id(fresh_id::<PeerId>().uuid()),
-                    Cell::Id(missing.user.uuid()),
-                    Cell::Id(missing.device.uuid()),
-                    Cell::Big(i64::from(u32::from(*address))),
-                ]);
+    let inbounds = by_inbound.keys().map(|place| place.inbound).collect();
+    for (place, missing) in by_inbound {
+        if place.has_addresses {
+            let free = addresses::allocate(tx, place.inbound, missing.len()).await?;
+            let addressed: Vec<_> = missing.iter().zip(free).collect();
+            for chunk in addressed.chunks(CHUNK) {
+                insert_addressed(tx, tenant, place.inbound, chunk).await?;
             }
-            let text = format!(
-                "INSERT INTO peers (id, tenant_id, user_id, device_id, inbound_id, ipv4, created_at)
-                 SELECT id, $1, user_id, device_id, $2, ipv4, $3 FROM {} WHERE TRUE",
-                rows.source(4)
-            );
-            let mut values = vec![tenant.uuid().into(), inbound.uuid().into(), tx.now.into()];
-            values.extend(rows.into_values());
-            sql::run(&**tx, text, values).await?;
+        } else {
+            for chunk in missing.chunks(CHUNK) {
+                insert(tx, tenant, place.inbound, chunk).await?;
+            }
         }
     }
     Ok(inbounds)
+}
+
+/// Peers of a WireGuard inbound.
+async fn insert_addressed(
+    tx: &Write,
+    tenant: TenantId,
+    inbound: InboundId,
+    missing: &[(&Missing, Ipv4Addr)],
+) -> Result<()> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("id", Column::Id),
+            ("user_id", Column::Id),
+            ("device_id", Column::Id),
+            ("ipv4", Column::Big),
+        ],
+    );
+    for (missing, address) in missing {
+        rows.push([
+            Cell::Id(fresh_id::<PeerId>().uuid()),
+            Cell::Id(missing.user.uuid()),
+            Cell::Id(missing.device.uuid()),
+            Cell::Big(i64::from(u32::from(*address))),
+        ]);
+    }
+    insert_rows(tx, tenant, inbound, rows, "ipv4").await
+}
+
+/// Peers of an Xray inbound.
+async fn insert(
+    tx: &Write,
+    tenant: TenantId,
+    inbound: InboundId,
+    missing: &[Missing],
+) -> Result<()> {
+    let mut rows = RowSet::new(
+        &**tx,
+        &[
+            ("id", Column::Id),
+            ("user_id", Column::Id),
+            ("device_id", Column::Id),
+        ],
+    );
+    for missing in missing {
+        rows.push([
+            Cell::Id(fresh_id::<PeerId>().uuid()),
+            Cell::Id(missing.user.uuid()),
+            Cell::Id(missing.device.uuid()),
+        ]);
+    }
+    insert_rows(tx, tenant, inbound, rows, "NULL").await
+}
+
+async fn insert_rows(
+    tx: &Write,
+    tenant: TenantId,
+    inbound: InboundId,
+    rows: RowSet,
+    address: &str,
+) -> Result<()> {
+    let text = format!(
+        "INSERT INTO peers (id, tenant_id, user_id, device_id, inbound_id, ipv4, created_at)
+         SELECT id, $1, user_id, device_id, $2, {address}, $3 FROM {} WHERE TRUE",
+        rows.source(4)
+    );
+    let mut values = vec![tenant.uuid().into(), inbound.uuid().into(), tx.now.into()];
+    values.extend(rows.into_values());
+    sql::run(&**tx, text, values).await?;
+    Ok(())
 }
 
 impl Scope {

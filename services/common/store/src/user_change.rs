@@ -48,7 +48,7 @@ pub struct UserPatch {
 }
 
 /// A user whose row and periods are locked.
-struct Locked {
+pub(crate) struct Locked {
     row: Model,
     periods: Standing,
 }
@@ -202,6 +202,11 @@ impl Store {
 }
 
 impl Locked {
+    /// Grows each time the user's devices get new keys.
+    pub(crate) const fn credentials_version(&self) -> i64 {
+        self.row.credentials_version
+    }
+
     /// The limit holds in both periods that stand: nodes hold allowances of either.
     async fn set_limit(&mut self, tx: &Write, tenant: TenantId, limit: Limit) -> Result<()> {
         let text = format!(
@@ -252,7 +257,7 @@ impl Locked {
 
 /// Locks a live user's periods and then the user. Ingest locks periods by the thousand and a user
 /// only when it crosses its limit, so that is the order for everybody.
-async fn lock(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
+pub(crate) async fn lock(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
     let find =
         || Entity::find_by_id((tenant.uuid(), id.uuid())).filter(Column::DeletedAt.is_null());
     let missing = || StoreError::NotFound("user");
@@ -285,7 +290,12 @@ async fn lock(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
 }
 
 /// Writes a change with the status that follows from it, and notes it for the log.
-async fn save(tx: &mut Write, tenant: TenantId, user: &Locked, change: ActiveModel) -> Result<()> {
+pub(crate) async fn save(
+    tx: &mut Write,
+    tenant: TenantId,
+    user: &Locked,
+    change: ActiveModel,
+) -> Result<()> {
     let id = UserId::new(user.row.id);
     let in_force = user.periods.in_force(tx.now);
     let facts = UserFacts {

@@ -2,7 +2,6 @@
 //! inbound of its groups, in one transaction; one user or a thousand at once.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use sea_orm::{ActiveValue, EntityTrait};
 use vpnpanel_domain::{
@@ -13,6 +12,7 @@ use vpnpanel_domain::{
 use crate::audit::Event;
 use crate::changes::Entry;
 use crate::connect::Store;
+use crate::device_keys::DeviceKeys;
 use crate::entity::{device, user};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
@@ -55,18 +55,14 @@ pub struct NewUser {
 }
 
 /// A device to make.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct NewDevice {
     /// Its id.
     pub id: DeviceId,
     /// Its name.
     pub name: String,
-    /// The public key.
-    pub public_key: [u8; 32],
-    /// The private key, sealed; `None` when the user keeps it.
-    pub sealed_private_key: Option<Vec<u8>>,
-    /// The preshared key, sealed.
-    pub sealed_preshared_key: Option<Vec<u8>>,
+    /// What it shows to be let in.
+    pub keys: DeviceKeys,
 }
 
 impl Store {
@@ -273,20 +269,10 @@ fn devices(
         id: ActiveValue::Set(new.id.uuid()),
         user_id: ActiveValue::Set(id),
         name: ActiveValue::Set(new.name.clone()),
-        public_key: ActiveValue::Set(new.public_key.to_vec()),
-        sealed_private_key: ActiveValue::Set(new.sealed_private_key.clone()),
-        sealed_preshared_key: ActiveValue::Set(new.sealed_preshared_key.clone()),
+        public_key: ActiveValue::Set(new.keys.public_key.to_vec()),
+        sealed_private_key: ActiveValue::Set(new.keys.sealed_private_key.clone()),
+        sealed_preshared_key: ActiveValue::Set(new.keys.sealed_preshared_key.clone()),
         created_at: ActiveValue::Set(now),
+        sealed_seed: ActiveValue::Set(Some(new.keys.sealed_seed.clone())),
     })
-}
-
-/// Without the sealed keys.
-impl fmt::Debug for NewDevice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NewDevice")
-            .field("id", &self.id)
-            .field("name", &self.name)
-            .field("public_key", &hex::encode(self.public_key))
-            .finish_non_exhaustive()
-    }
 }

@@ -3,7 +3,7 @@
 use vpnpanel_api::access::v1::{
     CreateInboundRequest, CreateInboundResponse, DeleteInboundRequest, DeleteInboundResponse,
     GetInboundRequest, GetInboundResponse, Inbound, ListInboundsRequest, ListInboundsResponse,
-    NodeSelector, UpdateInboundRequest, UpdateInboundResponse, inbound::Settings,
+    NodeSelector, UpdateInboundRequest, UpdateInboundResponse,
 };
 use vpnpanel_domain::{InboundId, TenantId};
 use vpnpanel_store::{self as store, InboundPatch, NewInbound, StoreError, fresh_id};
@@ -12,9 +12,12 @@ use crate::{
     Error,
     caller::Caller,
     context::Context,
+    inbound_settings,
     wire::{IntoWire, etag, ids, mask::Mask, page::List, request, text, time},
-    wireguard::settings,
 };
+
+/// Fields of every inbound that an update can name.
+const OWN_FIELDS: &[&str] = &["name", "nodes", "offered_to_tenants"];
 
 /// How often a change of a part of the settings is tried when others change them meanwhile.
 const ATTEMPTS: usize = 4;
@@ -33,16 +36,17 @@ pub(crate) async fn create(
         &message,
     )?;
     let inbound = message.inbound.unwrap_or_default();
-    let Some(Settings::Wireguard(wireguard)) = inbound.settings else {
-        return Err(Error::field("inbound.wireguard", "is required"));
-    };
+    let id = fresh_id();
+    let wire = inbound.settings.as_ref();
+    let change = inbound_settings::on_create(&context.vault, id, wire, context.store.now_ms())?;
     let new = NewInbound {
-        id: fresh_id(),
+        id,
         tenant_id,
         name: text::name("inbound.name", &inbound.name)?,
         nodes: selector(inbound.nodes.unwrap_or_default())?,
         offered: offered(tenant_id, inbound.offered_to_tenants)?,
-        wireguard: settings::on_create(&wireguard)?,
+        settings: change.settings,
+        sealed_secret: change.sealed_secret.flatten(),
     };
     let made = context
         .acting(caller)
@@ -90,34 +94,23 @@ pub(crate) async fn update(
     let inbound = message.inbound.unwrap_or_default();
     let tenant_id: Option<TenantId> = ids::optional("inbound.tenant_id", &inbound.tenant_id)?;
     let id: InboundId = ids::required("inbound.id", &inbound.id)?;
-    let changeable = [&["name", "nodes", "offered_to_tenants"], settings::FIELDS].concat();
-    let mask = Mask::read(message.update_mask.as_ref(), &changeable)?;
-    let name = mask.take("name", !inbound.name.is_empty(), &inbound.name);
-    let offer = inbound.offered_to_tenants;
-    let offer = mask.take("offered_to_tenants", offer, offer);
-    let nodes = mask.take("nodes", inbound.nodes.is_some(), inbound.nodes);
-    let patch = InboundPatch {
-        name: name
-            .map(|name| text::name("inbound.name", name))
-            .transpose()?,
-        nodes: nodes
-            .map(|nodes| selector(nodes.unwrap_or_default()))
-            .transpose()?,
-        offered: offer.map(|is| offered(tenant_id, is)).transpose()?,
-        wireguard: None,
-    };
     let expected = etag::expected(&inbound.etag)?;
-    let wireguard = inbound.settings.map(|Settings::Wireguard(it)| it);
     for attempt in 1.. {
         // Settings are kept whole. Where a part of them changes, the rest is taken from what is
         // read here, which must not have changed until it is written.
         let before = context.store.inbound(tenant_id, id).await?;
-        let changed = settings::on_update(&mask, wireguard.as_ref(), &before.wireguard)?;
-        let version = expected.or(changed.is_some().then_some(before.version));
-        let patch = InboundPatch {
-            wireguard: changed,
-            ..patch.clone()
-        };
+        let changeable = [OWN_FIELDS, inbound_settings::fields(&before.settings)].concat();
+        let mask = Mask::read(message.update_mask.as_ref(), &changeable)?;
+        let change = inbound_settings::on_update(
+            &context.vault,
+            id,
+            &mask,
+            inbound.settings.as_ref(),
+            &before.settings,
+            context.store.now_ms(),
+        )?;
+        let version = expected.or(change.is_some().then_some(before.version));
+        let patch = patch(&mask, tenant_id, &inbound, change)?;
         let outcome = context
             .acting(caller)
             .update_inbound(tenant_id, id, patch, version, &context.vault)
@@ -147,6 +140,32 @@ pub(crate) async fn delete(
         .delete_inbound(tenant_id, id, version)
         .await?;
     Ok(DeleteInboundResponse {})
+}
+
+fn patch(
+    mask: &Mask<'_>,
+    tenant: Option<TenantId>,
+    inbound: &Inbound,
+    change: Option<inbound_settings::Change>,
+) -> Result<InboundPatch, Error> {
+    let name = mask.take("name", !inbound.name.is_empty(), &inbound.name);
+    let offer = inbound.offered_to_tenants;
+    let offer = mask.take("offered_to_tenants", offer, offer);
+    let nodes = mask.take("nodes", inbound.nodes.is_some(), inbound.nodes.clone());
+    let (settings, sealed_secret) = change
+        .map(|change| (change.settings, change.sealed_secret))
+        .unzip();
+    Ok(InboundPatch {
+        name: name
+            .map(|name| text::name("inbound.name", name))
+            .transpose()?,
+        nodes: nodes
+            .map(|nodes| selector(nodes.unwrap_or_default()))
+            .transpose()?,
+        offered: offer.map(|is| offered(tenant, is)).transpose()?,
+        settings,
+        sealed_secret: sealed_secret.flatten(),
+    })
 }
 
 fn offered(tenant: Option<TenantId>, offered: bool) -> Result<bool, Error> {
@@ -185,7 +204,7 @@ impl IntoWire for store::Inbound {
                 labels: self.nodes.labels,
             }),
             offered_to_tenants: self.offered,
-            settings: Some(Settings::Wireguard(settings::into_wire(self.wireguard))),
+            settings: Some(inbound_settings::into_wire(self.settings)),
             create_time: Some(time::timestamp(self.created_at_ms)),
             update_time: Some(time::timestamp(self.updated_at_ms)),
             etag: etag::of(self.version),

@@ -7,8 +7,8 @@ use vpnpanel_api::user::v1::{
     DisableUserRequest, DisableUserResponse, EnableUserRequest, EnableUserResponse, GetUserRequest,
     GetUserResponse, ListUserPeriodsRequest, ListUserPeriodsResponse, ListUsersRequest,
     ListUsersResponse, Period, ResetStrategy as WireStrategy, ResetUserUsageRequest,
-    ResetUserUsageResponse, UpdateUserRequest, UpdateUserResponse, UsageReset, User,
-    UserStatus as WireStatus,
+    ResetUserUsageResponse, RevokeUserCredentialsRequest, RevokeUserCredentialsResponse,
+    UpdateUserRequest, UpdateUserResponse, UsageReset, User, UserStatus as WireStatus,
 };
 use vpnpanel_domain::{
     GroupId, Limit, ResetStrategy, Speed, SpeedLimit, TenantId, UserId, UserStatus,
@@ -215,6 +215,28 @@ pub(crate) async fn reset_usage(
         .reset_user_usage(tenant_id, id, key.as_ref())
         .await?;
     Ok(ResetUserUsageResponse {
+        user: Some(changed.into_wire()),
+    })
+}
+
+pub(crate) async fn revoke_credentials(
+    context: &Context,
+    caller: &Caller,
+    message: RevokeUserCredentialsRequest,
+) -> Result<RevokeUserCredentialsResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let key = request::key(
+        caller,
+        Some(tenant_id),
+        "RevokeUserCredentials",
+        &message.request_id,
+        &message,
+    )?;
+    let changed = context
+        .acting(caller)
+        .revoke_user_credentials(tenant_id, id, &context.vault, key.as_ref())
+        .await?;
+    Ok(RevokeUserCredentialsResponse {
         user: Some(changed.into_wire()),
     })
 }

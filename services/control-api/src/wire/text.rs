@@ -53,7 +53,7 @@ pub(crate) fn email(field: &'static str, text: &str) -> Result<String, Error> {
 }
 
 /// A host name (RFC 1123, section 2.1) or an IP address, without a port.
-pub(crate) fn host(field: &'static str, text: &str) -> Result<String, Error> {
+pub(crate) fn host(field: impl Into<String>, text: &str) -> Result<String, Error> {
     let text = text.trim();
     if text.parse::<std::net::IpAddr>().is_ok() || is_host_name(text) {
         Ok(text.to_owned())
@@ -66,7 +66,7 @@ pub(crate) fn host(field: &'static str, text: &str) -> Result<String, Error> {
 }
 
 /// `host:port` with both given, an IPv6 address in brackets; or nothing.
-pub(crate) fn address(field: &'static str, text: &str) -> Result<String, Error> {
+pub(crate) fn address(field: impl Into<String>, text: &str) -> Result<String, Error> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(String::new());

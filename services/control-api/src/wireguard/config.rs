@@ -29,10 +29,6 @@ pub(crate) struct DeviceConfig {
     pub(crate) mtu: u16,
     /// The server's public key on this node.
     pub(crate) server_key: [u8; 32],
-    /// Host name or address of the node.
-    pub(crate) server_address: String,
-    /// UDP port there.
-    pub(crate) server_port: u16,
     /// Networks that go through the tunnel.
     pub(crate) allowed_ips: Vec<IpNet>,
     /// Seconds between keepalives; 0 is none.
@@ -40,15 +36,16 @@ pub(crate) struct DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// The text of the configuration file. Holds the private key.
-    pub(crate) fn text(&self) -> Zeroizing<String> {
+    /// The text of the configuration file, for a node at a host name or address and a UDP port
+    /// there. Holds the private key.
+    pub(crate) fn text(&self, address: &str, port: u16) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(512));
         // Writing to a String cannot fail.
-        let _ = self.write(&mut text);
+        let _ = self.write(address, port, &mut text);
         text
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    fn write(&self, address: &str, port: u16, out: &mut String) -> std::fmt::Result {
         writeln!(out, "[Interface]")?;
         if let Some(key) = &self.private_key {
             writeln!(out, "PrivateKey = {}", keys::text(key).as_str())?;
@@ -68,13 +65,9 @@ impl DeviceConfig {
             writeln!(out, "PresharedKey = {}", keys::text(key).as_str())?;
         }
         writeln!(out, "AllowedIPs = {}", joined(&self.allowed_ips))?;
-        match self.server_address.parse::<Ipv6Addr>() {
-            Ok(address) => writeln!(out, "Endpoint = [{address}]:{}", self.server_port)?,
-            Err(_) => writeln!(
-                out,
-                "Endpoint = {}:{}",
-                self.server_address, self.server_port
-            )?,
+        match address.parse::<Ipv6Addr>() {
+            Ok(address) => writeln!(out, "Endpoint = [{address}]:{port}")?,
+            Err(_) => writeln!(out, "Endpoint = {address}:{port}")?,
         }
         if self.keepalive_seconds > 0 {
             writeln!(out, "PersistentKeepalive = {}", self.keepalive_seconds)?;
@@ -118,8 +111,6 @@ mod tests {
             ],
             mtu: 1420,
             server_key: [3; 32],
-            server_address: "vpn.example.com".to_owned(),
-            server_port: 51820,
             allowed_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
             keepalive_seconds: 25,
         }
@@ -141,7 +132,8 @@ AllowedIPs = 0.0.0.0/0, ::/0
 Endpoint = vpn.example.com:51820
 PersistentKeepalive = 25
 ";
-        assert_eq!(config().text().as_str(), expected);
+        let text = config().text("vpn.example.com", 51820);
+        assert_eq!(text.as_str(), expected);
     }
 
     #[test]
@@ -150,11 +142,10 @@ PersistentKeepalive = 25
             preshared_key: None,
             ipv6: None,
             dns_servers: Vec::new(),
-            server_address: "2001:db8::1".to_owned(),
             keepalive_seconds: 0,
             ..config()
         };
-        let text = config.text();
+        let text = config.text("2001:db8::1", 51820);
         assert!(text.contains("Endpoint = [2001:db8::1]:51820\n"));
         for absent in ["DNS", "PresharedKey", "PersistentKeepalive", "/128"] {
             assert!(!text.contains(absent), "{absent}");
@@ -163,7 +154,7 @@ PersistentKeepalive = 25
 
     #[test]
     fn a_configuration_fits_a_qr_code() {
-        let image = qr_svg(&config().text()).unwrap();
+        let image = qr_svg(&config().text("vpn.example.com", 51820)).unwrap();
         assert!(image.starts_with("<?xml") && image.contains("<svg"));
         assert!(qr_svg(&"x".repeat(5000)).is_none());
     }

@@ -36,7 +36,8 @@ use vpnpanel_api::{
         CreateUserResponse, DeleteUserRequest, DeleteUserResponse, DisableUserRequest,
         DisableUserResponse, EnableUserRequest, EnableUserResponse, ListUserConnectionsRequest,
         ListUserConnectionsResponse, ResetUserUsageRequest, ResetUserUsageResponse,
-        UpdateUserRequest, UpdateUserResponse, User,
+        RevokeUserCredentialsRequest, RevokeUserCredentialsResponse, UpdateUserRequest,
+        UpdateUserResponse, User,
     },
 };
 use vpnpanel_auth::Role;
@@ -283,6 +284,15 @@ async fn perform(stage: &mut Stage, method: &'static Method, id: &str) -> Expect
             let user_id = stage.user.id.clone();
             let request = EnableUserRequest { tenant_id, user_id };
             let _back: EnableUserResponse = call(&admin, path, id, request).await;
+            stage.done("user", &stage.user.id)
+        }
+        ("UserService", "RevokeUserCredentials") => {
+            let request = RevokeUserCredentialsRequest {
+                tenant_id,
+                user_id: stage.user.id.clone(),
+                request_id: String::new(),
+            };
+            let _new: RevokeUserCredentialsResponse = call(&admin, path, id, request).await;
             stage.done("user", &stage.user.id)
         }
         ("UserService", "ResetUserUsage") => {

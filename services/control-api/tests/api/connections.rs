@@ -5,7 +5,7 @@ use std::process::Command;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use vpnpanel_api::user::v1::{Connection, ListUserConnectionsRequest, User};
 use vpnpanel_pki::context;
-use vpnpanel_store::DesiredFacts;
+use vpnpanel_store::{DesiredFacts, NodePeerAccess};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::support::{Caller, Panel};
@@ -50,13 +50,22 @@ fn assert_agree(panel: &Panel, connection: &Connection, facts: &DesiredFacts) {
     let config = &connection.wireguard_config;
     let inbound = &facts.inbounds[0];
     let peer = &facts.users[0].peers[0];
-    assert_eq!(public_of(key(config, "PrivateKey")), peer.public_key);
-    assert_eq!(value(config, "Address"), format!("{}/32", peer.ipv4));
+    let NodePeerAccess::WireGuard {
+        public_key,
+        sealed_preshared_key,
+        ipv4,
+        ..
+    } = &peer.access
+    else {
+        panic!("{peer:?}")
+    };
+    assert_eq!(public_of(key(config, "PrivateKey")), *public_key);
+    assert_eq!(value(config, "Address"), format!("{ipv4}/32"));
     let server = panel
         .sealer
         .open(
             &context::inbound_key(inbound.id, facts.node.id),
-            &inbound.sealed_private_key,
+            inbound.sealed_private_key.as_deref().unwrap(),
         )
         .unwrap();
     let server: [u8; 32] = server.as_slice().try_into().unwrap();
@@ -65,11 +74,12 @@ fn assert_agree(panel: &Panel, connection: &Connection, facts: &DesiredFacts) {
         .sealer
         .open(
             &context::preshared_key(peer.device_id),
-            peer.sealed_preshared_key.as_deref().unwrap(),
+            sealed_preshared_key.as_deref().unwrap(),
         )
         .unwrap();
     assert_eq!(preshared.as_slice(), key(config, "PresharedKey"));
-    let endpoint = format!("{}:{}", facts.node.address, inbound.wireguard.port);
+    let port = inbound.settings.wireguard().unwrap().port;
+    let endpoint = format!("{}:{port}", facts.node.address);
     assert_eq!(value(config, "Endpoint"), endpoint);
 }
 

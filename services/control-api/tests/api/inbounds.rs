@@ -86,7 +86,7 @@ async fn pools_are_picked_apart_and_defaults_filled_in() {
     assert!(one.ipv4_pool.ends_with("/16"));
     assert_ne!(one.ipv4_pool, two.ipv4_pool);
     let none = request("three", None, |it| it.settings = None);
-    assert_eq!(fields(create(&admin, none).await), ["inbound.wireguard"]);
+    assert_eq!(fields(create(&admin, none).await), ["inbound.settings"]);
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ mod suspension;
 mod tenants;
 mod usage;
 mod users;
+mod xray;
 
 use std::process::Command;
 

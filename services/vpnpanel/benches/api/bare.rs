@@ -99,6 +99,7 @@ bare_user_service! {
     disable_user(DisableUserRequest) -> DisableUserResponse,
     enable_user(EnableUserRequest) -> EnableUserResponse,
     reset_user_usage(ResetUserUsageRequest) -> ResetUserUsageResponse,
+    revoke_user_credentials(RevokeUserCredentialsRequest) -> RevokeUserCredentialsResponse,
     list_user_periods(ListUserPeriodsRequest) -> ListUserPeriodsResponse,
     list_user_connections(ListUserConnectionsRequest) -> ListUserConnectionsResponse,
 }

@@ -10,11 +10,14 @@ mod reload;
 mod renewal;
 mod server;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 
 pub use client::{ClientTls, Dialer};
 pub use files::CertificateFiles;
@@ -100,10 +103,32 @@ impl Credentials {
     /// # Errors
     /// When the leaf is no certificate.
     pub fn not_after_unix(&self) -> Result<i64, TlsError> {
+        Ok(self.leaf()?.validity().not_after.timestamp())
+    }
+
+    /// The host names and addresses that the certificate is for, in its order.
+    ///
+    /// # Errors
+    /// When the leaf is no certificate.
+    pub fn names(&self) -> Result<Vec<String>, TlsError> {
+        let leaf = self.leaf()?;
+        let malformed = |_| TlsError::Peer(PeerError::Malformed);
+        let names = leaf.subject_alternative_name().map_err(malformed)?;
+        let names = names.iter().flat_map(|names| &names.value.general_names);
+        Ok(names
+            .filter_map(|name| match name {
+                GeneralName::DNSName(name) => Some((*name).to_owned()),
+                GeneralName::IPAddress(bytes) => address(bytes).map(|it| it.to_string()),
+                _ => None,
+            })
+            .collect())
+    }
+
+    fn leaf(&self) -> Result<X509Certificate<'_>, TlsError> {
         let leaf = self.chain.first().ok_or(TlsError::Absent("certificate"))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
             .map_err(|_| TlsError::Peer(PeerError::Malformed))?;
-        Ok(parsed.validity().not_after.timestamp())
+        Ok(parsed)
     }
 }
 
@@ -152,6 +177,13 @@ impl TrustBundle {
 /// [`crate::install_crypto_provider`] cannot choose another.
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// An address out of the bytes of a name.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let ipv4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    ipv4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -15,6 +15,7 @@ pub(crate) struct Model {
     pub(crate) sealed_private_key: Option<Vec<u8>>,
     pub(crate) sealed_preshared_key: Option<Vec<u8>>,
     pub(crate) created_at: i64,
+    pub(crate) sealed_seed: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -11,7 +11,7 @@ use crate::page::Page;
 use crate::rollover::{self, RollCursor};
 use crate::sql;
 use crate::usage::{self, OF_NODE, OF_NODES, OF_USER, UsageQuery};
-use crate::{periods, users};
+use crate::{connections, device_keys, periods, users};
 
 impl TestStore {
     /// Plans of the lists and sweeps that go by periods, as [`TestStore::usage_plans`].
@@ -34,6 +34,17 @@ impl TestStore {
             plans.push(self.plan(text, values).await);
         }
         plans
+    }
+
+    /// Plans of what is read of devices and what they show, as [`TestStore::usage_plans`].
+    pub async fn access_plans(&self) -> Vec<String> {
+        let (tenant, user): (TenantId, UserId) = (crate::fresh_id(), crate::fresh_id());
+        let user = vec![tenant.uuid().into(), user.uuid().into()];
+        let unseeded = format!("{} ORDER BY d.id LIMIT 1000", device_keys::UNSEEDED);
+        vec![
+            self.plan(connections::SELECT.to_owned(), user).await,
+            self.plan(unseeded, vec![]).await,
+        ]
     }
 
     /// Plans of the series of a user, a tenant and a node, as the database describes them; without

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use vpnpanel_store::testing::TestStore;
-use vpnpanel_store::{GroupPatch, InboundPatch, StoreError, UserPatch, on_each_database};
+use vpnpanel_store::{
+    GroupPatch, InboundPatch, InboundSettings, StoreError, UserPatch, on_each_database,
+};
 
-use crate::fixture::{Keys, World, new_inbound, new_user, wireguard};
+use crate::fixture::{Keys, World, address, new_inbound, new_user, wireguard};
 
 on_each_database!(
     a_hundred_users_made_at_once_share_no_address,
@@ -21,7 +23,7 @@ async fn addresses(world: &World) -> Vec<String> {
     state
         .users
         .iter()
-        .flat_map(|user| user.peers.iter().map(|peer| peer.ipv4.to_string()))
+        .flat_map(|user| user.peers.iter().map(|peer| address(peer).to_string()))
         .collect()
 }
 
@@ -96,7 +98,7 @@ async fn a_pool_may_grow_and_not_move(test: TestStore) {
     let world = World::with_pool(test, "10.9.1.0/24").await;
     world.user("ada", Default::default()).await;
     let change = |pool: &str| InboundPatch {
-        wireguard: Some(wireguard(51820, pool)),
+        settings: Some(InboundSettings::WireGuard(wireguard(51820, pool))),
         ..InboundPatch::default()
     };
     let moved = world
@@ -124,14 +126,15 @@ async fn inbounds_of_a_node_share_neither_port_nor_addresses(test: TestStore) {
             name: format!("other{port}"),
             nodes: Default::default(),
             offered: false,
-            wireguard: wireguard(port, pool),
+            settings: InboundSettings::WireGuard(wireguard(port, pool)),
+            sealed_secret: None,
         };
         let store = world.store.clone();
         async move { store.create_inbound(new, &Keys, None).await }
     };
     let same_port = make(51820, "10.10.0.0/16").await;
     assert!(
-        matches!(same_port, Err(StoreError::PortInUse { port: 51820 })),
+        matches!(&same_port, Err(StoreError::PortInUse(taken)) if taken.port == 51820),
         "{same_port:?}"
     );
     let same_pool = make(51821, "10.8.4.0/24").await;
@@ -140,7 +143,10 @@ async fn inbounds_of_a_node_share_neither_port_nor_addresses(test: TestStore) {
         "{same_pool:?}"
     );
     let picked = make(51821, "0.0.0.0/0").await.unwrap();
-    assert_eq!(picked.wireguard.ipv4_pool.to_string(), "10.9.0.0/16");
+    assert_eq!(
+        picked.settings.wireguard().unwrap().ipv4_pool.to_string(),
+        "10.9.0.0/16"
+    );
 }
 
 async fn a_group_that_gains_an_inbound_gives_every_member_a_peer(test: TestStore) {

@@ -8,9 +8,8 @@ use vpnpanel_domain::{Limit, NodeId, UserId};
 use vpnpanel_link::{Generation, Revision};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    Change, ChangeKind, ChangesWanted, CommandKind, DesiredChanges, GroupPatch, InboundPatch,
-    LogPosition, NewNodeCommand, NodePatch, NodeSelector, NodeUser, Removals, Store, StoreError,
-    fresh_id, on_each_database,
+    Change, ChangeKind, ChangesWanted, CommandKind, ConnectionAccess, DesiredChanges, GroupPatch, InboundPatch,
+    LogPosition, NewNodeCommand, NodePatch, NodeSelector, NodeUser, Removals, Store, StoreError, fresh_id, on_each_database,
 };
 
 use crate::fixture::{Agent, Keys, World, new_node};
@@ -145,21 +144,35 @@ async fn a_desired_state_holds_every_change_up_to_its_revision(test: TestStore) 
     assert!(state.position.revision() >= changes.last().unwrap().position.revision());
     assert_eq!(state.inbounds.len(), 1);
     assert_eq!(
-        state.inbounds[0].wireguard.node_addresses()[0].to_string(),
+        state.inbounds[0]
+            .settings
+            .wireguard()
+            .unwrap()
+            .node_addresses()[0]
+            .to_string(),
         "10.8.0.1/16"
     );
     assert_eq!(state.users.len(), 1);
     let on_node = &state.users[0];
     assert_eq!((on_node.id, on_node.period.id), (user.id, user.period.id));
     assert_eq!(on_node.limit, Limit::Bytes(500));
-    assert_eq!(on_node.peers[0].ipv4.to_string(), "10.8.0.2");
+    assert_eq!(
+        crate::fixture::address(&on_node.peers[0]).to_string(),
+        "10.8.0.2"
+    );
     let connections = world
         .store
         .connections(world.tenant, user.id)
         .await
         .unwrap();
     assert_eq!(connections[0].peer_id, on_node.peers[0].id);
-    assert_eq!(connections[0].node_public_key, world.node.as_bytes());
+    let ConnectionAccess::WireGuard {
+        node_public_key, ..
+    } = &connections[0].access
+    else {
+        panic!("{connections:?}")
+    };
+    assert_eq!(node_public_key, world.node.as_bytes());
 
     let disable = NodePatch {
         disabled: Some(true),
@@ -183,7 +196,7 @@ async fn a_desired_state_holds_every_change_up_to_its_revision(test: TestStore) 
 }
 
 /// What has changed since a moment, once every change that was made is behind what is read.
-async fn changed_since(world: &World, since: LogPosition) -> DesiredChanges {
+pub(crate) async fn changed_since(world: &World, since: LogPosition) -> DesiredChanges {
     let made = world.store.log_tail().await.unwrap().revision();
     // Behind this one lies whatever was made before it.
     let marker = world.user(&format!("marker-{made}"), Limit::None).await;

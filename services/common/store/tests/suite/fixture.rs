@@ -1,12 +1,13 @@
 //! A tenant with a node, an inbound and a group, and what tests do with them.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::Ipv4Net;
 use vpnpanel_domain::{
-    DeviceId, GroupId, InboundId, Limit, Multiplier, NodeId, PeerId, ResetStrategy, SpeedLimit,
-    TenantId, UserId, Zone,
+    DeviceId, GroupId, InboundId, Limit, Multiplier, NodeId, PeerId, ResetStrategy,
+    ShadowsocksCipher, SpeedLimit, TenantId, UserId, XrayProtocol, XrayTransport, Zone,
 };
 use vpnpanel_link::collector::ingest::{Decoded, Submission};
 use vpnpanel_link::{
@@ -15,8 +16,9 @@ use vpnpanel_link::{
 };
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    MakeNodeKey, NewDevice, NewGroup, NewInbound, NewNode, NewTenant, NewUser, NodeKey,
-    NodeSelector, Store, TenantLimits, User, WireGuard, fresh_id,
+    DeviceKeys, InboundSettings, MakeDeviceKeys, MakeNodeKey, NewDevice, NewGroup, NewInbound,
+    NewNode, NewTenant, NewUser, NodeKey, NodePeer, NodePeerAccess, NodeSelector, Store,
+    StoreError, TenantLimits, User, WireGuard, Xray, XrayReality, XraySecurity, fresh_id,
 };
 
 /// Keys that are no keys: the store does not look at them.
@@ -31,6 +33,20 @@ impl MakeNodeKey for Keys {
         Ok(NodeKey {
             public_key: node.as_bytes().to_vec(),
             sealed_private_key: inbound.as_bytes().to_vec(),
+        })
+    }
+}
+
+impl MakeDeviceKeys for Keys {
+    fn make_device_keys(
+        &self,
+        _device: DeviceId,
+    ) -> Result<DeviceKeys, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(DeviceKeys {
+            public_key: random(),
+            sealed_private_key: Some(random::<48>().to_vec()),
+            sealed_preshared_key: Some(random::<48>().to_vec()),
+            sealed_seed: random::<48>().to_vec(),
         })
     }
 }
@@ -123,6 +139,58 @@ pub(crate) fn wireguard(port: u16, pool: &str) -> WireGuard {
     }
 }
 
+/// The address of a peer of WireGuard.
+pub(crate) fn address(peer: &NodePeer) -> Ipv4Addr {
+    match &peer.access {
+        NodePeerAccess::WireGuard { ipv4, .. } => *ipv4,
+        NodePeerAccess::Xray { .. } => panic!("{peer:?}"),
+    }
+}
+
+/// A port of Xray with REALITY.
+pub(crate) fn reality(port: u16, protocol: XrayProtocol) -> InboundSettings {
+    InboundSettings::Xray(Xray {
+        port,
+        protocol,
+        transport: XrayTransport::Tcp,
+        security: XraySecurity::Reality(XrayReality {
+            target: "example.com:443".to_owned(),
+            server_names: vec!["example.com".to_owned()],
+            public_key: [5; 32],
+            short_ids: vec!["0102".parse().unwrap()],
+        }),
+    })
+}
+
+/// A port of Shadowsocks.
+pub(crate) fn shadowsocks(port: u16) -> InboundSettings {
+    let cipher = ShadowsocksCipher::Aes128;
+    InboundSettings::Xray(Xray {
+        port,
+        protocol: XrayProtocol::Shadowsocks { cipher },
+        transport: XrayTransport::Tcp,
+        security: XraySecurity::None,
+    })
+}
+
+pub(crate) async fn new_xray(
+    store: &Store,
+    tenant: Option<TenantId>,
+    name: &str,
+    settings: InboundSettings,
+) -> Result<InboundId, StoreError> {
+    let new = NewInbound {
+        id: fresh_id(),
+        tenant_id: tenant,
+        name: name.to_owned(),
+        nodes: NodeSelector::default(),
+        offered: true,
+        settings,
+        sealed_secret: Some(vec![6; 60]),
+    };
+    Ok(store.create_inbound(new, &Keys, None).await?.id)
+}
+
 pub(crate) async fn new_inbound(
     store: &Store,
     tenant: Option<TenantId>,
@@ -137,7 +205,8 @@ pub(crate) async fn new_inbound(
         name: name.to_owned(),
         nodes: NodeSelector::default(),
         offered: true,
-        wireguard: wireguard(port, pool),
+        settings: InboundSettings::WireGuard(wireguard(port, pool)),
+        sealed_secret: None,
     };
     store.create_inbound(new, &Keys, None).await.unwrap();
     id
@@ -178,9 +247,12 @@ pub(crate) fn new_user(name: &str, groups: impl Into<BTreeSet<GroupId>>) -> NewU
         devices: vec![NewDevice {
             id: device,
             name: "phone".to_owned(),
-            public_key,
-            sealed_private_key: Some(vec![1; 48]),
-            sealed_preshared_key: Some(vec![2; 48]),
+            keys: DeviceKeys {
+                public_key,
+                sealed_private_key: Some(vec![1; 48]),
+                sealed_preshared_key: Some(vec![2; 48]),
+                sealed_seed: vec![3; 48],
+            },
         }],
     }
 }

@@ -32,3 +32,4 @@ mod signing_keys;
 mod suspension;
 mod users;
 mod walls;
+mod xray;

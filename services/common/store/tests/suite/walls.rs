@@ -14,10 +14,10 @@ use vpnpanel_domain::{
 use vpnpanel_link::collector::Policy;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    ApiTokenOwner, AuditFilter, CommandKind, Event, Grantor, GroupPatch, InboundPatch, Joining,
-    NewApiToken, NewGroup, NewInbound, NewJoinToken, NewNodeCommand, NewRole, NodePatch,
-    NodeSelector, Page, Store, StoreError, TenantPatch, UsageQuery, User, UserFilter, UserPatch,
-    fresh_id, on_each_database,
+    ApiTokenOwner, AuditFilter, CommandKind, Event, Grantor, GroupPatch, InboundPatch,
+    InboundSettings, Joining, NewApiToken, NewGroup, NewInbound, NewJoinToken, NewNodeCommand,
+    NewRole, NodePatch, NodeSelector, Page, Store, StoreError, TenantPatch, UsageQuery, User,
+    UserFilter, UserPatch, fresh_id, on_each_database,
 };
 
 use crate::audit::support::{chain, lease, somebody};
@@ -208,6 +208,7 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
     refused!(tried, store.update_user(us, user, named, None));
     refused!(tried, store.set_user_disabled(us, user, true));
     refused!(tried, store.reset_user_usage(us, user, None));
+    refused!(tried, store.revoke_user_credentials(us, user, &Keys, None));
     refused!(tried, store.delete_user(us, user, None));
     let into = || new_user("bob", [theirs.group]);
     refused!(tried, store.create_user(us, into(), None));
@@ -247,7 +248,8 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
             name: "on theirs".to_owned(),
             nodes: nodes.clone(),
             offered: false,
-            wireguard: wireguard(51821, "10.22.0.0/16"),
+            settings: InboundSettings::WireGuard(wireguard(51821, "10.22.0.0/16")),
+            sealed_secret: None,
         };
         refused!(tried, store.create_inbound(new, &Keys, None));
 

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use uuid::Uuid;
-use vpnpanel_domain::{InboundId, PeerId, UserId};
+use vpnpanel_domain::{
+    InboundId, PeerId, SecurityKind, ShadowsocksCipher, TransportKind, UserId, XrayProtocol,
+    check_xray,
+};
 pub use vpnpanel_link::{
     SecretText as Text, ShadowsocksMethod, XrayProtocol as Protocol, XraySecurity as Security,
     XrayTransport as Transport,
@@ -71,32 +74,37 @@ impl XrayInbound {
     /// # Errors
     /// What does not fit.
     pub fn check(&self) -> Result<(), Error> {
-        let protected = self.security != Security::None;
-        let tcp = self.transport == Transport::Tcp;
-        let reality = matches!(self.security, Security::Reality { .. });
-        let refuse = |why: &str| Err(Error::Invalid(format!("inbound {}: {why}", self.id)));
+        let refuse = |why: String| Err(Error::Invalid(format!("inbound {}: {why}", self.id)));
         if self.port == 0 {
-            return refuse("it has no port");
+            return refuse("it has no port".to_owned());
         }
-        match &self.protocol {
-            Protocol::Vless { vision: true } if !(tcp && protected) => {
-                return refuse("Vision needs TCP with TLS or REALITY");
-            }
-            Protocol::Vless { .. } | Protocol::Trojan if !protected => {
-                return refuse("the protocol encrypts nothing: it needs TLS or REALITY");
-            }
-            Protocol::Shadowsocks { .. } if !tcp || protected => {
-                return refuse("Shadowsocks is its own transport and security");
-            }
-            Protocol::Shadowsocks { method, key } if !is_key(key, *method) => {
-                return refuse("the key does not fit the cipher");
-            }
-            _ => (),
+        if let Protocol::Shadowsocks { method, key } = &self.protocol
+            && !is_key(key, *method)
+        {
+            return refuse("the key does not fit the cipher".to_owned());
         }
-        if reality && matches!(self.transport, Transport::WebSocket { .. }) {
-            return refuse("REALITY carries no WebSocket");
-        }
-        Ok(())
+        let protocol = match &self.protocol {
+            Protocol::Vless { vision } => XrayProtocol::Vless { vision: *vision },
+            Protocol::Vmess => XrayProtocol::Vmess,
+            Protocol::Trojan => XrayProtocol::Trojan,
+            Protocol::Shadowsocks { method, .. } => XrayProtocol::Shadowsocks {
+                cipher: match method {
+                    ShadowsocksMethod::Aes128 => ShadowsocksCipher::Aes128,
+                    ShadowsocksMethod::Aes256 => ShadowsocksCipher::Aes256,
+                },
+            },
+        };
+        let transport = match self.transport {
+            Transport::Tcp => TransportKind::Tcp,
+            Transport::WebSocket { .. } => TransportKind::WebSocket,
+            Transport::Grpc { .. } => TransportKind::Grpc,
+        };
+        let security = match self.security {
+            Security::None => SecurityKind::None,
+            Security::Tls { .. } => SecurityKind::Tls,
+            Security::Reality { .. } => SecurityKind::Reality,
+        };
+        check_xray(protocol, transport, security).or_else(|misfit| refuse(misfit.to_string()))
     }
 
     /// What Xray tells users apart by, to compare it with other peers' of the inbound.

@@ -1,0 +1,732 @@
+//! Inbounds of Xray: what is refused, what is made for them, who sees what of it, and that what
+//! devices get is what the nodes are told.
+
+use std::process::Command;
+
+use base64::{Engine, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost_types::FieldMask;
+use rcgen::{CertificateParams, KeyPair};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use vpnpanel_api::{
+    access::v1::{
+        CreateInboundRequest, GetInboundRequest, GrpcTransport, Inbound, NodeSelector,
+        RealitySecurity, ShadowsocksCipher, ShadowsocksSettings, TlsSecurity, TrojanSettings,
+        UpdateInboundRequest, VlessSettings, VmessSettings, WebSocketTransport, WireGuardSettings,
+        XraySecurity, XrayTransport, inbound::Settings, xray_security::Kind as Security,
+        xray_transport::Kind as Transport,
+    },
+    user::v1::{Connection, ListUserConnectionsRequest, RevokeUserCredentialsRequest, User},
+};
+use vpnpanel_auth::Role;
+use vpnpanel_domain::{InboundId, XrayProtocol};
+use vpnpanel_pki::{DeviceSeed, context};
+use vpnpanel_store::{AuditFilter, DesiredFacts, InboundSettings, NodePeerAccess, Page};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+use crate::support::{Caller, Panel, assert_refused, fields};
+
+fn request(name: &str, settings: Settings) -> CreateInboundRequest {
+    CreateInboundRequest {
+        inbound: Some(Inbound {
+            name: name.to_owned(),
+            offered_to_tenants: true,
+            settings: Some(settings),
+            ..Inbound::default()
+        }),
+        ..CreateInboundRequest::default()
+    }
+}
+
+async fn create(caller: &Caller, name: &str, settings: Settings) -> Result<Inbound, Status> {
+    let request = caller.ask(request(name, settings));
+    let made = caller.inbounds().create_inbound(request).await?;
+    Ok(made.into_inner().inbound.unwrap())
+}
+
+async fn update(
+    caller: &Caller,
+    id: &str,
+    settings: Settings,
+    paths: &[&str],
+) -> Result<Inbound, Status> {
+    let request = UpdateInboundRequest {
+        inbound: Some(Inbound {
+            id: id.to_owned(),
+            settings: Some(settings),
+            ..Inbound::default()
+        }),
+        update_mask: Some(FieldMask {
+            paths: paths.iter().map(|&path| path.to_owned()).collect(),
+        }),
+    };
+    let changed = caller
+        .inbounds()
+        .update_inbound(caller.ask(request))
+        .await?;
+    Ok(changed.into_inner().inbound.unwrap())
+}
+
+fn security(kind: Security) -> Option<XraySecurity> {
+    Some(XraySecurity { kind: Some(kind) })
+}
+
+fn reality() -> RealitySecurity {
+    RealitySecurity {
+        server_names: vec!["www.example.org".to_owned()],
+        ..RealitySecurity::default()
+    }
+}
+
+fn with_reality() -> Option<XraySecurity> {
+    security(Security::Reality(reality()))
+}
+
+fn socket() -> Option<XrayTransport> {
+    Some(XrayTransport {
+        kind: Some(Transport::Websocket(WebSocketTransport::default())),
+    })
+}
+
+fn grpc(service: &str) -> Option<XrayTransport> {
+    Some(XrayTransport {
+        kind: Some(Transport::Grpc(GrpcTransport {
+            service_name: service.to_owned(),
+        })),
+    })
+}
+
+fn vless() -> VlessSettings {
+    VlessSettings {
+        vision: true,
+        security: with_reality(),
+        ..VlessSettings::default()
+    }
+}
+
+/// A certificate for names, and its key, PEM.
+fn certificate(names: &[&str]) -> TlsSecurity {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let key = KeyPair::generate().unwrap();
+    let made = CertificateParams::new(names).unwrap().self_signed(&key);
+    TlsSecurity {
+        certificate_chain: made.unwrap().pem(),
+        private_key: key.serialize_pem(),
+        ..TlsSecurity::default()
+    }
+}
+
+fn tls(names: &[&str]) -> Option<XraySecurity> {
+    security(Security::Tls(certificate(names)))
+}
+
+fn reality_of(inbound: &Inbound) -> RealitySecurity {
+    let Some(Settings::Vless(vless)) = &inbound.settings else {
+        panic!("{inbound:?}")
+    };
+    match vless.security.as_ref().and_then(|it| it.kind.clone()) {
+        Some(Security::Reality(reality)) => reality,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_would_pass_in_the_clear_or_not_work_is_refused_by_its_field() {
+    let panel = Panel::start().await;
+    let admin = panel.admin().await;
+    let vless = |change: fn(&mut VlessSettings)| {
+        let mut settings = vless();
+        change(&mut settings);
+        Settings::Vless(settings)
+    };
+    let with = |change: fn(&mut RealitySecurity)| {
+        let mut reality = reality();
+        change(&mut reality);
+        Settings::Trojan(TrojanSettings {
+            security: security(Security::Reality(reality)),
+            ..TrojanSettings::default()
+        })
+    };
+    let by_tls = |change: fn(&mut TlsSecurity)| {
+        let mut tls = certificate(&["vpn.example.com"]);
+        change(&mut tls);
+        Settings::Vmess(VmessSettings {
+            tls: Some(tls),
+            ..VmessSettings::default()
+        })
+    };
+    let shadowsocks = |cipher: ShadowsocksCipher, key: &str| {
+        Settings::Shadowsocks(ShadowsocksSettings {
+            cipher: cipher.into(),
+            server_key: key.to_owned(),
+            ..ShadowsocksSettings::default()
+        })
+    };
+    let cases = [
+        ("vless.security", vless(|it| it.security = None)),
+        (
+            "vless.security",
+            vless(|it| it.security = Some(XraySecurity::default())),
+        ),
+        ("vless.vision", vless(|it| it.transport = grpc("tunnel"))),
+        (
+            "vless.vision",
+            vless(|it| (it.transport, it.security) = (socket(), tls(&["a.b"]))),
+        ),
+        (
+            "vless.transport",
+            vless(|it| (it.vision, it.transport) = (false, socket())),
+        ),
+        (
+            "vless.transport.grpc.service_name",
+            vless(|it| it.transport = grpc("")),
+        ),
+        ("vless.port", vless(|it| it.port = 70_000)),
+        (
+            "trojan.security",
+            Settings::Trojan(TrojanSettings::default()),
+        ),
+        (
+            "trojan.security.reality.server_names",
+            with(|it| it.server_names.clear()),
+        ),
+        (
+            "trojan.security.reality.server_names[0]",
+            with(|it| it.server_names = vec!["a b".to_owned()]),
+        ),
+        (
+            "trojan.security.reality.target",
+            with(|it| it.target = "example.org".to_owned()),
+        ),
+        (
+            "trojan.security.reality.private_key",
+            with(|it| it.private_key = "AAAA".to_owned()),
+        ),
+        (
+            "trojan.security.reality.short_ids[0]",
+            with(|it| it.short_ids = vec!["abc".to_owned()]),
+        ),
+        (
+            "trojan.security.reality.short_ids[1]",
+            with(|it| it.short_ids = vec!["ab".to_owned(), "ab00".to_owned()]),
+        ),
+        (
+            "vmess.tls.certificate_chain",
+            by_tls(|it| it.certificate_chain.clear()),
+        ),
+        (
+            "vmess.tls.certificate_chain",
+            by_tls(|it| it.certificate_chain = "PEM".to_owned()),
+        ),
+        ("vmess.tls.private_key", by_tls(|it| it.private_key.clear())),
+        (
+            "vmess.tls.private_key",
+            by_tls(|it| it.private_key = certificate(&["a.b"]).private_key),
+        ),
+        (
+            "vmess.tls.server_name",
+            by_tls(|it| it.server_name = "other.example.com".to_owned()),
+        ),
+        (
+            "vmess.tls.server_name",
+            by_tls(|it| *it = certificate(&["*.example.com"])),
+        ),
+        (
+            "shadowsocks.server_key",
+            shadowsocks(ShadowsocksCipher::Aes256Gcm, "AAECAwQFBgcICQoLDA0ODw=="),
+        ),
+        (
+            "shadowsocks.server_key",
+            shadowsocks(ShadowsocksCipher::Aes128Gcm, "not base64"),
+        ),
+    ];
+    for (field, settings) in cases {
+        let said = create(&admin, "refused", settings).await;
+        assert_eq!(fields(said), [format!("inbound.{field}")]);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_ended_is_refused() {
+    let panel = Panel::start().await;
+    let admin = panel.admin().await;
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["vpn.example.com".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    let ended = TlsSecurity {
+        certificate_chain: params.self_signed(&key).unwrap().pem(),
+        private_key: key.serialize_pem(),
+        ..TlsSecurity::default()
+    };
+    let settings = Settings::Trojan(TrojanSettings {
+        security: security(Security::Tls(ended)),
+        ..TrojanSettings::default()
+    });
+    let said = create(&admin, "refused", settings).await;
+    let field = "inbound.trojan.security.tls.certificate_chain";
+    assert_eq!(fields(said), [field]);
+}
+
+#[tokio::test]
+async fn what_is_left_empty_is_made_and_an_update_leaves_it() {
+    let panel = Panel::start().await;
+    let admin = panel.admin().await;
+    let made = create(&admin, "one", Settings::Vless(vless()))
+        .await
+        .unwrap();
+    let Some(Settings::Vless(settings)) = &made.settings else {
+        panic!("{made:?}")
+    };
+    assert_eq!((settings.port, settings.vision), (443, true));
+    assert_eq!(
+        settings.transport.as_ref().unwrap().kind,
+        Some(Transport::Tcp(Default::default()))
+    );
+    let first = reality_of(&made);
+    assert_eq!(first.target, "www.example.org:443");
+    assert_eq!(first.short_ids.len(), 1);
+    assert!(first.private_key.is_empty());
+    assert_eq!(URL_SAFE_NO_PAD.decode(&first.public_key).unwrap().len(), 32);
+
+    // What was read can be written back: secrets that are empty stay.
+    let mut settings = settings.clone();
+    let mut renamed = first.clone();
+    renamed.server_names = vec!["www.example.net".to_owned()];
+    settings.security = security(Security::Reality(renamed.clone()));
+    let changed = update(
+        &admin,
+        &made.id,
+        Settings::Vless(settings.clone()),
+        &["vless.security"],
+    )
+    .await
+    .unwrap();
+    assert_eq!(reality_of(&changed), renamed);
+
+    // Another key is another key.
+    renamed.private_key = URL_SAFE_NO_PAD.encode([7; 32]);
+    settings.security = security(Security::Reality(renamed));
+    let changed = update(&admin, &made.id, Settings::Vless(settings), &["vless"])
+        .await
+        .unwrap();
+    let public = PublicKey::from(&StaticSecret::from([7; 32])).to_bytes();
+    assert_eq!(
+        reality_of(&changed).public_key,
+        URL_SAFE_NO_PAD.encode(public)
+    );
+    assert!(reality_of(&changed).private_key.is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_is_shown_by_its_names_and_end_and_renewed_by_an_update() {
+    let panel = Panel::start().await;
+    let admin = panel.admin().await;
+    let trojan = |tls: TlsSecurity| {
+        Settings::Trojan(TrojanSettings {
+            security: security(Security::Tls(tls)),
+            ..TrojanSettings::default()
+        })
+    };
+    let shown = |inbound: &Inbound| {
+        let Some(Settings::Trojan(settings)) = &inbound.settings else {
+            panic!("{inbound:?}")
+        };
+        match settings.security.as_ref().and_then(|it| it.kind.clone()) {
+            Some(Security::Tls(tls)) => tls,
+            other => panic!("{other:?}"),
+        }
+    };
+    let names = ["*.example.com", "vpn.example.com"];
+    let made = create(&admin, "one", trojan(certificate(&names)))
+        .await
+        .unwrap();
+    let tls = shown(&made);
+    assert_eq!(tls.certificate_names, names);
+    assert_eq!(tls.server_name, "vpn.example.com");
+    assert!(tls.certificate_expire_time.is_some());
+    assert!(tls.certificate_chain.is_empty() && tls.private_key.is_empty());
+
+    let named = TlsSecurity {
+        server_name: "other.example.com".to_owned(),
+        ..TlsSecurity::default()
+    };
+    let changed = update(&admin, &made.id, trojan(named), &["trojan.security"]).await;
+    assert_eq!(shown(&changed.unwrap()).server_name, "other.example.com");
+    let renewed = certificate(&["new.example.com"]);
+    let changed = update(&admin, &made.id, trojan(renewed), &["trojan.security"]).await;
+    assert_eq!(
+        shown(&changed.unwrap()).certificate_names,
+        ["new.example.com"]
+    );
+}
+
+#[tokio::test]
+async fn an_inbound_stays_of_its_kind_and_names_no_field_of_another() {
+    let panel = Panel::start().await;
+    let admin = panel.admin().await;
+    let made = create(&admin, "one", Settings::Vless(vless()))
+        .await
+        .unwrap();
+    let trojan = || {
+        Settings::Trojan(TrojanSettings {
+            security: with_reality(),
+            ..TrojanSettings::default()
+        })
+    };
+    let said = update(&admin, &made.id, trojan(), &[]).await;
+    assert_eq!(fields(said), ["inbound.trojan"]);
+    let said = update(
+        &admin,
+        &made.id,
+        Settings::Vless(vless()),
+        &["wireguard.port"],
+    )
+    .await;
+    assert_eq!(fields(said), ["update_mask"]);
+    let bare = VlessSettings {
+        port: 8443,
+        ..VlessSettings::default()
+    };
+    let said = update(
+        &admin,
+        &made.id,
+        Settings::Vless(bare.clone()),
+        &["vless.security"],
+    )
+    .await;
+    assert_eq!(fields(said), ["inbound.vless.security"]);
+    let moved = update(&admin, &made.id, Settings::Vless(bare), &["vless.port"]).await;
+    let Some(Settings::Vless(settings)) = moved.unwrap().settings else {
+        panic!("no VLESS")
+    };
+    assert_eq!((settings.port, settings.vision), (8443, true));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_refused_with_its_holder() {
+    let panel = Panel::start().await;
+    let admin = panel.admin().await;
+    let node = admin.new_node("n1", None).await;
+    let first = create(&admin, "first", Settings::Vless(vless()))
+        .await
+        .unwrap();
+    let wireguard = WireGuardSettings {
+        port: 443,
+        ..WireGuardSettings::default()
+    };
+    create(&admin, "udp", Settings::Wireguard(wireguard))
+        .await
+        .unwrap();
+    let second = create(&admin, "second", Settings::Vless(vless())).await;
+    let status = second.clone().unwrap_err();
+    assert_refused(second, Code::FailedPrecondition, "PORT_IN_USE");
+    let details = status.get_error_details();
+    let metadata = &details.error_info().unwrap().metadata;
+    for (key, value) in [
+        ("port", "443"),
+        ("transport", "TCP"),
+        ("node_id", node.id.as_str()),
+        ("inbound_id", first.id.as_str()),
+    ] {
+        assert_eq!(metadata.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    assert!(status.message().contains("\"first\"") && status.message().contains("\"n1\""));
+}
+
+/// One inbound of each protocol and transport, on ports of their own.
+async fn each(admin: &Caller) -> Vec<Inbound> {
+    let names = ["vpn.example.com"];
+    let trojan = |port, transport, security| {
+        Settings::Trojan(TrojanSettings {
+            port,
+            transport,
+            security,
+        })
+    };
+    let plain = |port, transport, security| {
+        Settings::Vless(VlessSettings {
+            port,
+            vision: false,
+            transport,
+            security,
+        })
+    };
+    let shadowsocks = |port, cipher: ShadowsocksCipher| {
+        Settings::Shadowsocks(ShadowsocksSettings {
+            port,
+            cipher: cipher.into(),
+            ..ShadowsocksSettings::default()
+        })
+    };
+    let all = [
+        ("vision", Settings::Vless(vless())),
+        ("socket", plain(1001, socket(), tls(&names))),
+        ("stream", plain(1002, grpc("tunnel"), with_reality())),
+        (
+            "vmess",
+            Settings::Vmess(VmessSettings {
+                port: 1003,
+                ..Default::default()
+            }),
+        ),
+        (
+            "vmess-tls",
+            Settings::Vmess(VmessSettings {
+                port: 1004,
+                transport: socket(),
+                tls: Some(certificate(&names)),
+            }),
+        ),
+        ("trojan", trojan(1005, None, tls(&names))),
+        ("trojan-grpc", trojan(1006, grpc("tunnel"), tls(&names))),
+        ("ss-128", shadowsocks(1007, ShadowsocksCipher::Aes128Gcm)),
+        ("ss-256", shadowsocks(1008, ShadowsocksCipher::Aes256Gcm)),
+    ];
+    let mut made = Vec::new();
+    for (name, settings) in all {
+        made.push(create(admin, name, settings).await.unwrap());
+    }
+    made
+}
+
+async fn connections(caller: &Caller, user: &User) -> Result<Vec<Connection>, Status> {
+    let request = ListUserConnectionsRequest {
+        tenant_id: user.tenant_id.clone(),
+        user_id: user.id.clone(),
+    };
+    let listed = caller
+        .users()
+        .list_user_connections(caller.ask(request))
+        .await?;
+    Ok(listed.into_inner().connections)
+}
+
+/// What the node is told of an inbound: its protocol, the credential of the one peer, and the secret
+/// of the inbound.
+fn told(
+    panel: &Panel,
+    facts: &DesiredFacts,
+    inbound: InboundId,
+) -> (XrayProtocol, String, Vec<u8>) {
+    let opened = facts.inbounds.iter().find(|it| it.id == inbound).unwrap();
+    let InboundSettings::Xray(xray) = &opened.settings else {
+        panic!("{opened:?}")
+    };
+    let peers = &facts.users[0].peers;
+    let peer = peers.iter().find(|it| it.inbound_id == inbound).unwrap();
+    let NodePeerAccess::Xray { sealed_seed, .. } = &peer.access else {
+        panic!("{peer:?}")
+    };
+    let seed = panel
+        .sealer
+        .open(&context::device_seed(peer.device_id), sealed_seed)
+        .unwrap();
+    let credential = DeviceSeed::from_bytes(&seed)
+        .unwrap()
+        .credential(inbound, xray.protocol)
+        .unwrap();
+    let secret = opened.sealed_secret.as_ref().map(|sealed| {
+        let secret = panel.sealer.open(&context::inbound_secret(inbound), sealed);
+        secret.unwrap().to_vec()
+    });
+    (
+        xray.protocol,
+        credential.to_string(),
+        secret.unwrap_or_default(),
+    )
+}
+
+/// `make test-deps` puts Xray there; VPNPANEL_TEST_XRAY names another one.
+fn xray() -> std::path::PathBuf {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::env::var_os("VPNPANEL_TEST_XRAY")
+        .map_or_else(|| root.join("target/tools/bin/xray"), Into::into)
+}
+
+#[tokio::test]
+async fn a_connection_is_what_xray_reads_and_what_the_node_is_told() {
+    let panel = Panel::start().await;
+    let tenant = panel.default_tenant().await;
+    let admin = panel.admin().await;
+    let node = admin.new_node("berlin", None).await;
+    let inbounds = each(&admin).await;
+    let ids: Vec<&str> = inbounds.iter().map(|inbound| inbound.id.as_str()).collect();
+    let group = admin.new_group(tenant, "all", &ids).await;
+    let user = admin.new_user(tenant, "ada", &[&group.id]).await;
+    let found = connections(&admin, &user).await.unwrap();
+    assert_eq!(found.len(), inbounds.len());
+    let facts = panel.store.desired_state(node.id.parse().unwrap()).await;
+    let facts = facts.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for connection in &found {
+        assert!(connection.wireguard_config.is_empty());
+        assert!(connection.qr_svg.contains("<svg"));
+        let id: InboundId = connection.inbound_id.parse().unwrap();
+        let (protocol, credential, secret) = told(&panel, &facts, id);
+        let scheme = match protocol {
+            XrayProtocol::Vless { .. } => "vless://",
+            XrayProtocol::Vmess => "vmess://",
+            XrayProtocol::Trojan => "trojan://",
+            XrayProtocol::Shadowsocks { .. } => "ss://",
+        };
+        assert!(connection.share_link.starts_with(scheme));
+        let config: serde_json::Value = serde_json::from_str(&connection.xray_config).unwrap();
+        let outbound = &config["outbounds"][0];
+        let user = &outbound["settings"]["vnext"][0]["users"][0]["id"];
+        let server = &outbound["settings"]["servers"][0]["password"];
+        let shown = user.as_str().or(server.as_str()).unwrap();
+        match protocol {
+            XrayProtocol::Shadowsocks { .. } => {
+                assert_eq!(shown, format!("{}:{credential}", STANDARD.encode(&secret)));
+            }
+            _ => assert_eq!(shown, credential),
+        }
+        let reality = &outbound["streamSettings"]["realitySettings"];
+        if let Some(shown) = reality["publicKey"].as_str() {
+            let private: [u8; 32] = secret.try_into().unwrap();
+            let public = PublicKey::from(&StaticSecret::from(private)).to_bytes();
+            assert_eq!(shown, URL_SAFE_NO_PAD.encode(public));
+        }
+        let file = folder.path().join(format!("{}.json", connection.name));
+        std::fs::write(&file, &connection.xray_config).unwrap();
+        let said = Command::new(xray())
+            .args(["run", "-test", "-config"])
+            .arg(&file)
+            .output()
+            .expect("xray is installed: make test-deps");
+        assert!(said.status.success(), "{}: {said:?}", connection.name);
+    }
+}
+
+#[tokio::test]
+async fn secrets_of_inbounds_are_answered_to_nobody_and_in_no_event() {
+    let panel = Panel::start().await;
+    let tenant = panel.default_tenant().await;
+    let admin = panel.admin().await;
+    let node = admin.new_node("berlin", None).await;
+    let inbounds = each(&admin).await;
+    let ids: Vec<&str> = inbounds.iter().map(|inbound| inbound.id.as_str()).collect();
+    let group = admin.new_group(tenant, "all", &ids).await;
+    let user = admin.new_user(tenant, "ada", &[&group.id]).await;
+    let given = certificate(&["given.example.com"]);
+    let line = given.private_key.lines().nth(1).unwrap().to_owned();
+    let settings = Settings::Trojan(TrojanSettings {
+        port: 2000,
+        security: security(Security::Tls(given)),
+        ..TrojanSettings::default()
+    });
+    create(&admin, "given", settings).await.unwrap();
+
+    let facts = panel.store.desired_state(node.id.parse().unwrap()).await;
+    let facts = facts.unwrap();
+    let mut secrets = vec![line];
+    for inbound in &inbounds {
+        let (_, credential, secret) = told(&panel, &facts, inbound.id.parse().unwrap());
+        secrets.extend([
+            credential,
+            STANDARD.encode(&secret),
+            URL_SAFE_NO_PAD.encode(&secret),
+        ]);
+        if let Ok(pem) = std::str::from_utf8(&secret) {
+            secrets.extend(pem.lines().nth(1).map(str::to_owned));
+        }
+    }
+    secrets.retain(|secret| !secret.is_empty());
+    assert!(secrets.len() > 20);
+
+    let auditor = panel.signed_in(Role::Auditor, None).await;
+    let mut seen = String::new();
+    for inbound in &inbounds {
+        for caller in [&admin, &auditor] {
+            let request = GetInboundRequest {
+                tenant_id: String::new(),
+                inbound_id: inbound.id.clone(),
+            };
+            let got = caller.inbounds().get_inbound(caller.ask(request)).await;
+            let got = got.unwrap().into_inner().inbound.unwrap();
+            // Debug redacts what is declared secret: the message's own bytes do not.
+            seen += &String::from_utf8_lossy(&prost::Message::encode_to_vec(&got));
+        }
+    }
+    connections(&admin, &user).await.unwrap();
+    let refused = connections(&auditor, &user).await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    for tenant in [None, Some(tenant)] {
+        let all = AuditFilter::default();
+        let events = panel.store.audit_events(tenant, &all, Page::first(1_000));
+        seen += &format!("{:?}", events.await.unwrap());
+    }
+    assert!(seen.contains("vision") && seen.contains("given"));
+    for secret in secrets {
+        assert!(!seen.contains(&secret), "{secret}");
+    }
+}
+
+#[tokio::test]
+async fn revoked_credentials_let_nobody_in_and_the_same_request_revokes_once() {
+    let panel = Panel::start().await;
+    let tenant = panel.default_tenant().await;
+    let admin = panel.admin().await;
+    admin.new_node("berlin", None).await;
+    let wireguard = admin.new_inbound("wg", 51820).await;
+    let vless = create(&admin, "vless", Settings::Vless(vless()))
+        .await
+        .unwrap();
+    let group = admin
+        .new_group(tenant, "all", &[&wireguard.id, &vless.id])
+        .await;
+    let user = admin.new_user(tenant, "ada", &[&group.id]).await;
+    let shown = async || {
+        let found = connections(&admin, &user).await.unwrap();
+        assert_eq!(found.len(), 2);
+        let texts = found.into_iter();
+        texts
+            .map(|one| one.wireguard_config + &one.share_link)
+            .collect::<Vec<_>>()
+    };
+    let revoke = async |caller: &Caller| {
+        let request = RevokeUserCredentialsRequest {
+            tenant_id: user.tenant_id.clone(),
+            user_id: user.id.clone(),
+            request_id: "0198c2a4-6d7e-7cc3-98c4-dc0c0c07398f".to_owned(),
+        };
+        let users = &mut caller.users();
+        users.revoke_user_credentials(caller.ask(request)).await
+    };
+    let before = shown().await;
+    assert_eq!(before, shown().await, "links are stable");
+    revoke(&admin).await.unwrap();
+    let after = shown().await;
+    assert!(after.iter().all(|text| !before.contains(text)));
+    revoke(&admin).await.unwrap();
+    assert_eq!(shown().await, after);
+    let auditor = panel.signed_in(Role::Auditor, Some(tenant)).await;
+    let refused = revoke(&auditor).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_group_of_a_tenant_takes_inbounds_of_any_kind() {
+    let panel = Panel::start().await;
+    let tenant = panel.default_tenant().await;
+    let owner = panel.signed_in(Role::Owner, Some(tenant)).await;
+    let node = owner.new_node("own", Some(tenant)).await;
+    let mut own = request("own", Settings::Vless(vless()));
+    own.tenant_id = tenant.to_string();
+    let inbound = own.inbound.as_mut().unwrap();
+    inbound.offered_to_tenants = false;
+    inbound.nodes = Some(NodeSelector {
+        node_ids: vec![node.id.clone()],
+        ..NodeSelector::default()
+    });
+    let made = owner.inbounds().create_inbound(owner.ask(own)).await;
+    let made = made.unwrap().into_inner().inbound.unwrap();
+    let group = owner.new_group(tenant, "all", &[&made.id]).await;
+    let user = owner.new_user(tenant, "ada", &[&group.id]).await;
+    let found = connections(&owner, &user).await.unwrap();
+    assert_eq!(
+        (found.len(), found[0].node_id.as_str()),
+        (1, node.id.as_str())
+    );
+}
