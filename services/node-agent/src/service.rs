@@ -7,17 +7,20 @@ use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 use vpnpanel_api::agent::v1::GetStatusResponse;
 use vpnpanel_link::agent::Settings as MachineSettings;
-use vpnpanel_link::{Entropy as _, MAX_OPEN_COMMANDS, SpoolId};
+use vpnpanel_link::{EngineKind, Entropy as _, MAX_OPEN_COMMANDS, SpoolId};
 use vpnpanel_runtime::clock::Clock;
 use vpnpanel_runtime::tls::{ClientTls, Dialer, ServerTls};
 use vpnpanel_runtime::{Grpc, PeerIdentity, Service};
 
 use crate::driver::{AgentMetrics, Driver, Link, Plane, StatusFacts, SystemEntropy};
-use crate::engine::{MOST_PACED, WireGuardEngine, WireGuardOptions};
+use crate::engine::{MOST_PACED, WireGuardEngine, WireGuardOptions, XrayEngine, XrayOptions};
 use crate::enrollment::{EnrollmentError, Identity, enroll, is_asked_again};
 use crate::renewal::{Renewal, Users};
 use crate::spool::{Spool, SpoolError};
 use crate::{Settings, control, host};
+
+/// Limited users of Xray are cut when its counters could not be read for so long.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
@@ -112,6 +115,12 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
         kernel_quota: settings.kernel_quota,
         most_paced: MOST_PACED,
     });
+    let xray = XrayEngine::new(XrayOptions {
+        identity: identity.node.to_string().into_bytes(),
+        folder: settings.data_dir.join("xray"),
+        program: settings.xray.clone(),
+        patience: PATIENCE,
+    });
     let clock = Clock::system();
     let (status, answers) = watch::channel(GetStatusResponse::default());
     let (asked, commands) = mpsc::channel(MAX_OPEN_COMMANDS);
@@ -128,7 +137,7 @@ pub async fn build(settings: Settings, identity: Identity) -> Result<Service, St
     let driver = Driver {
         settings: machine_settings(settings.kernel_quota),
         spool,
-        plane: Plane::new(Arc::new(engine)),
+        plane: Plane::new(Arc::new(engine)).with_xray(xray),
         link: link(&settings, &identity, users.link.clone())?,
         facts: StatusFacts {
             node: identity.node,
@@ -182,7 +191,9 @@ fn link(settings: &Settings, identity: &Identity, tls: ClientTls) -> Result<Link
 }
 
 fn machine_settings(kernel_quota: bool) -> MachineSettings {
-    let mut capabilities = vec!["wireguard".to_owned()];
+    let mut capabilities = EngineKind::ALL
+        .map(|kind| kind.as_str().to_owned())
+        .to_vec();
     if kernel_quota {
         capabilities.push("kernel-quota".to_owned());
     }

@@ -65,6 +65,11 @@ pub struct Settings {
     )]
     pub kernel_quota: bool,
 
+    /// The Xray program, for inbounds of VLESS, VMess, Trojan and Shadowsocks; unset looks for `xray` in
+    /// PATH.
+    #[arg(long = "xray", env = "VPNPANEL_AGENT_XRAY", value_name = "FILE")]
+    pub xray: Option<PathBuf>,
+
     /// How the host enrols when it has no identity yet.
     #[command(flatten)]
     pub enrollment: EnrollmentSettings,

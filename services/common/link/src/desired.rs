@@ -94,6 +94,12 @@ impl EngineKind {
     /// Every kind.
     pub const ALL: [Self; 2] = [Self::WireGuard, Self::Xray];
 
+    /// Whether it stops a user at an allowance by itself, and not with the next reading of its
+    /// counters.
+    pub const fn keeps_limits(self) -> bool {
+        matches!(self, Self::WireGuard)
+    }
+
     /// Its name in the contract.
     pub const fn as_str(self) -> &'static str {
         match self {

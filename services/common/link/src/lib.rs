@@ -22,15 +22,16 @@
 //!    - `Commit` is on disk, synced, all or nothing, before the next effect begins. If it fails,
 //!      drop the machine and the rest of the effects and go to 1; a disk that is full stops
 //!      reporting, not forwarding.
-//!    - `ReadCounters` begins after every effect before it, reads the incarnation before **and**
-//!      after the counters, and reports both. A failed read is `ReadFailed`, never an empty
-//!      sample.
+//!    - `ReadCounters` begins after every effect before it, reads of each engine the incarnation
+//!      before **and** after the counters, and reports both. An engine that could not be read has
+//!      no sample, never an empty one.
 //!    - `Block` holds when the next effect begins, until the peers are upserted or removed.
 //!    - `Gates` may name users whose peers do not exist yet; they hold from the first packet.
 //!    - `Apply` is refused (answer `EngineUp`) by an engine whose incarnation is another than the
 //!      one named. Counters of removed peers stay, or at least never restart in an incarnation.
 //!    - `SendBatch` sends the bytes that were stored, never a new encoding.
-//! 4. Say `EngineUp` whenever the incarnation may have changed, and before anything else.
+//! 4. Say `EngineUp` or `EngineDown` of each engine before anything else, and `EngineUp` again
+//!    whenever its incarnation may have changed.
 //!
 //! What follows from that order: a counter exists only after its books are open; a batch is sent
 //! only after it is durable together with the baselines it moved; a removal is block → read →

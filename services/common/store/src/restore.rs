@@ -7,10 +7,10 @@
 mod report;
 mod status;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
-use vpnpanel_domain::{LeaseId, NodeId, TenantId};
+use vpnpanel_domain::{LeaseId, NodeId, PeriodId, TenantId};
 use vpnpanel_link::collector::{Evidence, Standing, Witnesses};
 use vpnpanel_link::{LeaseState, StateEpoch};
 
@@ -243,5 +243,24 @@ pub(crate) async fn versions(
             let version = sql::unsigned(sql::get(row, 1)?);
             Ok((LeaseId::new(sql::get(row, 0)?), version))
         })
+        .collect()
+}
+
+/// Of the periods of leases, those that are over.
+pub(crate) async fn over(tx: &Write, leases: &[LeaseState]) -> Result<HashSet<PeriodId>> {
+    if leases.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let text = format!(
+        "SELECT id FROM periods WHERE closed_at IS NOT NULL AND id {}",
+        sql::in_ids(&**tx, 1)
+    );
+    let mut ids: Vec<_> = leases.iter().map(|lease| lease.period).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    sql::all(&**tx, text, vec![sql::ids(&**tx, ids)])
+        .await?
+        .iter()
+        .map(|row| Ok(PeriodId::new(sql::get(row, 0)?)))
         .collect()
 }

@@ -2,8 +2,10 @@
 //! real engine and the real stream. It decides nothing: it hands events over and carries effects
 //! out, in order, each before the next.
 
+mod carrier;
 mod metrics;
 mod plane;
+mod seat;
 mod status;
 mod stream;
 mod subscribers;
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vpnpanel_api::agent::v1::GetStatusResponse;
@@ -48,7 +51,7 @@ pub struct Driver {
     pub settings: Settings,
     /// The disk.
     pub spool: Arc<Spool>,
-    /// The engine.
+    /// The engines.
     pub plane: Plane,
     /// Where the control plane is.
     pub link: Link,
@@ -80,6 +83,9 @@ impl Driver {
     /// # Errors
     /// A spool that cannot be read.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), SpoolError> {
+        // Ends when this does.
+        let mut watchdog = JoinSet::new();
+        watchdog.spawn(self.plane.watch());
         loop {
             let durable = self.blocking(Spool::load).await?;
             match self.drive(durable, &stop).await {
@@ -196,7 +202,7 @@ impl Driver {
         let ticket = read.take()?;
         let (event, changed) = self.plane.read(ticket).await;
         pending.extend(changed);
-        self.metrics.read(matches!(event, Event::Sample { .. }));
+        self.metrics.read(matches!(event, Event::Sampled { .. }));
         Some(event)
     }
 
@@ -229,10 +235,12 @@ impl Driver {
                 Effect::SendBatch { epoch, seq } => {
                     self.send_batch(machine, streams, epoch, seq).await?;
                 }
-                Effect::Inspect => pending.push_back(self.plane.inspect().await),
+                Effect::Inspect { kind, wanted } => {
+                    pending.push_back(self.plane.inspect(kind, wanted).await);
+                }
                 Effect::ReadCounters(ticket) => *read = Some(ticket),
-                Effect::Block(peers) => self.plane.block(peers).await,
-                Effect::Gates(gates) => self.plane.set_gates(gates).await,
+                Effect::Block(kind, peers) => self.plane.block(kind, peers).await,
+                Effect::Gates(kind, gates) => self.plane.set_gates(kind, gates).await,
                 Effect::Apply(change) => pending.push_back(self.plane.apply(change).await),
                 Effect::Run { id, kind } => {
                     let answer = self.run_command(kind).await;

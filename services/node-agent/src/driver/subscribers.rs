@@ -1,21 +1,42 @@
-//! Who is on the engine and what they may: joins the machine's words (users with gates, peers) to
-//! the engine's (peers that are blocked or limited, users with allowances).
+//! Who is on an engine and what they may: joins the machine's words (users with gates, peers) to
+//! those of engines (peers that are blocked or limited, users with allowances).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
 
 use vpnpanel_domain::{PeerId, SpeedLimit, UserId};
+use vpnpanel_link::DesiredPeer;
 use vpnpanel_link::agent::{Gate, Upsert};
-use vpnpanel_link::{DesiredPeer, PeerAccess};
 
-use crate::engine::{Key32, Peer, PeerOp};
+/// A peer as an engine should have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resident {
+    /// Whose it is.
+    pub(super) user: UserId,
+    /// How fast that user may be, all peers together.
+    pub(super) speed: SpeedLimit,
+    /// The peer.
+    pub(super) peer: DesiredPeer,
+    /// Its traffic is dropped.
+    pub(super) blocked: bool,
+    /// Nothing passes but within an allowance.
+    pub(super) limited: bool,
+}
+
+/// A change of one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Op {
+    /// The peer should be as given.
+    Set(Box<Resident>),
+    /// The peer should be gone. Its counters can still be read.
+    Remove(PeerId),
+}
 
 /// What the engine has to do about a change of gates, in this order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Orders {
     pub(super) block: Vec<PeerId>,
     /// Peers that become limited, or stop being so.
-    pub(super) set: Vec<PeerOp>,
+    pub(super) set: Vec<Op>,
     pub(super) allowances: Vec<(UserId, u64)>,
     pub(super) unblock: Vec<PeerId>,
 }
@@ -24,7 +45,7 @@ pub(super) struct Orders {
 #[derive(Debug, Default)]
 pub(super) struct Subscribers {
     gates: HashMap<UserId, Gate>,
-    peers: HashMap<PeerId, (UserId, Peer)>,
+    peers: HashMap<PeerId, Resident>,
     of_user: HashMap<UserId, BTreeSet<PeerId>>,
     /// Blocked on the way out: until they are upserted or removed.
     leaving: HashSet<PeerId>,
@@ -44,7 +65,7 @@ impl Subscribers {
                 continue;
             };
             for id in ids {
-                let Some((_, peer)) = self.peers.get_mut(id) else {
+                let Some(peer) = self.peers.get_mut(id) else {
                     continue;
                 };
                 let (limited, blocked) = settings(Some(gate), peer.limited);
@@ -54,7 +75,7 @@ impl Subscribers {
                     continue;
                 }
                 if was_limited != limited {
-                    orders.set.push(PeerOp::Set(Box::new(peer.clone())));
+                    orders.set.push(Op::Set(Box::new(peer.clone())));
                 } else if blocked && !was_blocked {
                     orders.block.push(*id);
                 } else if was_blocked && !blocked {
@@ -66,32 +87,37 @@ impl Subscribers {
         orders
     }
 
-    /// Takes peers that should be there; gives what the engine is to do, in the same order. Those of
-    /// another engine are left out.
-    pub(super) fn upsert(&mut self, peers: Vec<Upsert>) -> Vec<PeerOp> {
+    /// Takes peers that should be there; gives what the engine is to do, in the same order.
+    pub(super) fn upsert(&mut self, peers: Vec<Upsert>) -> Vec<Op> {
         peers
             .into_iter()
-            .filter_map(|Upsert { user, speed, peer }| {
+            .map(|Upsert { user, speed, peer }| {
                 let id = peer.id;
                 let (limited, blocked) = settings(self.gates.get(&user).copied(), false);
-                let peer = engine_peer(user, speed, peer, (limited, blocked))?;
+                let resident = Resident {
+                    user,
+                    speed,
+                    peer,
+                    blocked,
+                    limited,
+                };
                 self.forget_owner(id);
                 self.leaving.remove(&id);
                 self.of_user.entry(user).or_default().insert(id);
-                self.peers.insert(id, (user, peer.clone()));
-                Some(PeerOp::Set(Box::new(peer)))
+                self.peers.insert(id, resident.clone());
+                Op::Set(Box::new(resident))
             })
             .collect()
     }
 
     /// Takes peers that should be gone.
-    pub(super) fn remove(&mut self, peers: Vec<PeerId>) -> Vec<PeerOp> {
+    pub(super) fn remove(&mut self, peers: Vec<PeerId>) -> Vec<Op> {
         for id in &peers {
             self.forget_owner(*id);
             self.peers.remove(id);
             self.leaving.remove(id);
         }
-        peers.into_iter().map(PeerOp::Remove).collect()
+        peers.into_iter().map(Op::Remove).collect()
     }
 
     /// Peers that are on their way out.
@@ -103,7 +129,7 @@ impl Subscribers {
     pub(super) fn users_of(&self, peers: impl IntoIterator<Item = PeerId>) -> BTreeSet<UserId> {
         peers
             .into_iter()
-            .filter_map(|id| self.peers.get(&id).map(|(user, _)| *user))
+            .filter_map(|id| self.peers.get(&id).map(|peer| peer.user))
             .collect()
     }
 
@@ -125,7 +151,7 @@ impl Subscribers {
             Gate::Blocked => {
                 let limited = ids
                     .iter()
-                    .any(|id| self.peers.get(id).is_some_and(|p| p.1.limited));
+                    .any(|id| self.peers.get(id).is_some_and(|peer| peer.limited));
                 limited.then_some((user, 0))
             }
             Gate::Quota { remaining, counted } => {
@@ -143,12 +169,11 @@ impl Subscribers {
     }
 
     fn forget_owner(&mut self, peer: PeerId) {
-        if let Some((user, _)) = self.peers.get(&peer)
-            && let Some(ids) = self.of_user.get_mut(user)
+        if let Some(user) = self.peers.get(&peer).map(|peer| peer.user)
+            && let Some(ids) = self.of_user.get_mut(&user)
         {
             ids.remove(&peer);
             if ids.is_empty() {
-                let user = *user;
                 self.of_user.remove(&user);
             }
         }
@@ -165,40 +190,10 @@ fn settings(gate: Option<Gate>, limited_before: bool) -> (bool, bool) {
     }
 }
 
-fn engine_peer(
-    user: UserId,
-    speed: SpeedLimit,
-    desired: DesiredPeer,
-    (limited, blocked): (bool, bool),
-) -> Option<Peer> {
-    let PeerAccess::WireGuard {
-        public_key,
-        preshared_key,
-        ipv4,
-        ipv6,
-    } = desired.access
-    else {
-        return None;
-    };
-    let ipv4 = ipv4.map(IpAddr::V4);
-    let ipv6 = ipv6.map(IpAddr::V6);
-    Some(Peer {
-        id: desired.id,
-        user,
-        inbound: desired.inbound,
-        public_key,
-        preshared_key: preshared_key.map(|secret| Key32::new(secret.0)),
-        addresses: ipv4.into_iter().chain(ipv6).collect(),
-        blocked,
-        limited,
-        not_after_ms: None,
-        speed,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use vpnpanel_domain::InboundId;
+    use vpnpanel_link::PeerAccess;
 
     use super::*;
 
@@ -223,17 +218,17 @@ mod tests {
         }
     }
 
-    fn with_gate(gate: Gate) -> (Subscribers, Vec<PeerOp>) {
+    fn with_gate(gate: Gate) -> (Subscribers, Vec<Op>) {
         let mut subscribers = Subscribers::default();
         subscribers.set_gates(vec![(USER, gate)], &HashMap::new());
         let ops = subscribers.upsert(vec![desired()]);
         (subscribers, ops)
     }
 
-    fn flags(op: &PeerOp) -> (bool, bool) {
+    fn flags(op: &Op) -> (bool, bool) {
         match op {
-            PeerOp::Set(peer) => (peer.limited, peer.blocked),
-            PeerOp::Remove(_) => panic!("a removal"),
+            Op::Set(peer) => (peer.limited, peer.blocked),
+            Op::Remove(_) => panic!("a removal"),
         }
     }
 
@@ -301,7 +296,7 @@ mod tests {
     #[test]
     fn a_removed_peer_leaves_nothing_behind() {
         let (mut subscribers, _) = with_gate(Gate::Open);
-        assert_eq!(subscribers.remove(vec![PEER]), vec![PeerOp::Remove(PEER)]);
+        assert_eq!(subscribers.remove(vec![PEER]), vec![Op::Remove(PEER)]);
         assert!(subscribers.users().is_empty());
         assert!(subscribers.users_of([PEER]).is_empty());
     }

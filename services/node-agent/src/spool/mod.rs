@@ -13,12 +13,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vpnpanel_domain::{CommandId, NodeId, PeriodId, UserId};
 use vpnpanel_link::agent::{BatchRecord, Durable, EpochNumber, Transaction, Write};
-use vpnpanel_link::{CounterKey, Digest, Seq, SpoolId};
+use vpnpanel_link::{CounterKey, Digest, EngineKind, Incarnation, Seq, SpoolId};
 
 use tables::{
-    BATCHES, COMMANDS, COUNTERS, EPOCHS, LEASES, META, META_ANCHOR, META_APPLIED, META_INCARNATION,
-    META_NODE, META_SPOOL, META_TARGET, META_TARGET_HEAD, META_WELCOMED, TARGET_USERS, counter_key,
-    lease_key, read_counter_key,
+    BATCHES, COMMANDS, COUNTERS, EPOCHS, LEASES, META, META_ANCHOR, META_APPLIED, META_NODE,
+    META_SPOOL, META_TARGET, META_TARGET_HEAD, META_WELCOMED, TARGET_USERS, counter_key,
+    incarnation_key, lease_key, read_counter_key, unread_key,
 };
 
 /// Pages kept in memory; the image in [`Durable`] serves the reads.
@@ -165,7 +165,12 @@ impl Spool {
         };
         let spool = value(META_SPOOL)?.ok_or(SpoolError::Damaged { table: "meta" })?;
         let mut durable = Durable::new(decode(&spool, "meta")?);
-        durable.incarnation = decode_optional(value(META_INCARNATION)?)?;
+        for kind in EngineKind::ALL {
+            let life: Option<Incarnation> = decode_optional(value(&incarnation_key(kind))?)?;
+            durable.incarnations.extend(life.map(|life| (kind, life)));
+            let unread: Option<i64> = decode_optional(value(&unread_key(kind))?)?;
+            durable.unread.extend(unread.map(|since| (kind, since)));
+        }
         durable.anchor = decode_optional(value(META_ANCHOR)?)?;
         durable.target = decode_optional(value(META_TARGET)?)?;
         durable.target_head = value(META_TARGET_HEAD)?
@@ -279,7 +284,13 @@ impl Spool {
 
 fn apply(write: &WriteTransaction, each: &Write) -> Result<(), SpoolError> {
     match each {
-        Write::Incarnation(name) => put_meta(write, META_INCARNATION, &encode(name, "meta")?),
+        Write::Incarnation(kind, name) => {
+            put_meta(write, &incarnation_key(*kind), &encode(name, "meta")?)
+        }
+        Write::Unread(kind, Some(since)) => {
+            put_meta(write, &unread_key(*kind), &encode(since, "meta")?)
+        }
+        Write::Unread(kind, None) => drop_meta(write, &unread_key(*kind)),
         Write::Anchor(anchor) => put_meta(write, META_ANCHOR, &encode(anchor, "meta")?),
         Write::Applied(state) => put_meta(write, META_APPLIED, &encode(state, "meta")?),
         Write::Welcomed(stream) => put_meta(write, META_WELCOMED, &encode(stream, "meta")?),
@@ -399,6 +410,12 @@ fn put_users(write: &WriteTransaction, users: &[(UserId, Bytes)]) -> Result<(), 
 fn put_meta(write: &WriteTransaction, key: &str, value: &[u8]) -> Result<(), SpoolError> {
     let mut table = write.open_table(META).map_err(redb::Error::from)?;
     table.insert(key, value).map_err(redb::Error::from)?;
+    Ok(())
+}
+
+fn drop_meta(write: &WriteTransaction, key: &str) -> Result<(), SpoolError> {
+    let mut table = write.open_table(META).map_err(redb::Error::from)?;
+    table.remove(key).map_err(redb::Error::from)?;
     Ok(())
 }
 

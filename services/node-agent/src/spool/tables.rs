@@ -5,7 +5,7 @@ use redb::TableDefinition;
 
 use super::{CounterKey, PeriodId, UserId};
 use vpnpanel_domain::PeerId;
-use vpnpanel_link::Incarnation;
+use vpnpanel_link::{EngineKind, Incarnation};
 
 /// Single records.
 pub(super) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
@@ -29,13 +29,27 @@ pub(super) const COMMANDS: TableDefinition<'static, [u8; 16], &[u8]> =
     TableDefinition::new("commands");
 
 pub(super) const META_SPOOL: &str = "spool";
-pub(super) const META_INCARNATION: &str = "incarnation";
+const META_INCARNATION: &str = "incarnation";
 pub(super) const META_ANCHOR: &str = "anchor";
 pub(super) const META_TARGET: &str = "target_state";
 pub(super) const META_TARGET_HEAD: &str = "target_head";
 pub(super) const META_APPLIED: &str = "applied";
 pub(super) const META_WELCOMED: &str = "welcomed";
 pub(super) const META_NODE: &str = "node";
+
+/// Where the life of an engine's counters is. That of WireGuard's has the name which it had on disks
+/// that know of no other engine.
+pub(super) fn incarnation_key(kind: EngineKind) -> String {
+    match kind {
+        EngineKind::WireGuard => META_INCARNATION.to_owned(),
+        other => format!("{META_INCARNATION}_{other}"),
+    }
+}
+
+/// Where it is noted since when an engine could not be read.
+pub(super) fn unread_key(kind: EngineKind) -> String {
+    format!("unread_{kind}")
+}
 
 pub(super) fn counter_key(key: CounterKey) -> [u8; 32] {
     pair(key.incarnation.into_bytes(), key.peer.into_bytes())

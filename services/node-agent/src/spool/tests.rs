@@ -3,8 +3,8 @@
 use vpnpanel_domain::{LeaseId, MicroBytes, Multiplier, PeerId};
 use vpnpanel_link::agent::{CommandRecord, CounterRecord, EpochRecord, TimeAnchor, Welcomed};
 use vpnpanel_link::{
-    AppliedState, Attribution, CommandAnswer, Epoch, Generation, Incarnation, LeaseState, Revision,
-    StateEpoch, Totals,
+    AppliedState, Attribution, CommandAnswer, Epoch, Generation, LeaseState, Revision, StateEpoch,
+    Totals,
 };
 
 use super::*;
@@ -39,7 +39,9 @@ fn every_write() -> Vec<Write> {
         digest: Digest::of(b"state"),
     };
     vec![
-        Write::Incarnation(Incarnation([3; 16])),
+        Write::Incarnation(EngineKind::WireGuard, Incarnation([3; 16])),
+        Write::Incarnation(EngineKind::Xray, Incarnation([4; 16])),
+        Write::Unread(EngineKind::Xray, Some(1_790_000_000_000)),
         Write::Welcomed(Welcomed {
             generation: Generation(5),
             state_epoch: StateEpoch(1),
@@ -142,13 +144,29 @@ fn dropped_records_are_gone() {
         Write::DropLease(user(1), period(2)),
         Write::DropBatch(1, Seq(1)),
         Write::DropEpoch(1),
+        Write::Unread(EngineKind::Xray, None),
         Write::DropCommand(CommandId::from_bytes([8; 16])),
     ];
     spool.commit(&Transaction { writes: drops }).unwrap();
     let left = spool.load().unwrap();
     assert!(left.counters.is_empty() && left.leases.is_empty());
     assert!(left.batches.is_empty() && left.epochs.is_empty());
-    assert!(left.commands.is_empty());
+    assert!(left.commands.is_empty() && left.unread.is_empty());
+}
+
+#[test]
+fn a_disk_that_knows_of_one_engine_is_wireguards() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&folder.path().join("spool.redb"), SPOOL).unwrap();
+    let life = Incarnation([3; 16]);
+    let write = spool.database.begin_write().unwrap();
+    put_meta(&write, "incarnation", &encode(&life, "meta").unwrap()).unwrap();
+    write.commit().unwrap();
+    let lives = spool.load().unwrap().incarnations;
+    assert_eq!(
+        lives.into_iter().collect::<Vec<_>>(),
+        [(EngineKind::WireGuard, life)]
+    );
 }
 
 #[test]

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use vpnpanel_domain::{MicroBytes, PeerId, PeriodId, UserId};
+use vpnpanel_domain::{MicroBytes, PeriodId, UserId};
 
-use super::{Agent, CounterRecord, Effect, Gate, Now, Ticket, Write};
-use crate::{CounterKey, DesiredUser, Grant, Incarnation, LeaseState, Up};
+use super::{Agent, Effect, Gate, Now, Ticket, Write};
+use crate::{CounterKey, DesiredPeer, DesiredUser, EngineKind, Grant, Incarnation, LeaseState, Up};
 
 /// Leases in one message.
 const REPORT_LEASES: usize = 4_096;
@@ -72,17 +72,11 @@ impl Agent {
     /// What the user's counters show from their baselines on is charged to the lease that just
     /// came: the gate opens by it before the next reading.
     fn charge_from_now(&mut self, user: UserId, period: PeriodId) {
-        let Some(incarnation) = self.engine.incarnation else {
-            return;
-        };
         let peers = self.desired.as_ref().and_then(|d| d.users.get(&user));
         let keys: Vec<_> = peers
             .into_iter()
             .flat_map(|user| &user.peers)
-            .map(|peer| CounterKey {
-                incarnation,
-                peer: peer.id,
-            })
+            .filter_map(|peer| self.counter_of(peer))
             .collect();
         for key in keys {
             let Some(record) = self.durable.counters.get(&key) else {
@@ -96,13 +90,17 @@ impl Agent {
         }
     }
 
-    /// Answers shrinks whose counters have been read.
-    pub(super) fn settle_shrinks(&mut self, ticket: Ticket) {
+    /// Answers shrinks whose counters have been read, on every engine that counts for them.
+    pub(super) fn settle_shrinks(&mut self, ticket: Ticket, read: &[EngineKind]) {
+        if self.allowances.shrinks.is_empty() {
+            return;
+        }
+        let unread = self.unread_usage(read);
         let ready: Vec<_> = self
             .allowances
             .shrinks
             .iter()
-            .filter(|(_, (_, needs))| *needs <= ticket)
+            .filter(|(of, (_, needs))| *needs <= ticket && !unread.contains(of))
             .map(|(of, (grant, _))| (*of, *grant))
             .collect();
         for (of, grant) in ready {
@@ -121,23 +119,24 @@ impl Agent {
     }
 
     /// Gives back what users and periods that left this node have not consumed, once nothing is
-    /// counted for them any more.
+    /// counted for them any more: not by a peer that is still there, and not by an engine that does
+    /// not run, until it is known what it had counted.
     pub(super) fn settle_departed(&mut self) {
         if !std::mem::take(&mut self.allowances.departed) {
             return;
         }
         let Some(desired) = &self.desired else { return };
-        let mut counting = BTreeSet::new();
-        for peer in self.engine.installed.keys() {
-            let Some(incarnation) = self.engine.incarnation else {
-                break;
-            };
-            if let Some(record) = self.durable.counters.get(&CounterKey {
-                incarnation,
-                peer: *peer,
-            }) {
-                let attribution = record.baseline().1;
-                counting.insert((attribution.user, attribution.period));
+        let live: Vec<_> = self.engines.live().map(|(kind, _)| kind).collect();
+        let mut counting = self.unread_usage(&live);
+        for (kind, incarnation) in self.engines.live() {
+            for peer in self.engines.of(kind).installed.keys() {
+                if let Some(record) = self.durable.counters.get(&CounterKey {
+                    incarnation,
+                    peer: *peer,
+                }) {
+                    let attribution = record.baseline().1;
+                    counting.insert((attribution.user, attribution.period));
+                }
             }
         }
         let given_back: Vec<_> = self
@@ -162,17 +161,14 @@ impl Agent {
         }
     }
 
-    /// Charges what may have passed unread when counters were lost: at line rate since they
-    /// were last read, and never given back.
+    /// Charges what may have passed unread when an engine's counters were lost: at line rate since
+    /// they were last read, to whoever they counted, and never given back.
     pub(super) fn charge_lost(&mut self, lost: Incarnation, since_ms: i64) {
         let ms = u128::from(since_ms.max(0).unsigned_abs());
         let raw = u128::from(self.settings.line_rate) * ms / 1_000;
         let raw = u64::try_from(raw).unwrap_or(u64::MAX);
         let counted: BTreeSet<_> = self
-            .durable
-            .counters
-            .iter()
-            .filter(|(key, _)| key.incarnation == lost)
+            .books_of_life(lost)
             .map(|(_, record)| record.baseline().1)
             .map(|attribution| (attribution.user, attribution.period))
             .collect();
@@ -195,8 +191,16 @@ impl Agent {
         }
     }
 
-    /// Sets the gates of these users that differ from what was set last; `None` is everybody.
+    /// Sets the gates of these users that differ from what was set last; `None` is everybody. Each
+    /// engine has its own: what passes the one lowers what the other may let through.
     pub(super) fn set_gates(&mut self, users: Option<&[UserId]>, now: Now) {
+        let live: Vec<_> = self.engines.live().map(|(kind, _)| kind).collect();
+        for kind in live {
+            self.set_gates_of(kind, users, now);
+        }
+    }
+
+    fn set_gates_of(&mut self, kind: EngineKind, users: Option<&[UserId]>, now: Now) {
         let Some(desired) = &self.desired else { return };
         let server_ms = self.server_ms(now);
         let mut changes = Vec::new();
@@ -204,9 +208,10 @@ impl Agent {
         let mut behind = false;
         let all = users.is_none().then(|| desired.users.values());
         let some = users.map(|users| users.iter().filter_map(|id| desired.users.get(id)));
-        for user in all.into_iter().flatten().chain(some.into_iter().flatten()) {
-            let period = self.charged_period(user, server_ms);
-            let gate = self.gate(user, period, server_ms);
+        let users = all.into_iter().flatten().chain(some.into_iter().flatten());
+        for user in users.filter(|user| is_on(kind, user)) {
+            let period = self.charged_period(kind, user, server_ms);
+            let gate = self.gate(kind, user, period, server_ms);
             behind |= period != user.period_at(server_ms);
             let key = match gate {
                 Gate::Open => Held::Open,
@@ -215,24 +220,24 @@ impl Agent {
                 }
                 Gate::Blocked => Held::Blocked,
             };
-            if self.allowances.gates.get(&user.id) != Some(&key) {
-                held.push((user.id, key));
+            if self.allowances.gates.get(&(kind, user.id)) != Some(&key) {
+                held.push(((kind, user.id), key));
                 changes.push((user.id, gate));
             }
         }
         self.allowances.gates.extend(held);
-        if behind {
+        if behind && !self.engines.of(kind).failing {
             // The books are taken to the period in force now, and the gates with them.
             self.next_poll_ms = self.next_poll_ms.min(now.boottime_ms);
         }
         if !changes.is_empty() {
             self.commit();
-            self.out.push(Effect::Gates(changes));
+            self.out.push(Effect::Gates(kind, changes));
         }
     }
 
-    /// How far a user passes whose traffic is charged to a period.
-    fn gate(&self, user: &DesiredUser, period: PeriodId, server_ms: i64) -> Gate {
+    /// How far a user passes an engine whose traffic there is charged to a period.
+    fn gate(&self, kind: EngineKind, user: &DesiredUser, period: PeriodId, server_ms: i64) -> Gate {
         let ended = user.not_after_ms.is_some_and(|end| end <= server_ms);
         if user.blocked || ended || user.is_spent(period) {
             return Gate::Blocked;
@@ -250,21 +255,44 @@ impl Agent {
             return Gate::Blocked;
         }
         let multiplier = self.desired.as_ref().map(|desired| desired.multiplier);
-        Gate::Quota {
-            remaining: multiplier.unwrap_or_default().raw_within(remaining),
-            counted: self.counted(user),
+        let raw = multiplier.unwrap_or_default().raw_within(remaining);
+        match raw.saturating_sub(self.outstanding(kind, user, period, server_ms)) {
+            0 if raw > 0 => Gate::Blocked,
+            remaining => Gate::Quota {
+                remaining,
+                counted: self.counted(kind, user),
+            },
         }
     }
 
-    /// The period that what passes now is charged to. That is the one of the books, which moves on
-    /// with the reading after a boundary or a reset: a gate that opened by the clock would let the
-    /// new period's bytes through for the old one's account.
-    fn charged_period(&self, user: &DesiredUser, server_ms: i64) -> PeriodId {
+    /// What another engine, whose counters cannot be read, may have let through of a period: it goes
+    /// on within the gate that it has. One that keeps no limit by itself goes on beyond any gate, and
+    /// nothing is won by holding back for it.
+    fn outstanding(
+        &self,
+        kind: EngineKind,
+        user: &DesiredUser,
+        period: PeriodId,
+        server_ms: i64,
+    ) -> u64 {
+        let others = EngineKind::ALL.into_iter().filter(|other| *other != kind);
+        others
+            .filter(|other| other.keeps_limits() && self.engines.of(*other).failing)
+            .filter(|other| self.charged_period(*other, user, server_ms) == period)
+            .filter_map(|other| match self.allowances.gates.get(&(other, user.id)) {
+                Some(Held::CutAt(cut)) => Some(cut.saturating_sub(self.counted(other, user))),
+                _ => None,
+            })
+            .fold(0, u64::saturating_add)
+    }
+
+    /// The period that what passes an engine now is charged to. That is the one of the books, which
+    /// moves on with the reading after a boundary or a reset: a gate that opened by the clock would
+    /// let the new period's bytes through for the old one's account.
+    fn charged_period(&self, kind: EngineKind, user: &DesiredUser, server_ms: i64) -> PeriodId {
         let in_force = user.period_at(server_ms);
-        let mut on_books = user
-            .peers
-            .iter()
-            .filter_map(|peer| self.books(peer.id))
+        let mut on_books = on(kind, user)
+            .filter_map(|peer| self.books(peer))
             .map(|record| record.baseline().1)
             .filter(|attribution| attribution.user == user.id)
             .map(|attribution| attribution.period)
@@ -277,22 +305,30 @@ impl Agent {
         }
     }
 
-    fn books(&self, peer: PeerId) -> Option<&CounterRecord> {
-        let incarnation = self.engine.incarnation?;
-        self.durable.counters.get(&CounterKey { incarnation, peer })
+    /// The leases that a user's traffic is charged to, one for each period; `None` is a missing one.
+    fn leases_in_force(
+        &self,
+        user: &DesiredUser,
+        server_ms: i64,
+    ) -> impl Iterator<Item = Option<&LeaseState>> {
+        let mut periods: BTreeSet<_> = EngineKind::ALL
+            .into_iter()
+            .filter(|kind| is_on(*kind, user))
+            .map(|kind| self.charged_period(kind, user, server_ms))
+            .collect();
+        if periods.is_empty() {
+            periods.insert(user.period_at(server_ms));
+        }
+        let user = user.id;
+        periods
+            .into_iter()
+            .map(move |period| self.durable.leases.get(&(user, period)))
     }
 
-    fn lease_in_force(&self, user: &DesiredUser, server_ms: i64) -> Option<&LeaseState> {
-        self.durable
-            .leases
-            .get(&(user.id, self.charged_period(user, server_ms)))
-    }
-
-    /// What the counters of a user's peers stood at, in sum, as of the books.
-    fn counted(&self, user: &DesiredUser) -> u64 {
-        user.peers
-            .iter()
-            .filter_map(|peer| self.books(peer.id))
+    /// What the counters of a user's peers on an engine stood at, in sum, as of the books.
+    fn counted(&self, kind: EngineKind, user: &DesiredUser) -> u64 {
+        on(kind, user)
+            .filter_map(|peer| self.books(peer))
             .map(|record| record.baseline().0.sum())
             .fold(0, u64::saturating_add)
     }
@@ -308,9 +344,10 @@ impl Agent {
             .any(|user| {
                 user.limited
                     && !user.blocked
-                    && self
-                        .lease_in_force(user, server_ms)
-                        .is_none_or(|lease| lease.remaining().get() < lease.allowance.get() / 4)
+                    && self.leases_in_force(user, server_ms).any(|lease| {
+                        lease
+                            .is_none_or(|lease| lease.remaining().get() < lease.allowance.get() / 4)
+                    })
             })
     }
 
@@ -322,7 +359,7 @@ impl Agent {
             .users
             .values()
             .filter(|user| user.limited && !user.blocked)
-            .filter_map(|user| self.lease_in_force(user, server_ms))
+            .flat_map(|user| self.leases_in_force(user, server_ms).flatten())
             .filter(|lease| lease.remaining().is_zero())
             .map(|lease| (lease.user, lease.period))
             .take(REPORT_LEASES)
@@ -378,4 +415,14 @@ impl Agent {
             self.write(Write::DropLease(user, period));
         }
     }
+}
+
+/// The peers of a user on an engine.
+fn on(kind: EngineKind, user: &DesiredUser) -> impl Iterator<Item = &DesiredPeer> {
+    let peers = user.peers.iter();
+    peers.filter(move |peer| peer.access.kind() == kind)
+}
+
+fn is_on(kind: EngineKind, user: &DesiredUser) -> bool {
+    on(kind, user).next().is_some()
 }

@@ -3,11 +3,11 @@
 use vpnpanel_domain::{InboundId, LeaseId, MicroBytes, PeerId, PeriodId, UserId};
 
 use super::testing::{Host, SERVER_MS};
-use super::{Effect, Event, Gate, Reading, Ticket};
+use super::{Effect, Event, Gate, Reading, Sample, Ticket};
 use crate::wire::{encode_state, pieces, state_digest};
 use crate::{
-    DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Down, Grant, Incarnation, PeerAccess,
-    Revision, Totals, UpdateKind, UsageAck, wire,
+    DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Down, EngineKind, Grant, Incarnation,
+    PeerAccess, Revision, Totals, UpdateKind, UsageAck, wire,
 };
 
 const ENGINE: Incarnation = Incarnation([7; 16]);
@@ -59,6 +59,7 @@ fn limited(spent: bool) -> DesiredUser {
 fn host(user_on_it: DesiredUser, allowances: [u64; 2]) -> Host {
     let mut host = Host::connected();
     let up = Event::EngineUp {
+        kind: EngineKind::WireGuard,
         incarnation: ENGINE,
         peers: Vec::new(),
     };
@@ -124,17 +125,20 @@ fn answer(host: &mut Host, ticket: Ticket, counted: Option<u64>) -> Vec<Effect> 
         peer: peer(),
         totals: Totals { up, down: 0 },
     });
-    host.step(Event::Sample {
+    host.step(Event::Sampled {
         ticket,
-        before: ENGINE,
-        after: ENGINE,
-        readings: readings.into_iter().collect(),
+        samples: vec![Sample {
+            kind: EngineKind::WireGuard,
+            before: ENGINE,
+            after: ENGINE,
+            readings: readings.into_iter().collect(),
+        }],
     })
 }
 
 fn gates(effects: &[Effect]) -> Vec<Gate> {
     let gates = effects.iter().filter_map(|effect| match effect {
-        Effect::Gates(gates) => Some(gates.iter().map(|(_, gate)| *gate)),
+        Effect::Gates(_, gates) => Some(gates.iter().map(|(_, gate)| *gate)),
         _ => None,
     });
     gates.flatten().collect()

@@ -11,8 +11,8 @@ use vpnpanel_domain::{CommandId, PeriodId, UserId};
 
 use super::command::CommandRecord;
 use crate::{
-    AppliedState, Attribution, CounterKey, Digest, Epoch, Generation, Incarnation, LeaseState,
-    Segment, Seq, SpoolId, StateEpoch, Totals,
+    AppliedState, Attribution, CounterKey, Digest, EngineKind, Epoch, Generation, Incarnation,
+    LeaseState, Segment, Seq, SpoolId, StateEpoch, Totals,
 };
 
 /// The agent's disk, without payloads.
@@ -20,8 +20,11 @@ use crate::{
 pub struct Durable {
     /// Drawn when the disk was found empty, and written before anything else.
     pub spool: SpoolId,
-    /// The life of the engine's counters as last seen.
-    pub incarnation: Option<Incarnation>,
+    /// The life of each engine's counters as last seen.
+    pub incarnations: BTreeMap<EngineKind, Incarnation>,
+    /// Engines whose counters could not be read when others could, or when time was written:
+    /// when they last were, server time, milliseconds of the Unix epoch.
+    pub unread: BTreeMap<EngineKind, i64>,
     /// What is known of each counter.
     pub counters: BTreeMap<CounterKey, CounterRecord>,
     /// Epochs by their order.
@@ -112,8 +115,10 @@ pub struct Transaction {
 /// One record written or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// The life of the engine's counters.
-    Incarnation(Incarnation),
+    /// The life of an engine's counters.
+    Incarnation(EngineKind, Incarnation),
+    /// The engine's counters were read last then, and could not be since; `None` when they can.
+    Unread(EngineKind, Option<i64>),
     /// The books of a counter.
     Counter(CounterKey, CounterRecord),
     /// The counter's incarnation and periods are long gone.
@@ -174,7 +179,8 @@ impl Durable {
     pub fn new(spool: SpoolId) -> Self {
         Self {
             spool,
-            incarnation: None,
+            incarnations: BTreeMap::new(),
+            unread: BTreeMap::new(),
             counters: BTreeMap::new(),
             epochs: BTreeMap::new(),
             batches: BTreeMap::new(),
@@ -212,7 +218,15 @@ impl Durable {
     /// Notes a write in the machine's image, which does without what is large.
     pub(super) fn note(&mut self, write: &Write) {
         match write.clone() {
-            Write::Incarnation(name) => self.incarnation = Some(name),
+            Write::Incarnation(kind, name) => {
+                self.incarnations.insert(kind, name);
+            }
+            Write::Unread(kind, Some(since)) => {
+                self.unread.insert(kind, since);
+            }
+            Write::Unread(kind, None) => {
+                self.unread.remove(&kind);
+            }
             Write::Counter(key, record) => {
                 self.counters.insert(key, record);
             }

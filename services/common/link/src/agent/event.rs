@@ -7,7 +7,7 @@ use vpnpanel_domain::{CommandId, PeerId, SpeedLimit, UserId};
 use super::durable::{EpochNumber, Transaction};
 use crate::{
     Command, CommandAnswer, CommandKind, CommandResult, ConfigError, DesiredInbound, DesiredPeer,
-    Down, EngineStatus, Incarnation, Seq, Totals, Up,
+    Down, EngineKind, EngineStatus, Incarnation, Seq, Totals, Up,
 };
 
 /// The clocks, read when an event is handed over.
@@ -20,7 +20,7 @@ pub struct Now {
     pub wall_ms: i64,
 }
 
-/// Names a request to the engine, so that an answer to an older one is not taken for it.
+/// Names a request to engines, so that an answer to an older one is not taken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Ticket(pub u64);
 
@@ -29,31 +29,32 @@ pub struct Ticket(pub u64);
 pub enum Event {
     /// [`super::Agent::deadline`] has come. Harmless at any other time.
     Tick,
-    /// The engine runs. First event after each start, and again after each restart of the
-    /// engine and whenever its peers were listed.
+    /// An engine runs. It or [`Event::EngineDown`] is said of each kind first after each start,
+    /// and again after each restart of the engine and whenever its peers were listed.
     EngineUp {
+        /// Which.
+        kind: EngineKind,
         /// The life of its counters.
         incarnation: Incarnation,
         /// Peers that it has.
         peers: Vec<PeerId>,
     },
-    /// The engine died or cannot be reached; `EngineUp` follows when it is back.
-    EngineDown,
+    /// An engine died, cannot be reached or is not there; `EngineUp` follows when it is back.
+    EngineDown {
+        /// Which.
+        kind: EngineKind,
+    },
     /// What health says of the engines.
     EngineStatus(Vec<EngineStatus>),
-    /// Answer to [`Effect::ReadCounters`]. A read that failed sends [`Event::ReadFailed`]: an
-    /// error is never an empty sample.
-    Sample {
+    /// Answer to [`Effect::ReadCounters`]. An engine that could not be read gives no sample, and
+    /// where none could be [`Event::ReadFailed`] is sent: an error is never an empty sample.
+    Sampled {
         /// Of the request.
         ticket: Ticket,
-        /// The incarnation, read before the counters.
-        before: Incarnation,
-        /// The incarnation, read after the counters.
-        after: Incarnation,
-        /// The counters.
-        readings: Vec<Reading>,
+        /// Of each engine that could be read, one.
+        samples: Vec<Sample>,
     },
-    /// The counters could not be read.
+    /// No counters could be read.
     ReadFailed {
         /// Of the request.
         ticket: Ticket,
@@ -80,6 +81,19 @@ pub enum Event {
     },
     /// A command was given directly, and not over the stream: one that is not about the stream.
     CommandAsked(Command),
+}
+
+/// All counters of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Which engine's.
+    pub kind: EngineKind,
+    /// The incarnation, read before the counters.
+    pub before: Incarnation,
+    /// The incarnation, read after the counters.
+    pub after: Incarnation,
+    /// The counters.
+    pub readings: Vec<Reading>,
 }
 
 /// A counter pair as the engine has it.
@@ -114,19 +128,24 @@ pub enum Effect {
         /// Its number.
         seq: Seq,
     },
-    /// Find out whether the engine runs, its incarnation and peers; answer with `EngineUp` or
+    /// Find out whether an engine runs, its incarnation and peers; answer with `EngineUp` or
     /// `EngineDown`.
-    Inspect,
-    /// Read all counters **now**, after every effect before this one; answer with `Sample` or
-    /// `ReadFailed`.
+    Inspect {
+        /// Which.
+        kind: EngineKind,
+        /// There is something for it to do, or it had counters: it is started where it does not run.
+        wanted: bool,
+    },
+    /// Read all counters of all engines **now**, after every effect before this one; answer with
+    /// `Sampled` or `ReadFailed`.
     ReadCounters(Ticket),
-    /// Drop the traffic of these peers until they are upserted or removed; their counters and
-    /// sessions stay. Done when the next effect begins.
-    Block(Vec<PeerId>),
-    /// Let users' traffic through or not. A gate may name a user whose peers do not exist yet:
-    /// remember it and make it hold from the first packet.
-    Gates(Vec<(UserId, Gate)>),
-    /// Change the engine; answer with `Applied`.
+    /// Drop the traffic of these peers of an engine until they are upserted or removed; their
+    /// counters stay. Done when the next effect begins.
+    Block(EngineKind, Vec<PeerId>),
+    /// Let users' traffic through an engine or not. A gate may name a user whose peers do not exist
+    /// yet: remember it and make it hold from the first packet.
+    Gates(EngineKind, Vec<(UserId, Gate)>),
+    /// Change an engine; answer with `Applied`.
     Apply(Change),
     /// Do what a command asks for, once; answer with `CommandDone`. Only those kinds come here that
     /// are not the machine's own.
@@ -142,32 +161,36 @@ pub enum Effect {
     Alarm(Alarm),
 }
 
-/// Whether a user's traffic passes.
+/// Whether a user's traffic passes an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
     /// Without a limit.
     Open,
     /// Up to a number of bytes, cut in the kernel where the engine can.
     Quota {
-        /// Raw bytes, both directions of all peers of the user together, that may still pass.
+        /// Raw bytes, both directions of all peers of the user together, that may still pass. Each
+        /// engine is told all that remains; what passes the one takes from the other's gate with the
+        /// next reading.
         remaining: u64,
-        /// What those peers' counters stood at (sum of both directions) when `remaining` was
-        /// true: a driver that reads the counters again subtracts the difference.
+        /// What the counters of the user's peers on this engine stood at (sum of both directions)
+        /// when `remaining` was true: a driver that reads them again subtracts the difference.
         counted: u64,
     },
     /// Not at all.
     Blocked,
 }
 
-/// A change of the engine. Idempotent: it may be repeated after a crash.
+/// A change of an engine. Idempotent: it may be repeated after a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
+    /// Which engine's.
+    pub kind: EngineKind,
     /// Of the answer.
     pub ticket: Ticket,
     /// The life of the counters that the books are open for. An engine that is in another one
     /// by now changes nothing and answers with `EngineUp`.
     pub incarnation: Incarnation,
-    /// The inbounds to have, all of them: open those that are missing, reload those that
+    /// The inbounds that this engine should have, all of them: open those that are missing, reload those that
     /// differ, close the others. Nothing but a changed inbound may be reloaded.
     pub inbounds: Vec<DesiredInbound>,
     /// Peers to have: add those that are missing, modify those that differ,

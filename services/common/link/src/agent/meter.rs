@@ -2,36 +2,35 @@
 //! baseline was taken for; the new baseline, the rows and what leases it used up become durable
 //! together, or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::{MicroBytes, Multiplier, PeerId, PeriodId, UserId};
 
-use super::{Agent, Alarm, CounterRecord, Effect, Now, Reading, Write};
+use super::{Agent, Alarm, CounterRecord, Effect, Now, Sample, Write};
 use crate::{
-    Attribution, Bucket, CounterKey, CounterMark, Incarnation, MAX_BATCH_ROWS, Range, Row, Segment,
+    Attribution, Bucket, CounterKey, CounterMark, EngineKind, MAX_BATCH_ROWS, Range, Row, Segment,
     Segments, Totals, Up,
 };
 
 impl Agent {
-    /// Takes a sample of the present incarnation onto the books. Returns the users that used
+    /// Takes samples of the engines' present lives onto the books. Returns the users that used
     /// something, or whose traffic belongs elsewhere from now on.
-    pub(super) fn meter(
-        &mut self,
-        incarnation: Incarnation,
-        readings: &[Reading],
-        now: Now,
-    ) -> Vec<UserId> {
+    pub(super) fn meter(&mut self, samples: &[Sample], now: Now) -> Vec<UserId> {
         let server_ms = self.server_ms(now);
         let mut rows = Vec::new();
         let mut used = Vec::new();
         let mut charged: BTreeMap<(UserId, PeriodId), MicroBytes> = BTreeMap::new();
-        for reading in readings {
+        let readings = samples
+            .iter()
+            .flat_map(|sample| sample.readings.iter().map(move |reading| (sample, reading)));
+        for (sample, reading) in readings {
             let key = CounterKey {
-                incarnation,
+                incarnation: sample.before,
                 peer: reading.peer,
             };
             let Some(record) = self.durable.counters.get(&key) else {
-                self.engine.unknown.entry(reading.peer).or_insert(None);
+                let unknown = &mut self.engines.of_mut(sample.kind).unknown;
+                unknown.entry(reading.peer).or_insert(None);
                 continue;
             };
             let (baseline, attribution) = record.baseline();
@@ -45,7 +44,7 @@ impl Agent {
                 continue;
             }
             let next = self
-                .attribution_of(reading.peer, server_ms)
+                .attribution_of(sample.kind, reading.peer, server_ms)
                 .unwrap_or(attribution);
             if reading.totals == baseline && next == attribution {
                 continue;
@@ -91,10 +90,16 @@ impl Agent {
         used
     }
 
-    /// Whom a peer's traffic is billed to from now on; `None` for peers that should not be.
-    pub(super) fn attribution_of(&self, peer: PeerId, server_ms: i64) -> Option<Attribution> {
+    /// Whom a peer's traffic through an engine is billed to from now on; `None` for peers that should
+    /// not be there.
+    pub(super) fn attribution_of(
+        &self,
+        kind: EngineKind,
+        peer: PeerId,
+        server_ms: i64,
+    ) -> Option<Attribution> {
         let desired = self.desired.as_ref()?;
-        let user = desired.user_of(peer)?;
+        let user = desired.user_of(kind, peer)?;
         let period = user.period_at(server_ms);
         let leased = self.durable.leases.contains_key(&(user.id, period));
         Some(Attribution {
@@ -109,27 +114,26 @@ impl Agent {
     /// Without anybody to bill they wait for a desired state; one that does not know the peer
     /// either leaves the bytes to be found among the orphans.
     pub(super) fn adopt(&mut self, now: Now) {
-        let Some(incarnation) = self.engine.incarnation else {
-            return;
-        };
         let server_ms = self.server_ms(now);
-        let told: Vec<_> = self
-            .engine
-            .unknown
-            .iter()
-            .filter_map(|(peer, mark)| mark.map(|mark| (*peer, mark)))
+        let told: Vec<_> = EngineKind::ALL
+            .into_iter()
+            .flat_map(|kind| {
+                let unknown = self.engines.of(kind).unknown.values().flatten();
+                unknown.map(move |mark| (kind, *mark))
+            })
             .collect();
-        for (peer, mark) in told {
+        for (kind, mark) in told {
+            let peer = mark.counter.peer;
             let attribution = mark
                 .attribution
-                .or_else(|| self.attribution_of(peer, server_ms))
+                .or_else(|| self.attribution_of(kind, peer, server_ms))
                 .or_else(|| self.desired.is_some().then(nobody));
             if let Some(attribution) = attribution {
-                let key = CounterKey { incarnation, peer };
                 let record = CounterRecord::open(attribution, mark.totals, server_ms);
-                self.write(Write::Counter(key, record));
-                self.engine.unknown.remove(&peer);
-                self.engine.dirty = true;
+                self.write(Write::Counter(mark.counter, record));
+                let engine = self.engines.of_mut(kind);
+                engine.unknown.remove(&peer);
+                engine.dirty = true;
             }
         }
     }
@@ -137,21 +141,24 @@ impl Agent {
     /// Answers for the marks of counters that this disk does not know: asked for in Hello, told
     /// in Welcome, where zero is not written out.
     pub(super) fn marks_told(&mut self, marks: &[CounterMark]) {
-        let Some(incarnation) = self.engine.incarnation else {
-            return;
-        };
-        for (peer, told) in &mut self.engine.unknown {
-            if self.stream.asked.contains(peer) {
-                let key = CounterKey {
+        let marks: BTreeMap<_, _> = marks.iter().map(|mark| (mark.counter, *mark)).collect();
+        for engine in self.engines.each_mut() {
+            let Some(incarnation) = engine.incarnation else {
+                continue;
+            };
+            for (peer, told) in &mut engine.unknown {
+                let counter = CounterKey {
                     incarnation,
                     peer: *peer,
                 };
-                let mark = marks.iter().find(|mark| mark.counter == key).copied();
-                *told = Some(mark.unwrap_or(CounterMark {
-                    counter: key,
-                    totals: Totals::default(),
-                    attribution: None,
-                }));
+                if self.stream.asked.contains(&counter) {
+                    let mark = marks.get(&counter).copied();
+                    *told = Some(mark.unwrap_or(CounterMark {
+                        counter,
+                        totals: Totals::default(),
+                        attribution: None,
+                    }));
+                }
             }
         }
     }
@@ -204,13 +211,13 @@ impl Agent {
     /// Forgets counters of dead incarnations whose periods are long over, and old stretches.
     pub(super) fn sweep_counters(&mut self, server_ms: i64) {
         let keep_from = server_ms - self.settings.segment_retention_ms;
-        let live = self.engine.incarnation;
+        let lives: BTreeSet<_> = self.durable.incarnations.values().copied().collect();
         let over: Vec<_> = self
             .durable
             .counters
             .iter()
             .filter(|(key, record)| {
-                live.is_some_and(|live| key.incarnation != live)
+                !lives.contains(&key.incarnation)
                     && record
                         .segments
                         .iter()

@@ -12,10 +12,13 @@ mod boundaries;
 mod clock;
 mod command;
 mod durable;
+mod engines;
 mod event;
 mod meter;
 mod reconcile;
 mod report;
+#[cfg(test)]
+mod several;
 mod spool;
 mod stream;
 mod target;
@@ -31,9 +34,9 @@ pub use durable::{
     BatchRecord, CounterRecord, Durable, EpochNumber, EpochRecord, TimeAnchor, Transaction,
     Welcomed, Write,
 };
-pub use event::{Alarm, Change, Effect, Event, Gate, Now, Reading, Ticket, Upsert};
+pub use event::{Alarm, Change, Effect, Event, Gate, Now, Reading, Sample, Ticket, Upsert};
 
-use crate::{BootId, EngineStatus, Entropy, Epoch, Grant, Incarnation};
+use crate::{BootId, EngineKind, EngineStatus, Entropy, Epoch, Grant};
 
 /// A read that is not answered for this long has failed.
 const READ_MS: i64 = 30_000;
@@ -74,8 +77,8 @@ pub struct Agent {
     tx: Transaction,
     out: Vec<Effect>,
     desired: Option<target::Desired>,
-    engine: reconcile::Engine,
-    engines: Vec<EngineStatus>,
+    engines: engines::Engines,
+    statuses: Vec<EngineStatus>,
     spool: spool::Spool,
     stream: stream::Stream,
     allowances: Allowances,
@@ -87,15 +90,15 @@ pub struct Agent {
     next_sweep_ms: i64,
     /// When a user's time or period ends next, server time.
     next_end_ms: Option<i64>,
-    /// When counters were last read, server time.
-    last_read_ms: Option<i64>,
+    /// When each engine's counters were last read, server time.
+    last_read_ms: BTreeMap<EngineKind, i64>,
 }
 
 /// What is under way with leases.
 #[derive(Debug, Clone, Default)]
 struct Allowances {
-    /// Gates as last set.
-    gates: BTreeMap<UserId, allowance::Held>,
+    /// Gates as last set on each engine.
+    gates: BTreeMap<(EngineKind, UserId), allowance::Held>,
     /// Smaller allowances that wait for a read.
     shrinks: BTreeMap<(UserId, PeriodId), (Grant, Ticket)>,
     /// Leases to report.
@@ -121,8 +124,8 @@ impl Agent {
             tx: Transaction::default(),
             out: Vec::new(),
             desired: None,
-            engine: reconcile::Engine::default(),
-            engines: Vec::new(),
+            engines: engines::Engines::default(),
+            statuses: Vec::new(),
             spool,
             stream: stream::Stream::new(now),
             allowances: Allowances::default(),
@@ -132,16 +135,22 @@ impl Agent {
             next_report_ms: now.boottime_ms,
             next_sweep_ms: now.boottime_ms + SWEEP_MS,
             next_end_ms: None,
-            last_read_ms: None,
+            last_read_ms: BTreeMap::new(),
         };
         // The counters may have run unread since the disk was last written.
-        agent.last_read_ms = agent.durable.anchor.map(|anchor| anchor.server_ms);
+        if let Some(anchor) = agent.durable.anchor {
+            let all = EngineKind::ALL.map(|kind| (kind, anchor.server_ms));
+            agent.last_read_ms.extend(all);
+        }
+        agent.last_read_ms.extend(agent.durable.unread.clone());
         agent.anchor_at_start(now);
         agent.recall_target();
         agent.interrupted_commands();
         agent.schedule_times(now);
         agent.commit();
-        agent.out.push(Effect::Inspect);
+        for kind in EngineKind::ALL {
+            agent.inspect(kind);
+        }
         let effects = std::mem::take(&mut agent.out);
         (agent, effects)
     }
@@ -150,23 +159,20 @@ impl Agent {
     pub fn step(&mut self, event: Event, now: Now, entropy: &mut dyn Entropy) -> Vec<Effect> {
         match event {
             Event::Tick => {}
-            Event::EngineUp { incarnation, peers } => {
-                self.engine_up(incarnation, peers, now);
-                self.may_dial(now);
-            }
-            Event::EngineDown => {
-                self.engine_down(now);
-                self.may_dial(now);
-            }
-            Event::EngineStatus(engines) => self.engines = engines,
-            Event::Sample {
-                ticket,
-                before,
-                after,
-                readings,
+            Event::EngineUp {
+                kind,
+                incarnation,
+                peers,
             } => {
-                self.sampled(ticket, before, after, &readings, now);
+                self.engine_up(kind, incarnation, peers, now);
+                self.may_dial(now);
             }
+            Event::EngineDown { kind } => {
+                self.engine_down(kind, now);
+                self.may_dial(now);
+            }
+            Event::EngineStatus(engines) => self.statuses = engines,
+            Event::Sampled { ticket, samples } => self.sampled(ticket, samples, now),
             Event::ReadFailed { ticket } => self.read_failed(ticket, now),
             Event::Applied { ticket, errors } => self.engine_changed(ticket, errors, now),
             Event::Connected => self.connected(now),
@@ -213,38 +219,58 @@ impl Agent {
         self.stream.window().is_some()
     }
 
-    /// Takes a sample onto the books, then whatever waited for it. An incarnation that changed
-    /// while the counters were read makes them worthless: nobody can say which life they are of.
-    fn sampled(
-        &mut self,
-        ticket: Ticket,
-        before: Incarnation,
-        after: Incarnation,
-        readings: &[Reading],
-        now: Now,
-    ) {
+    /// Takes samples onto the books, then whatever waited for them. An incarnation that changed
+    /// while an engine's counters were read makes them worthless: nobody can say which life they are
+    /// of.
+    fn sampled(&mut self, ticket: Ticket, samples: Vec<Sample>, now: Now) {
         if self.reading.is_none_or(|(asked, _)| asked != ticket) {
             return;
         }
         self.reading = None;
         self.next_poll_ms = now.boottime_ms + self.stream.pace().poll_ms as i64;
-        if before != after || self.engine.incarnation != Some(before) {
-            self.out.push(Effect::Inspect);
+        let is_good = |sample: &Sample| {
+            let life = self.engines.of(sample.kind).incarnation;
+            sample.before == sample.after && life == Some(sample.before)
+        };
+        let (samples, worthless): (Vec<_>, Vec<_>) = samples.into_iter().partition(is_good);
+        for sample in worthless {
+            self.inspect(sample.kind);
+        }
+        let read: Vec<_> = samples.iter().map(|sample| sample.kind).collect();
+        let failed = self.engines.each().map(|engine| engine.failing);
+        for kind in EngineKind::ALL {
+            if !read.contains(&kind) {
+                self.not_read(kind);
+            }
+        }
+        if samples.is_empty() {
             return;
         }
-        if !std::mem::replace(&mut self.engine.sampled, true) {
-            // A peer without a counter has nothing to ask a mark for.
-            let counted: BTreeSet<_> = readings.iter().map(|reading| reading.peer).collect();
-            self.engine.unknown.retain(|peer, _| counted.contains(peer));
+        for sample in &samples {
+            let engine = self.engines.of_mut(sample.kind);
+            if !std::mem::replace(&mut engine.sampled, true) {
+                // A peer without a counter has nothing to ask a mark for.
+                let counted: BTreeSet<_> = sample.readings.iter().map(|r| r.peer).collect();
+                engine.unknown.retain(|peer, _| counted.contains(peer));
+            }
         }
-        let used = self.meter(before, readings, now);
-        self.counters_reported();
-        self.last_read_ms = Some(self.server_ms(now));
+        let used = self.meter(&samples, now);
+        for kind in &read {
+            self.counters_reported(*kind);
+            self.now_read(*kind, now);
+        }
         self.adopt(now);
-        self.settle_shrinks(ticket);
+        self.settle_shrinks(ticket, &read);
         self.settle_departed();
-        self.set_gates(Some(&used), now);
-        self.drained(ticket, now);
+        if self.engines.each().map(|engine| engine.failing) == failed {
+            self.set_gates(Some(&used), now);
+        } else {
+            // What an engine may pass that cannot be read is held back elsewhere.
+            self.set_gates(None, now);
+        }
+        for kind in read {
+            self.drained(kind, ticket, now);
+        }
         self.reconcile(now);
         let server_ms = self.server_ms(now);
         if now.boottime_ms >= self.next_report_ms || self.runs_low(&used, server_ms) {
@@ -254,21 +280,17 @@ impl Agent {
             self.report_exhausted(server_ms);
         }
         self.send_lease_reports();
-        if self
-            .engine
-            .unknown
-            .keys()
-            .any(|peer| !self.stream.asked.contains(peer))
-        {
-            self.ask_marks();
-        }
+        self.ask_for_new_marks();
     }
 
-    /// Read again with the next poll. What is wrong with the engine is the driver's to find
+    /// Read again with the next poll. What is wrong with an engine is the driver's to find
     /// out; it says `EngineDown` or `EngineUp`.
     fn read_failed(&mut self, ticket: Ticket, now: Now) {
         if self.reading.is_some_and(|(asked, _)| asked == ticket) {
             self.reading = None;
+            for kind in EngineKind::ALL {
+                self.not_read(kind);
+            }
             self.next_poll_ms = now.boottime_ms + self.stream.pace().poll_ms as i64;
         }
     }
@@ -288,15 +310,14 @@ impl Agent {
             self.allowances.departed = true;
             self.set_gates(None, now);
         }
-        if self.reading.is_none()
-            && self.engine.incarnation.is_some()
-            && now.boottime_ms >= self.next_poll_ms
-        {
-            self.retry_drain();
-            if self.reading.is_none() {
+        if self.reading.is_none() && now.boottime_ms >= self.next_poll_ms {
+            if self.engines.any_live() {
+                // What is drained goes with this read, where the one that it waits for failed.
                 self.read_counters();
+            } else {
+                self.next_poll_ms = now.boottime_ms + self.stream.pace().poll_ms as i64;
             }
-            self.reading_since(now);
+            self.look_again(now);
         }
         self.reading_since(now);
         if now.boottime_ms >= self.next_sweep_ms {
@@ -348,12 +369,13 @@ impl Agent {
         self.last_ticket
     }
 
-    /// For how long counters may have run unread: a little more than is known, because time
-    /// may have been written without a read.
-    fn unread_ms(&self, now: Now) -> i64 {
-        let last = self.last_read_ms.unwrap_or(i64::MIN);
+    /// For how long an engine's counters may have run unread: a little more than is known, because
+    /// time may have been written without a read. Where the server's time went back meanwhile, no less.
+    fn unread_ms(&self, kind: EngineKind, now: Now) -> i64 {
+        let last = self.last_read_ms.get(&kind).copied().unwrap_or(i64::MIN);
         self.server_ms(now)
             .saturating_sub(last)
+            .max(0)
             .saturating_add(UNREAD_SLACK_MS)
     }
 

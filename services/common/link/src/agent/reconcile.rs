@@ -1,62 +1,38 @@
-//! Bringing the engine to the desired state, one change at a time. What goes is blocked, read
-//! onto the books, and only then removed; what comes has its books opened before its counter
-//! exists. A crash at any point starts over from what is on disk and what the engine has.
+//! Bringing the engines to the desired state, each with one change at a time. What goes is blocked,
+//! read onto the books, and only then removed; what comes has its books opened before its counter
+//! exists. A crash at any point starts over from what is on disk and what the engines have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use vpnpanel_domain::{PeerId, SpeedLimit};
+use vpnpanel_domain::PeerId;
 
+use super::engines::{Engine, Phase};
 use super::target::state_error;
 use super::{Agent, Change, CounterRecord, Effect, Now, Ticket, Upsert, Write};
-use crate::{
-    AppliedState, ConfigError, CounterKey, CounterMark, DesiredInbound, DesiredPeer, Incarnation,
-    Totals,
-};
+use crate::{ConfigError, CounterKey, EngineKind, Incarnation, Totals};
 
-/// The engine, as far as is known.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Engine {
-    /// `None` while it does not run.
-    pub(super) incarnation: Option<Incarnation>,
-    /// Peers it has; their settings, where this process has set them.
-    pub(super) installed: BTreeMap<PeerId, Option<(SpeedLimit, DesiredPeer)>>,
-    /// Counters without books: this disk is younger than they are. With their marks, once told.
-    pub(super) unknown: BTreeMap<PeerId, Option<CounterMark>>,
-    /// It may differ from the desired state.
-    pub(super) dirty: bool,
-    /// Its counters were read in this incarnation: those without books are known.
-    pub(super) sampled: bool,
-    /// Inbounds as this process has set them.
-    inbounds: Option<Vec<DesiredInbound>>,
-    phase: Phase,
-    /// Peers whose traffic this process has blocked.
-    blocked: BTreeSet<PeerId>,
-    /// What could not be applied of the desired state so far.
-    pub(super) errors: Vec<ConfigError>,
-}
-
-#[derive(Debug, Clone, Default)]
-enum Phase {
-    #[default]
-    Idle,
-    /// Blocked; waits for the final read.
-    Draining { ticket: Ticket, peers: Vec<PeerId> },
-    /// Waits for the engine.
-    Applying { ticket: Ticket, state: AppliedState },
-}
+/// How often an engine that does not run is looked at.
+const LOOK_MS: i64 = 5_000;
 
 impl Agent {
-    /// The engine runs: what it has is compared with what it should have.
-    pub(super) fn engine_up(&mut self, incarnation: Incarnation, peers: Vec<PeerId>, now: Now) {
-        if self.durable.incarnation != Some(incarnation) {
-            if let Some(lost) = self.durable.incarnation {
-                self.charge_lost(lost, self.unread_ms(now));
+    /// An engine runs: what it has is compared with what it should have.
+    pub(super) fn engine_up(
+        &mut self,
+        kind: EngineKind,
+        incarnation: Incarnation,
+        peers: Vec<PeerId>,
+        now: Now,
+    ) {
+        let before = self.durable.incarnations.get(&kind).copied();
+        if before != Some(incarnation) {
+            if let Some(lost) = before {
+                self.charge_lost(lost, self.unread_ms(kind, now));
             }
-            self.write(Write::Incarnation(incarnation));
-            self.last_read_ms = Some(self.server_ms(now));
+            self.write(Write::Incarnation(kind, incarnation));
+            self.now_read(kind, now);
         }
-        if self.engine.incarnation != Some(incarnation) {
-            self.allowances.gates.clear();
+        if self.engines.of(kind).incarnation != Some(incarnation) {
+            self.allowances.gates.retain(|(of, _), _| *of != kind);
         }
         let unknown: BTreeMap<_, _> = peers
             .iter()
@@ -69,7 +45,8 @@ impl Agent {
             .map(|peer| (*peer, None))
             .collect();
         let asks = !unknown.is_empty();
-        self.engine = Engine {
+        *self.engines.of_mut(kind) = Engine {
+            heard: true,
             incarnation: Some(incarnation),
             installed: peers.into_iter().map(|peer| (peer, None)).collect(),
             unknown,
@@ -85,89 +62,124 @@ impl Agent {
         self.reconcile(now);
     }
 
-    pub(super) fn engine_down(&mut self, now: Now) {
-        self.engine = Engine::default();
-        self.reading = None;
-        if let Some(state) = self.desired.as_ref().map(|desired| desired.state)
-            && self.durable.applied != Some(state)
-        {
-            let error = state_error("no engine runs on this node: see its health");
-            self.acknowledge_state(state, vec![error]);
-        }
-        self.next_poll_ms = now.boottime_ms + self.stream.pace().poll_ms as i64;
-    }
-
-    /// Starts the next change, unless one is under way or there is nothing to do.
-    pub(super) fn reconcile(&mut self, now: Now) {
-        let Some(desired) = &self.desired else { return };
-        let idle = matches!(self.engine.phase, Phase::Idle);
-        // Not before the first read: a counter may outlive its peer, and books must not be
-        // opened at zero for one that does.
-        if !idle || !self.engine.dirty || !self.engine.sampled {
+    /// An engine does not run. Said again, it changes nothing.
+    pub(super) fn engine_down(&mut self, kind: EngineKind, now: Now) {
+        self.not_read(kind);
+        let engine = self.engines.of_mut(kind);
+        let known = engine.is_down();
+        *engine = Engine {
+            heard: true,
+            look_at_ms: now.boottime_ms + LOOK_MS,
+            ..Engine::default()
+        };
+        self.allowances.gates.retain(|(of, _), _| *of != kind);
+        if known {
             return;
         }
-        let leaving: Vec<_> = self
-            .engine
-            .installed
-            .keys()
-            .filter(|peer| !desired.owners.contains_key(peer))
-            .copied()
-            .collect();
-        let unblocked = leaving
-            .iter()
-            .any(|peer| !self.engine.blocked.contains(peer));
-        if unblocked {
-            self.commit();
-            self.engine.blocked.extend(&leaving);
-            self.out.push(Effect::Block(leaving.clone()));
-        }
-        // Counters without books are not removed before their marks are told and their final
-        // reading is taken.
-        let unknown = &self.engine.unknown;
-        let peers: Vec<_> = leaving
-            .into_iter()
-            .filter(|peer| !unknown.contains_key(peer))
-            .collect();
-        if peers.is_empty() {
-            return self.change_engine(&[], now);
-        }
-        let ticket = self.read_counters();
-        self.engine.phase = Phase::Draining { ticket, peers };
+        self.reading = None;
+        self.next_poll_ms = now.boottime_ms + self.stream.pace().poll_ms as i64;
+        self.conclude();
     }
 
-    /// A sample is on the books: what was blocked before it may go now.
-    pub(super) fn drained(&mut self, read: Ticket, now: Now) {
-        match std::mem::take(&mut self.engine.phase) {
-            Phase::Draining { ticket, peers } if ticket <= read => self.change_engine(&peers, now),
-            phase => self.engine.phase = phase,
-        }
-    }
-
-    /// The read for a removal failed: it is asked for again with the next poll.
-    pub(super) fn retry_drain(&mut self) {
-        if matches!(self.engine.phase, Phase::Draining { .. }) {
-            let again = self.read_counters();
-            if let Phase::Draining { ticket, .. } = &mut self.engine.phase {
-                *ticket = again;
+    /// Looks at engines that do not run, now and then.
+    pub(super) fn look_again(&mut self, now: Now) {
+        for kind in EngineKind::ALL {
+            let engine = self.engines.of_mut(kind);
+            if engine.is_down() && now.boottime_ms >= engine.look_at_ms {
+                engine.look_at_ms = now.boottime_ms + LOOK_MS;
+                self.inspect(kind);
             }
         }
     }
 
-    fn change_engine(&mut self, drained: &[PeerId], now: Now) {
-        let (Some(desired), Some(incarnation)) = (&self.desired, self.engine.incarnation) else {
+    /// Looks at engines that do not run and have something to do from now on; what they cannot do is
+    /// not said before.
+    pub(super) fn look_at_wanted(&mut self) {
+        for kind in EngineKind::ALL {
+            let needed = self.desired.as_ref().is_some_and(|d| d.needs(kind));
+            let engine = self.engines.of_mut(kind);
+            if needed && engine.is_down() {
+                engine.heard = false;
+                self.inspect(kind);
+            }
+        }
+    }
+
+    pub(super) fn inspect(&mut self, kind: EngineKind) {
+        let needed = self.desired.as_ref().is_some_and(|d| d.needs(kind));
+        let wanted = needed || self.durable.incarnations.contains_key(&kind);
+        self.out.push(Effect::Inspect { kind, wanted });
+    }
+
+    /// Starts the next change of each engine, unless one is under way or there is nothing to do.
+    pub(super) fn reconcile(&mut self, now: Now) {
+        for kind in EngineKind::ALL {
+            self.reconcile_engine(kind, now);
+        }
+    }
+
+    fn reconcile_engine(&mut self, kind: EngineKind, now: Now) {
+        let Some(desired) = &self.desired else { return };
+        let engine = self.engines.of(kind);
+        let idle = matches!(engine.phase, Phase::Idle);
+        // Not before the first read: a counter may outlive its peer, and books must not be
+        // opened at zero for one that does.
+        if !idle || !engine.dirty || !engine.sampled {
+            return;
+        }
+        let leaving: Vec<_> = engine
+            .installed
+            .keys()
+            .filter(|peer| !desired.wants(kind, **peer))
+            .copied()
+            .collect();
+        let unblocked = leaving.iter().any(|peer| !engine.blocked.contains(peer));
+        // Counters without books are not removed before their marks are told and their final
+        // reading is taken.
+        let peers: Vec<_> = leaving
+            .iter()
+            .filter(|peer| !engine.unknown.contains_key(peer))
+            .copied()
+            .collect();
+        if unblocked {
+            self.commit();
+            self.engines.of_mut(kind).blocked.extend(&leaving);
+            self.out.push(Effect::Block(kind, leaving));
+        }
+        if peers.is_empty() {
+            return self.change_engine(kind, &[], now);
+        }
+        let ticket = self.read_counters();
+        self.engines.of_mut(kind).phase = Phase::Draining { ticket, peers };
+    }
+
+    /// An engine's sample is on the books: what was blocked before it may go now.
+    pub(super) fn drained(&mut self, kind: EngineKind, read: Ticket, now: Now) {
+        let phase = &mut self.engines.of_mut(kind).phase;
+        match std::mem::take(phase) {
+            Phase::Draining { ticket, peers } if ticket <= read => {
+                self.change_engine(kind, &peers, now);
+            }
+            other => *phase = other,
+        }
+    }
+
+    fn change_engine(&mut self, kind: EngineKind, drained: &[PeerId], now: Now) {
+        let engine = self.engines.of(kind);
+        let (Some(desired), Some(incarnation)) = (&self.desired, engine.incarnation) else {
             return;
         };
         let remove: Vec<_> = drained
             .iter()
-            .filter(|peer| !desired.owners.contains_key(peer))
+            .filter(|peer| !desired.wants(kind, **peer))
             .copied()
             .collect();
         let upsert: Vec<_> = desired
-            .peers()
+            .peers(kind)
             .filter(|(user, peer)| {
-                let known = self.engine.installed.get(&peer.id);
+                let known = engine.installed.get(&peer.id);
                 let same = |(speed, known): &(_, _)| *speed == user.speed && known == *peer;
-                self.engine.blocked.contains(&peer.id)
+                engine.blocked.contains(&peer.id)
                     || !known.is_some_and(|known| known.as_ref().is_some_and(same))
             })
             .map(|(user, peer)| Upsert {
@@ -176,46 +188,37 @@ impl Agent {
                 peer: peer.clone(),
             })
             .collect();
-        let inbounds = desired.inbounds.clone();
+        let inbounds: Vec<_> = desired.inbounds_of(kind).cloned().collect();
         let state = desired.state;
         // Peers that stopped being wanted while others were drained have their turn next.
-        let owners = &desired.owners;
-        self.engine.dirty = self.engine.installed.keys().any(|peer| {
-            !owners.contains_key(peer)
+        let dirty = engine.installed.keys().any(|peer| {
+            !desired.wants(kind, *peer)
                 && !remove.contains(peer)
-                && !self.engine.unknown.contains_key(peer)
+                && !engine.unknown.contains_key(peer)
         });
-        let same_inbounds = self.engine.inbounds.as_ref() == Some(&inbounds);
+        let same_inbounds = engine.inbounds.as_ref() == Some(&inbounds);
+        self.engines.of_mut(kind).dirty = dirty;
         if remove.is_empty() && upsert.is_empty() && same_inbounds {
-            return self.applied_state(state);
+            self.engines.of_mut(kind).brought = Some(state);
+            return self.conclude();
         }
-        let server_ms = self.server_ms(now);
-        for Upsert { peer, .. } in &upsert {
-            let key = CounterKey {
-                incarnation,
-                peer: peer.id,
-            };
-            let new = !self.durable.counters.contains_key(&key)
-                && !self.engine.unknown.contains_key(&peer.id);
-            if let (true, Some(attribution)) = (new, self.attribution_of(peer.id, server_ms)) {
-                let record = CounterRecord::open(attribution, Totals::default(), server_ms);
-                self.write(Write::Counter(key, record));
-            }
-        }
+        self.open_books(kind, incarnation, &upsert, now);
         self.commit();
+        let ticket = self.ticket();
+        let engine = self.engines.of_mut(kind);
         for peer in &remove {
-            self.engine.installed.remove(peer);
-            self.engine.blocked.remove(peer);
+            engine.installed.remove(peer);
+            engine.blocked.remove(peer);
         }
         for Upsert { speed, peer, .. } in &upsert {
             let known = (*speed, peer.clone());
-            self.engine.installed.insert(peer.id, Some(known));
-            self.engine.blocked.remove(&peer.id);
+            engine.installed.insert(peer.id, Some(known));
+            engine.blocked.remove(&peer.id);
         }
-        self.engine.inbounds = Some(inbounds.clone());
-        let ticket = self.ticket();
-        self.engine.phase = Phase::Applying { ticket, state };
+        engine.inbounds = Some(inbounds.clone());
+        engine.phase = Phase::Applying { ticket, state };
         self.out.push(Effect::Apply(Change {
+            kind,
             ticket,
             incarnation,
             inbounds,
@@ -224,32 +227,78 @@ impl Agent {
         }));
     }
 
-    /// The engine has changed, as far as it could.
-    pub(super) fn engine_changed(&mut self, answer: Ticket, errors: Vec<ConfigError>, now: Now) {
-        match self.engine.phase {
-            Phase::Applying { ticket, state } if ticket == answer => {
-                self.engine.phase = Phase::Idle;
-                self.allowances.departed = true;
-                self.engine.errors.extend(errors);
-                self.applied_state(state);
-                self.reconcile(now);
+    /// Opens the books of counters that come about with a change.
+    fn open_books(
+        &mut self,
+        kind: EngineKind,
+        incarnation: Incarnation,
+        upsert: &[Upsert],
+        now: Now,
+    ) {
+        let server_ms = self.server_ms(now);
+        for Upsert { peer, .. } in upsert {
+            let key = CounterKey {
+                incarnation,
+                peer: peer.id,
+            };
+            let new = !self.durable.counters.contains_key(&key)
+                && !self.engines.of(kind).unknown.contains_key(&peer.id);
+            if let (true, Some(attribution)) = (new, self.attribution_of(kind, peer.id, server_ms))
+            {
+                let record = CounterRecord::open(attribution, Totals::default(), server_ms);
+                self.write(Write::Counter(key, record));
             }
-            _ => {}
         }
     }
 
-    /// The engine is as a state wants it, unless there is more to do for it or a newer came.
-    fn applied_state(&mut self, state: AppliedState) {
-        let complete = self.desired.as_ref().is_some_and(|desired| {
-            let wanted = |peer| desired.owners.contains_key(peer);
-            desired.state == state && self.engine.installed.keys().all(wanted)
-        });
-        if complete {
-            let errors = std::mem::take(&mut self.engine.errors);
-            if self.durable.applied != Some(state) {
-                self.write(Write::Applied(state));
+    /// An engine has changed, as far as it could.
+    pub(super) fn engine_changed(&mut self, answer: Ticket, errors: Vec<ConfigError>, now: Now) {
+        for kind in EngineKind::ALL {
+            match self.engines.of(kind).phase {
+                Phase::Applying { ticket, state } if ticket == answer => {
+                    let engine = self.engines.of_mut(kind);
+                    engine.phase = Phase::Idle;
+                    engine.brought = Some(state);
+                    engine.errors.extend(errors);
+                    self.allowances.departed = true;
+                    self.conclude();
+                    return self.reconcile_engine(kind, now);
+                }
+                _ => {}
             }
-            self.acknowledge_state(state, errors);
         }
+    }
+
+    /// Answers the desired state once every engine that runs is as it wants; what an engine should do
+    /// that does not run is among the errors.
+    pub(super) fn conclude(&mut self) {
+        let Some(desired) = &self.desired else { return };
+        let state = desired.state;
+        let mut errors = desired.misfits();
+        let mut missing = false;
+        for kind in EngineKind::ALL {
+            let engine = self.engines.of(kind);
+            let wanted = |peer: &PeerId| desired.wants(kind, *peer);
+            if engine.incarnation.is_some() {
+                if engine.brought != Some(state) || !engine.installed.keys().all(wanted) {
+                    return;
+                }
+                errors.extend(engine.errors.iter().cloned());
+            } else if desired.needs(kind) {
+                if !engine.heard {
+                    return;
+                }
+                missing = true;
+                errors.extend(desired.not_served(kind));
+            }
+        }
+        if !self.engines.any_live() {
+            missing = true;
+            errors = vec![state_error("no engine runs on this node: see its health")];
+        }
+        if !missing && self.durable.applied != Some(state) {
+            self.write(Write::Applied(state));
+        }
+        self.acknowledge_state(state, errors);
     }
 }

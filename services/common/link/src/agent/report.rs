@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::{Agent, Alarm, CounterRecord, Effect, EpochNumber};
 use crate::{
-    BatchRef, CounterKey, Digest, MAX_BATCH_ROWS, Row, Segment, Segments, Seq, StateEpoch, Totals,
-    Up,
+    BatchRef, CounterKey, Digest, EngineKind, MAX_BATCH_ROWS, Row, Segment, Segments, Seq,
+    StateEpoch, Totals, Up,
 };
 
 /// Segments that are sent without being asked for, in messages: the rest is asked for where rows
@@ -18,8 +18,8 @@ const UNASKED: usize = 32;
 #[derive(Debug, Clone)]
 pub(super) struct Report {
     epoch: StateEpoch,
-    /// The counters were read on this stream.
-    read: bool,
+    /// Engines whose counters were read on this stream.
+    read: Vec<EngineKind>,
     /// What has to be acknowledged, once it is known.
     tails: Option<BTreeMap<EpochNumber, Seq>>,
 }
@@ -29,7 +29,7 @@ impl Agent {
     pub(super) fn begin_report(&mut self, epoch: StateEpoch) {
         self.stream.report = Some(Report {
             epoch,
-            read: false,
+            read: Vec::new(),
             tails: None,
         });
         self.allowances
@@ -65,10 +65,12 @@ impl Agent {
         }
     }
 
-    /// The counters were read, and are on the books.
-    pub(super) fn counters_reported(&mut self) {
-        if let Some(report) = &mut self.stream.report {
-            report.read = true;
+    /// An engine's counters were read, and are on the books.
+    pub(super) fn counters_reported(&mut self, kind: EngineKind) {
+        if let Some(report) = &mut self.stream.report
+            && !report.read.contains(&kind)
+        {
+            report.read.push(kind);
         }
     }
 
@@ -78,10 +80,13 @@ impl Agent {
             return;
         };
         if report.tails.is_none() {
-            // A counter without books was counted by a disk that was lost: it is read first. Where no
-            // engine runs there is nothing to read.
-            let counted = self.engine.incarnation.is_none() || report.read;
-            if !counted || !self.engine.unknown.is_empty() {
+            // A counter without books was counted by a disk that was lost: it is read first. Of an
+            // engine that does not run there is nothing to read.
+            let counted = self
+                .engines
+                .live()
+                .all(|(kind, _)| report.read.contains(&kind));
+            if !counted || self.engines.unknown().next().is_some() {
                 return;
             }
             let tails = self.durable.epochs.iter();
@@ -178,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::agent::testing::{Host, empty};
-    use crate::agent::{Durable, EpochRecord, Event};
+    use crate::agent::{Durable, EpochRecord};
     use crate::{Attribution, Epoch, Generation, Hello, Incarnation, LeaseState};
 
     const EPOCH: Epoch = Epoch([5; 16]);
@@ -237,7 +242,7 @@ mod tests {
     /// What an agent with this disk says after a Welcome that has nothing of it.
     fn said(disk: Durable, report: bool) -> (Host, Vec<Up>) {
         let mut host = Host::start(disk);
-        host.step(Event::EngineDown);
+        host.without_engines();
         host.greet();
         let effects = host.welcome(report);
         let said = effects.into_iter().filter_map(|effect| match effect {
@@ -289,11 +294,11 @@ mod tests {
             }
         };
         let mut host = Host::start(empty());
-        host.step(Event::EngineDown);
+        host.without_engines();
         assert_eq!(hello(&mut host).generation, Generation(0));
         host.welcome(false);
         let mut host = Host::start(host.disk);
-        host.step(Event::EngineDown);
+        host.without_engines();
         assert_eq!(hello(&mut host).generation, Generation(1));
     }
 }

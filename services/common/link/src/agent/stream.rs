@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use vpnpanel_domain::PeerId;
-
 use super::{Agent, Alarm, Effect, Now, Welcomed, Write};
 use crate::{
     AppliedState, CounterKey, Down, Entropy, Generation, Health, Hello, PROTOCOL, Pace, Revision,
@@ -32,8 +30,8 @@ pub(super) struct Stream {
     failures: u32,
     /// Set by Drain: when to come back.
     come_back_ms: Option<u64>,
-    /// The peers whose marks Hello has asked for.
-    pub(super) asked: BTreeSet<PeerId>,
+    /// The counters whose marks Hello has asked for.
+    pub(super) asked: BTreeSet<CounterKey>,
     /// The state that Hello said is applied.
     told: Option<AppliedState>,
     pub(super) assembly: Assembly,
@@ -52,7 +50,7 @@ enum Phase {
     Offline {
         until_ms: i64,
     },
-    /// Waits for the engine's first word, so that Hello can ask for marks.
+    /// Waits for the engines' first words, so that Hello can ask for marks.
     Starting {
         until_ms: i64,
     },
@@ -133,7 +131,7 @@ impl Agent {
         let (unacked_batches, unacked_bytes) = self.unacked();
         let applied = self.durable.applied.map(|state| state.revision);
         let health = Health {
-            engines: self.engines.clone(),
+            engines: self.statuses.clone(),
             unacked_batches,
             unacked_bytes,
             applied_revision: applied.unwrap_or(Revision(0)),
@@ -147,9 +145,9 @@ impl Agent {
         }
     }
 
-    /// The engine has said its first word: Hello can be complete.
+    /// When every engine has said its first word, Hello can be complete.
     pub(super) fn may_dial(&mut self, now: Now) {
-        if matches!(self.stream.phase, Phase::Starting { .. }) {
+        if matches!(self.stream.phase, Phase::Starting { .. }) && self.engines.all_heard() {
             self.stream.phase = Phase::Starting {
                 until_ms: now.boottime_ms,
             };
@@ -165,6 +163,18 @@ impl Agent {
         ) {
             self.stream.come_back_ms = Some(0);
             self.hang_up("marks have to be asked for");
+        }
+    }
+
+    /// Asks for the marks of counters that this stream's Hello did not name.
+    pub(super) fn ask_for_new_marks(&mut self) {
+        let asked = &self.stream.asked;
+        if self
+            .engines
+            .unknown()
+            .any(|counter| !asked.contains(&counter))
+        {
+            self.ask_marks();
         }
     }
 
@@ -184,19 +194,7 @@ impl Agent {
         if self.stream.phase != Phase::Dialling {
             return;
         }
-        let unknown = self.engine.unknown.keys().take(HELLO_COUNTERS).copied();
-        self.stream.asked = unknown.collect();
-        let unknown_baselines = self
-            .engine
-            .incarnation
-            .map(|incarnation| {
-                let key = |peer: &PeerId| CounterKey {
-                    incarnation,
-                    peer: *peer,
-                };
-                self.stream.asked.iter().map(key).collect()
-            })
-            .unwrap_or_default();
+        self.stream.asked = self.engines.unknown().take(HELLO_COUNTERS).collect();
         self.stream.phase = Phase::Greeting {
             since_ms: now.boottime_ms,
         };
@@ -213,8 +211,8 @@ impl Agent {
             spool: self.durable.spool,
             applied: self.durable.applied,
             epochs: self.epoch_summaries(),
-            engines: self.engines.clone(),
-            unknown_baselines,
+            engines: self.statuses.clone(),
+            unknown_baselines: self.stream.asked.iter().copied().collect(),
             leases: self.held_leases(),
             generation: self
                 .durable
@@ -302,14 +300,7 @@ impl Agent {
         self.release();
         self.next_report_ms = now.boottime_ms + self.stream.pace.report_ms as i64;
         self.pump();
-        if self
-            .engine
-            .unknown
-            .keys()
-            .any(|peer| !self.stream.asked.contains(peer))
-        {
-            self.ask_marks();
-        }
+        self.ask_for_new_marks();
     }
 
     fn take_ack(&mut self, ack: UsageAck, now: Now) {

@@ -4,36 +4,46 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use vpnpanel_domain::{Multiplier, PeerId, PeriodId, UserId};
+use vpnpanel_domain::{InboundId, Multiplier, PeerId, PeriodId, UserId};
 
 use super::{Agent, Alarm, Effect, Now, Write};
 use crate::state_digest::StateSum;
 use crate::wire::{self, KeptState, KeptUser, Update};
 use crate::{
     AppliedState, ConfigAck, ConfigChunk, ConfigError, DesiredInbound, DesiredPeer, DesiredUser,
-    Digest, Error, RemovalBound, Revision, Up, UpdateKind,
+    Digest, EngineKind, Error, RemovalBound, Revision, Up, UpdateKind,
 };
+
+/// Resources of one kind that an answer names as not applied.
+const MOST_ERRORS: usize = 100;
 
 /// The desired state, indexed.
 #[derive(Debug, Clone)]
 pub(super) struct Desired {
     pub(super) state: AppliedState,
     pub(super) multiplier: Multiplier,
-    pub(super) inbounds: Vec<DesiredInbound>,
+    inbounds: Vec<DesiredInbound>,
     pub(super) users: BTreeMap<UserId, DesiredUser>,
-    pub(super) owners: BTreeMap<PeerId, UserId>,
+    /// Peers that fit their inbounds: whose they are, and on which engine.
+    owners: BTreeMap<PeerId, (UserId, EngineKind)>,
+    /// Peers of another kind than their inbounds.
+    misfits: BTreeSet<PeerId>,
+    kinds: BTreeMap<InboundId, EngineKind>,
     /// Each user's part in the digest.
     digests: BTreeMap<UserId, Digest>,
 }
 
 impl Desired {
     fn new(state: AppliedState, kept: KeptState) -> Self {
+        let inbounds = kept.head.inbounds;
         let mut desired = Self {
             state,
             multiplier: kept.head.multiplier,
-            inbounds: kept.head.inbounds,
+            kinds: inbounds.iter().map(|i| (i.id, i.settings.kind())).collect(),
+            inbounds,
             users: BTreeMap::new(),
             owners: BTreeMap::new(),
+            misfits: BTreeSet::new(),
             digests: BTreeMap::new(),
         };
         for user in kept.users {
@@ -65,7 +75,14 @@ impl Desired {
 
     fn insert(&mut self, KeptUser { user, digest, .. }: KeptUser) {
         for peer in &user.peers {
-            self.owners.insert(peer.id, user.id);
+            let kind = peer.access.kind();
+            // An inbound that is not in the state is the engine's to miss.
+            let inbound = self.kinds.get(&peer.inbound);
+            if inbound.is_none_or(|inbound| *inbound == kind) {
+                self.owners.insert(peer.id, (user.id, kind));
+            } else {
+                self.misfits.insert(peer.id);
+            }
         }
         self.digests.insert(user.id, digest);
         self.users.insert(user.id, user);
@@ -74,18 +91,71 @@ impl Desired {
     fn remove(&mut self, user: UserId) -> Option<Digest> {
         for peer in self.users.remove(&user)?.peers {
             self.owners.remove(&peer.id);
+            self.misfits.remove(&peer.id);
         }
         self.digests.remove(&user)
     }
 
-    pub(super) fn user_of(&self, peer: PeerId) -> Option<&DesiredUser> {
-        self.users.get(self.owners.get(&peer)?)
+    /// The user of a peer on an engine.
+    pub(super) fn user_of(&self, kind: EngineKind, peer: PeerId) -> Option<&DesiredUser> {
+        let (user, of) = self.owners.get(&peer)?;
+        self.users.get(user).filter(|_| *of == kind)
     }
 
-    pub(super) fn peers(&self) -> impl Iterator<Item = (&DesiredUser, &DesiredPeer)> {
+    /// Whether a peer should be on an engine.
+    pub(super) fn wants(&self, kind: EngineKind, peer: PeerId) -> bool {
+        self.owners.get(&peer).is_some_and(|(_, of)| *of == kind)
+    }
+
+    /// Whether there is anything for an engine to do.
+    pub(super) fn needs(&self, kind: EngineKind) -> bool {
+        self.inbounds_of(kind).next().is_some() || self.owners.values().any(|(_, of)| *of == kind)
+    }
+
+    /// The peers that should be on an engine.
+    pub(super) fn peers(
+        &self,
+        kind: EngineKind,
+    ) -> impl Iterator<Item = (&DesiredUser, &DesiredPeer)> {
         self.users
             .values()
             .flat_map(|user| user.peers.iter().map(move |peer| (user, peer)))
+            .filter(move |(_, peer)| peer.access.kind() == kind && !self.misfits.contains(&peer.id))
+    }
+
+    /// The inbounds that an engine should have.
+    pub(super) fn inbounds_of(&self, kind: EngineKind) -> impl Iterator<Item = &DesiredInbound> {
+        let inbounds = self.inbounds.iter();
+        inbounds.filter(move |inbound| inbound.settings.kind() == kind)
+    }
+
+    /// Peers that are of another kind than their inbounds.
+    pub(super) fn misfits(&self) -> Vec<ConfigError> {
+        let peers = self.misfits.iter().take(MOST_ERRORS);
+        let error = |peer: &PeerId| ConfigError {
+            kind: "peer".to_owned(),
+            id: peer.to_string(),
+            message: "its inbound is of another kind: give it a peer of that kind".to_owned(),
+        };
+        peers.map(error).collect()
+    }
+
+    /// What an engine should do that does not run.
+    pub(super) fn not_served(&self, kind: EngineKind) -> Vec<ConfigError> {
+        let message = format!("{kind} does not run on this node: see its health");
+        let inbounds = self.inbounds_of(kind).take(MOST_ERRORS);
+        let errors: Vec<_> = inbounds
+            .map(|inbound| ConfigError {
+                kind: "inbound".to_owned(),
+                id: inbound.id.to_string(),
+                message: message.clone(),
+            })
+            .collect();
+        if errors.is_empty() {
+            vec![state_error(&message)]
+        } else {
+            errors
+        }
     }
 
     /// Whether the user may use the period on this node, now or next.
@@ -220,19 +290,21 @@ impl Agent {
 
     /// There is a new desired state.
     fn retargeted(&mut self, now: Now) {
-        self.engine.dirty = true;
-        self.engine.errors.clear();
+        for engine in self.engines.each_mut() {
+            engine.dirty = true;
+            engine.errors.clear();
+        }
         self.allowances.departed = true;
         self.adopt(now);
         let desired = self.desired.as_ref();
         self.allowances
             .gates
-            .retain(|user, _| desired.is_some_and(|desired| desired.users.contains_key(user)));
+            .retain(|(_, user), _| desired.is_some_and(|desired| desired.users.contains_key(user)));
         self.set_gates(None, now);
         self.schedule_times(now);
-        if let (None, Some(desired)) = (self.engine.incarnation, &self.desired) {
-            let error = state_error("no engine runs on this node: see its health");
-            self.acknowledge_state(desired.state, vec![error]);
+        self.look_at_wanted();
+        if !self.engines.any_live() {
+            self.conclude();
         }
         self.reconcile(now);
     }
@@ -296,7 +368,7 @@ pub(super) fn state_error(message: &str) -> ConfigError {
 mod tests {
     use super::*;
     use crate::agent::testing::Host;
-    use crate::agent::{Change, Event};
+    use crate::agent::{Change, Event, Sample};
     use crate::wire::{encode_delta, encode_state, pieces, state_digest};
     use crate::{DesiredDelta, DesiredPeriod, DesiredState, Down, Incarnation, PeerAccess};
     use vpnpanel_domain::{InboundId, Speed, SpeedLimit};
@@ -351,11 +423,18 @@ mod tests {
 
     /// The last answer to an update.
     fn answer(host: &mut Host, update: &Update) -> ConfigAck {
-        let pieces: Vec<_> = pieces(update).collect();
-        let effects = pieces
-            .into_iter()
-            .flat_map(|piece| host.hear(Down::ConfigUpdate(piece)));
-        let answers = effects.filter_map(|effect| match effect {
+        let mut effects = told(host, update);
+        let looks: Vec<_> = effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Inspect { kind, .. } => Some(*kind),
+                _ => None,
+            })
+            .collect();
+        for kind in looks {
+            effects.extend(host.step(Event::EngineDown { kind }));
+        }
+        let answers = effects.into_iter().filter_map(|effect| match effect {
             Effect::Send(Up::ConfigAck(ack)) => Some(ack),
             _ => None,
         });
@@ -454,11 +533,14 @@ mod tests {
             Effect::ReadCounters(ticket) => Some(*ticket),
             _ => None,
         });
-        host.step(Event::Sample {
+        host.step(Event::Sampled {
             ticket: ticket.expect("a read"),
-            before: Incarnation([1; 16]),
-            after: Incarnation([1; 16]),
-            readings: Vec::new(),
+            samples: vec![Sample {
+                kind: EngineKind::WireGuard,
+                before: Incarnation([1; 16]),
+                after: Incarnation([1; 16]),
+                readings: Vec::new(),
+            }],
         });
     }
 
@@ -499,6 +581,7 @@ mod tests {
         };
         let mut host = Host::connected();
         let asked = host.step(Event::EngineUp {
+            kind: EngineKind::WireGuard,
             incarnation: Incarnation([1; 16]),
             peers: Vec::new(),
         });

@@ -1,7 +1,9 @@
 //! An agent and its disk, for tests of what it answers to messages.
 
 use super::{Agent, Durable, Effect, Event, Now, Settings};
-use crate::{Command, Down, Entropy, Generation, PROTOCOL, Pace, SpoolId, StateEpoch, Welcome};
+use crate::{
+    Command, Down, EngineKind, Entropy, Generation, PROTOCOL, Pace, SpoolId, StateEpoch, Welcome,
+};
 
 pub(super) struct Zeros;
 
@@ -48,9 +50,16 @@ impl Host {
     /// With a stream that is welcomed.
     pub(super) fn connected_from(disk: Durable) -> Self {
         let mut host = Self::start(disk);
-        host.step(Event::EngineDown);
+        host.without_engines();
         host.connect();
         host
+    }
+
+    /// No engine runs.
+    pub(super) fn without_engines(&mut self) {
+        for kind in EngineKind::ALL {
+            self.step(Event::EngineDown { kind });
+        }
     }
 
     pub(super) fn connect(&mut self) {

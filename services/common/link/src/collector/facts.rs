@@ -75,8 +75,11 @@ pub struct PeriodFacts {
     /// Σ over the period's leases of `max(0, allowance − billed)`: spent by nobody yet, but not
     /// free either.
     pub reserved: MicroBytes,
-    /// New allowance may be granted: the period is not closed, and its user may connect.
+    /// New allowance may be granted: the period is not over, and its user may connect.
     pub open: bool,
+    /// It was closed: nothing is ever granted of it again, and its leases may be forgotten here while
+    /// nodes still hold them.
+    pub over: bool,
 }
 
 /// A lease's row. One is current for each (node, period); older ones, of lost disks, stay with

@@ -327,6 +327,7 @@ mod tests {
             used: MicroBytes::ZERO,
             reserved: mib(all),
             open: true,
+            over: false,
         };
         let leases = held.iter().zip(1..).map(|(held, n)| {
             let lease = LeaseFacts {

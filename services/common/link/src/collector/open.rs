@@ -2,9 +2,9 @@
 //! and the agent learns what is committed. Two agents with one identity show here first: a start
 //! that was superseded comes back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use vpnpanel_domain::LeaseId;
+use vpnpanel_domain::{LeaseId, PeriodId};
 
 use super::restore::{self, Evidence, Standing, Verdict, Witnesses};
 use super::{Cursor, NodeFacts};
@@ -39,6 +39,8 @@ pub struct StreamFacts {
     pub standing: Standing,
     /// The newest versions on record of the leases in Hello, current or not.
     pub versions: HashMap<LeaseId, u64>,
+    /// Of the periods of the leases in Hello, those that are over.
+    pub over: HashSet<PeriodId>,
     /// The end of the change log, where the database can tell.
     pub head: Option<Revision>,
     /// Other nodes, for what this one says of the database.
@@ -184,7 +186,7 @@ fn remember_boot(node: &mut NodeFacts, hello: &Hello) {
 
 /// Marks are told only where they were asked for.
 fn known_marks(marks: Vec<CounterMark>, asked: &[CounterKey]) -> Vec<CounterMark> {
-    let asked: std::collections::HashSet<_> = asked.iter().collect();
+    let asked: HashSet<_> = asked.iter().collect();
     marks
         .into_iter()
         .filter(|mark| asked.contains(&mark.counter))

@@ -164,8 +164,11 @@ fn acked(facts: &StreamFacts, hello: &Hello) -> Option<Evidence> {
 
 fn lease(facts: &StreamFacts, hello: &Hello) -> Option<Evidence> {
     hello.leases.iter().find_map(|held| {
-        let known = facts.versions.get(&held.lease).copied().unwrap_or(0);
-        (held.version > known).then_some(Evidence::Lease {
+        let known = facts.versions.get(&held.lease).copied();
+        // Leases of a period that is over are forgotten here, and not yet there.
+        let forgotten = known.is_none() && facts.over.contains(&held.period);
+        let known = known.unwrap_or(0);
+        (held.version > known && !forgotten).then_some(Evidence::Lease {
             lease: held.lease,
             held: held.version,
             known,

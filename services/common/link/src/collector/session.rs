@@ -148,6 +148,9 @@ pub enum Close {
     IngestFailed,
 }
 
+/// A session looks at its deadlines more often than this: more time does not pass between two events.
+const STEP_MS: i64 = 10_000;
+
 /// A stream of a node.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -156,6 +159,7 @@ pub struct Session {
     limits: Limits,
     phase: Phase,
     generation: Generation,
+    clock: Clock,
     heard_at_ms: i64,
     quarantined: bool,
     /// Batches that wait for the transaction under way.
@@ -170,6 +174,23 @@ pub struct Session {
     renewing: bool,
     commands: Commands,
     config: Config,
+}
+
+/// What deadlines of a stream are measured by: it goes on with the server's time, but neither back nor
+/// ahead when that is set.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    told_ms: i64,
+    runs_ms: i64,
+}
+
+impl Clock {
+    fn advance(&mut self, now_ms: i64) -> i64 {
+        let passed = now_ms.saturating_sub(self.told_ms);
+        self.told_ms = now_ms;
+        self.runs_ms += passed.clamp(0, STEP_MS);
+        self.runs_ms
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +210,10 @@ impl Session {
             limits,
             phase: Phase::AwaitingHello,
             generation: Generation(0),
+            clock: Clock {
+                told_ms: now_ms,
+                runs_ms: now_ms,
+            },
             heard_at_ms: now_ms,
             quarantined: false,
             batches: VecDeque::new(),
@@ -224,11 +249,12 @@ impl Session {
         }
     }
 
-    /// Takes an event.
+    /// Takes an event. `now_ms` is the server's time, which may be set while the stream is open.
     pub fn step(&mut self, event: Event, now_ms: i64) -> Vec<Effect> {
         if self.phase == Phase::Closed {
             return Vec::new();
         }
+        let now_ms = self.clock.advance(now_ms);
         let mut effects = Vec::new();
         match event {
             Event::Frame(frame) => {
@@ -439,4 +465,43 @@ impl Default for Limits {
 
 fn send_ack(ack: UsageAck) -> Effect {
     Effect::Send(Down::UsageAck(ack))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START_MS: i64 = 1_795_000_000_000;
+    const HOUR_MS: i64 = 3_600_000;
+
+    fn waits() -> Session {
+        let node = NodeId::from_bytes([1; 16]);
+        Session::new(node, Pace::default(), Limits::default(), START_MS)
+    }
+
+    fn look(session: &mut Session, now_ms: i64) -> bool {
+        session.step(Event::Tick, now_ms);
+        session.is_closed()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_no_deadline_up() {
+        let mut session = waits();
+        assert!(!look(&mut session, START_MS - HOUR_MS));
+        assert!(!look(&mut session, START_MS - HOUR_MS + 9_000));
+        assert!(look(&mut session, START_MS - HOUR_MS + 10_000), "no Hello");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_ends_no_stream_that_was_just_heard() {
+        let limits = Limits::default();
+        let mut session = waits();
+        session.phase = Phase::Live;
+        assert!(!look(&mut session, START_MS + HOUR_MS));
+        let beyond_ms = limits.silence_ms - STEP_MS;
+        for passed_ms in (0..beyond_ms).step_by(5_000) {
+            assert!(!look(&mut session, START_MS + HOUR_MS + passed_ms));
+        }
+        assert!(look(&mut session, START_MS + HOUR_MS + beyond_ms), "silent");
+    }
 }

@@ -1,6 +1,6 @@
 //! Commands: the rows of the database, and which of them a node has begun.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vpnpanel_domain::{CommandId, NodeId};
 use vpnpanel_link::collector::NodeFacts;
@@ -14,6 +14,8 @@ const CLOCK_LAG_MS: i64 = 16_000;
 #[derive(Default)]
 pub(crate) struct Commands {
     rows: BTreeMap<(NodeId, CommandId), Row>,
+    /// Nodes of which two agents may do what one was told.
+    forgotten: BTreeSet<NodeId>,
     /// What has gone wrong.
     pub(crate) wrong: Option<String>,
 }
@@ -29,6 +31,9 @@ struct Row {
 impl Commands {
     /// Somebody tells a node to do something.
     pub(crate) fn give(&mut self, node: NodeId, now_ms: i64, random: &mut Random) {
+        if self.forgotten.contains(&node) {
+            return;
+        }
         let id = CommandId::from_bytes(random.array());
         let ttl_ms = [2_000, 60_000, 3_600_000][random.below(3) as usize];
         let command = Command {
@@ -69,6 +74,15 @@ impl Commands {
         taken
     }
 
+    /// What nobody has answered in time is given up, and is not taken up again when the clock is set
+    /// back.
+    pub(crate) fn expire(&mut self, now_ms: i64) {
+        let open = self.rows.values_mut().filter(|row| row.answer.is_none());
+        for row in open.filter(|row| row.command.expires_at_ms <= now_ms) {
+            row.answer = Some(CommandAnswer::failed("its time is over"));
+        }
+    }
+
     /// The database is an older one: what streams have carried goes out again.
     pub(crate) fn restored(&mut self) {
         for row in self.rows.values_mut() {
@@ -85,8 +99,17 @@ impl Commands {
         }
     }
 
-    /// A node begins: for the first time, and not too late.
+    /// More than one agent has the identity of a node: nothing can be said of what it does.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.forgotten.insert(node);
+        self.rows.retain(|(of, _), _| *of != node);
+    }
+
+    /// A node begins: for the first time, and not too late by what it was told of the time.
     pub(crate) fn begun(&mut self, node: NodeId, id: CommandId, now_ms: i64) {
+        if self.forgotten.contains(&node) {
+            return;
+        }
         match self.rows.get_mut(&(node, id)) {
             Some(row) if row.begun => self.wrong = Some(format!("{node} does {id} again")),
             Some(row) if now_ms >= row.command.expires_at_ms + CLOCK_LAG_MS => {
@@ -98,10 +121,10 @@ impl Commands {
     }
 
     /// What waits and should not, when nothing is in the way.
-    pub(crate) fn unrest(&self, now_ms: i64) -> Option<String> {
+    pub(crate) fn unrest(&self) -> Option<String> {
         self.rows
             .iter()
-            .find(|(_, row)| row.answer.is_none() && row.command.expires_at_ms > now_ms)
+            .find(|(_, row)| row.answer.is_none())
             .map(|((node, id), _)| format!("{node} has not answered {id}"))
     }
 }

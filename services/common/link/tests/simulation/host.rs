@@ -1,30 +1,36 @@
 //! An edge host: engine, disk and the agent's process, which is the real machine. Carries out
 //! its effects one after the other, as a driver must, and may be killed between any two.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use vpnpanel_domain::{CommandId, NodeId, PeerId};
 use vpnpanel_link::agent::{
-    Agent, Alarm, Change, Durable, Effect, EpochNumber, Event, Now, Reading, Settings, Ticket,
-    Transaction, Upsert, Write,
+    Agent, Alarm, Change, Durable, Effect, EpochNumber, Event, Now, Reading, Sample, Settings,
+    Ticket, Transaction, Upsert, Write,
 };
 use vpnpanel_link::{
-    Batch, CounterKey, DesiredUser, Incarnation, Payload, Seq, SpoolId, Totals, Up, wire,
+    Batch, CounterKey, DesiredUser, EngineKind, Incarnation, Payload, Seq, SpoolId, Totals, Up,
+    wire,
 };
 
-use crate::engine::Engine;
+use crate::coverage::{saw, saw_if};
+use crate::engine::Engines;
 use crate::mutation::Mutation;
 use crate::random::Random;
 use crate::truth::Truth;
 
 pub(crate) struct Host {
     pub(crate) node: NodeId,
-    pub(crate) engine: Engine,
+    pub(crate) engines: Engines,
     pub(crate) disk: Option<Disk>,
     pub(crate) agent: Option<Agent>,
     pub(crate) host_boot: [u8; 16],
     pub(crate) booted_ms: i64,
+    /// By how much its wall clock is wrong.
+    pub(crate) wall_skew_ms: i64,
+    /// The server's time as it was told last, and when.
+    pub(crate) told: Option<(i64, i64)>,
     /// Answers of engine and network to the agent, by when they come.
     pub(crate) answers: VecDeque<(i64, Answer)>,
     pub(crate) read: Option<Read>,
@@ -33,8 +39,12 @@ pub(crate) struct Host {
     pub(crate) alarms: Vec<Alarm>,
     /// The control plane cannot be reached before.
     pub(crate) away_until_ms: i64,
-    /// For `Mutation::NoFinalRead`: the sample before.
-    stale: Vec<Reading>,
+    /// Forks that its disk descends from.
+    pub(crate) lineage: BTreeSet<usize>,
+    /// For `Mutation::TimeByWallClock`.
+    by_wall: bool,
+    /// For `Mutation::NoFinalRead`: the samples before.
+    stale: Vec<Sample>,
     /// For `Mutation::ReencodedResend`: what was sent once.
     sent: Vec<(EpochNumber, Seq)>,
     /// For `Mutation::EpochKeptAcrossStart`.
@@ -43,13 +53,14 @@ pub(crate) struct Host {
     added_up: BTreeMap<PeerId, Totals>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Disk {
     pub(crate) durable: Durable,
     pub(crate) payloads: BTreeMap<(EpochNumber, Seq), Bytes>,
 }
 
 pub(crate) enum Answer {
-    Inspected,
+    Inspected(EngineKind),
     Applied(Ticket),
     Connected,
     Refused,
@@ -61,8 +72,8 @@ pub(crate) enum Answer {
 pub(crate) struct Read {
     pub(crate) ticket: Ticket,
     pub(crate) due_ms: i64,
-    pub(crate) before: Option<Incarnation>,
-    pub(crate) readings: Option<Vec<Reading>>,
+    pub(crate) before: Option<Vec<(EngineKind, Incarnation)>>,
+    pub(crate) samples: Option<Vec<Sample>>,
     pub(crate) is_final: bool,
 }
 
@@ -124,19 +135,29 @@ impl Disk {
 }
 
 impl Host {
-    pub(crate) fn new(node: NodeId, now_ms: i64, random: &mut Random) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        now_ms: i64,
+        hides_removed: bool,
+        mutation: Option<Mutation>,
+        random: &mut Random,
+    ) -> Self {
         Self {
             node,
-            engine: Engine::new(crate::truth::fresh(random)),
+            engines: Engines::new(random, hides_removed),
             disk: None,
             agent: None,
             host_boot: random.array(),
             booted_ms: now_ms - 1_000,
+            wall_skew_ms: 0,
+            told: None,
             answers: VecDeque::new(),
             read: None,
             stream: None,
             alarms: Vec::new(),
             away_until_ms: now_ms,
+            lineage: BTreeSet::new(),
+            by_wall: mutation == Some(Mutation::TimeByWallClock),
             stale: Vec::new(),
             sent: Vec::new(),
             first_draw: None,
@@ -145,10 +166,20 @@ impl Host {
     }
 
     pub(crate) fn now(&self, now_ms: i64) -> Now {
+        let wall_ms = now_ms + self.wall_skew_ms;
+        let runs_ms = if self.by_wall { wall_ms } else { now_ms };
         Now {
-            boottime_ms: now_ms - self.booted_ms,
-            wall_ms: now_ms,
+            boottime_ms: runs_ms - self.booted_ms,
+            wall_ms,
         }
+    }
+
+    /// The server's time, as far as it is known here.
+    pub(crate) fn told_ms(&self, now_ms: i64) -> i64 {
+        let told = self
+            .told
+            .map(|(server_ms, at_ms)| server_ms + now_ms - at_ms);
+        told.unwrap_or(now_ms + self.wall_skew_ms)
     }
 
     /// Kills the agent's process: what was in memory is gone.
@@ -223,6 +254,7 @@ impl Host {
         let mut blocked = false;
         for effect in effects {
             if random.chance(rules.kills) {
+                saw("fault: agent killed between two effects");
                 self.kill_within(&effect, rules, truth, random);
                 errands.push(Errand::HangUp);
                 return Ok(errands);
@@ -236,7 +268,7 @@ impl Host {
                         transaction.writes.retain(|write| !begins(write));
                     }
                     if let Some(disk) = &mut self.disk {
-                        truth.observe(self.node, &disk.durable, &self.engine, &transaction);
+                        truth.observe(self.node, &disk.durable, &self.engines, &transaction);
                         disk.commit(&transaction);
                     }
                 }
@@ -249,7 +281,9 @@ impl Host {
                 Effect::SendBatch { epoch, seq } => {
                     errands.push(Errand::Send(Up::Batch(self.stored(epoch, seq, rules)?)));
                 }
-                Effect::Inspect => self.answers.push_back((soon, Answer::Inspected)),
+                Effect::Inspect { kind, .. } => {
+                    self.answers.push_back((soon, Answer::Inspected(kind)));
+                }
                 Effect::ReadCounters(ticket) => {
                     let due_ms = soon;
                     let is_final = std::mem::take(&mut blocked);
@@ -257,25 +291,32 @@ impl Host {
                         ticket,
                         due_ms,
                         before: None,
-                        readings: None,
+                        samples: None,
                         is_final,
                     });
                 }
-                Effect::Block(peers) => {
-                    self.engine.block(peers);
+                Effect::Block(kind, peers) => {
+                    self.engines.of_mut(kind).block(peers);
                     blocked = true;
                 }
-                Effect::Gates(gates) => self.engine.set_gates(gates),
-                Effect::Apply(change) if change.incarnation != self.engine.incarnation => {
-                    self.answers.push_back((soon, Answer::Inspected));
+                Effect::Gates(kind, mut gates) => {
+                    let engine = self.engines.of_mut(kind);
+                    if rules.mutation == Some(Mutation::OtherEngineForgotten) {
+                        gates.retain(|(user, gate)| !engine.lowers(*user, *gate));
+                    }
+                    engine.set_gates(gates);
+                }
+                Effect::Apply(change) if self.is_gone(&change, now_ms) => {
+                    self.answers
+                        .push_back((soon, Answer::Inspected(change.kind)));
                 }
                 Effect::Apply(change) => {
                     self.check_change(&change)?;
-                    self.engine.apply(&change);
+                    self.engines.of_mut(change.kind).apply(&change);
                     if rules.mutation == Some(Mutation::BaselineDroppedWithUser)
                         && !change.remove.is_empty()
                     {
-                        self.drop_books(&change.remove);
+                        self.drop_books(&change);
                         self.kill();
                         errands.push(Errand::HangUp);
                         return Ok(errands);
@@ -283,7 +324,17 @@ impl Host {
                     self.answers
                         .push_back((soon, Answer::Applied(change.ticket)));
                 }
-                Effect::Alarm(alarm) => self.alarms.push(alarm),
+                Effect::Alarm(alarm) => {
+                    saw_if(
+                        matches!(alarm, Alarm::RemovalsHeld { .. }),
+                        "state: removals held for a person",
+                    );
+                    saw_if(
+                        matches!(alarm, Alarm::BatchesLost { .. }),
+                        "state: batches past retention declared lost",
+                    );
+                    self.alarms.push(alarm);
+                }
                 Effect::CommandAnswered(_) => {}
                 Effect::Run { id, .. } => {
                     errands.push(Errand::Run(id));
@@ -336,7 +387,27 @@ impl Host {
         }
     }
 
-    /// A read has three parts, and anything may happen between them.
+    /// The life that a change is for is over, or cannot be reached.
+    fn is_gone(&self, change: &Change, now_ms: i64) -> bool {
+        let engine = self.engines.of(change.kind);
+        change.incarnation != engine.incarnation || now_ms < engine.down_until_ms
+    }
+
+    /// What the driver finds when it looks at an engine.
+    pub(crate) fn inspect(&self, kind: EngineKind, now_ms: i64) -> Event {
+        let engine = self.engines.of(kind);
+        if now_ms < engine.down_until_ms {
+            saw("state: an engine does not run");
+            return Event::EngineDown { kind };
+        }
+        Event::EngineUp {
+            kind,
+            incarnation: engine.incarnation,
+            peers: engine.peers.keys().copied().collect(),
+        }
+    }
+
+    /// A read has three parts, and anything may happen between them. It may fail for some engines.
     pub(crate) fn advance_read(
         &mut self,
         now_ms: i64,
@@ -345,50 +416,75 @@ impl Host {
     ) -> Option<Event> {
         let read = self.read.as_mut().filter(|read| read.due_ms <= now_ms)?;
         read.due_ms = now_ms + random.below(300) as i64;
-        if read.before.is_none() {
-            read.before = Some(self.engine.incarnation);
+        let Some(before) = &read.before else {
+            let engines = EngineKind::ALL.map(|kind| self.engines.of(kind));
+            let there = engines
+                .into_iter()
+                .filter(|engine| now_ms >= engine.down_until_ms.max(engine.deaf_until_ms));
+            read.before = Some(there.map(|e| (e.kind, e.incarnation)).collect());
             return None;
-        }
-        if read.readings.is_none() {
-            let mut readings = self.engine.readings();
-            match rules.mutation {
-                Some(Mutation::ResetOnRead) => {
-                    readings = self.engine.read_and_reset();
-                    for reading in &mut readings {
-                        let total = self.added_up.entry(reading.peer).or_default();
-                        total.up += reading.totals.up;
-                        total.down += reading.totals.down;
-                        reading.totals = *total;
-                    }
-                }
-                Some(Mutation::NoFinalRead) if read.is_final => readings = self.stale.clone(),
-                _ => {}
+        };
+        if read.samples.is_none() {
+            let mut samples = Vec::new();
+            for (kind, before) in before.clone() {
+                let engine = self.engines.of_mut(kind);
+                let readings = if rules.mutation == Some(Mutation::ResetOnRead) {
+                    added_up(&mut self.added_up, engine.read_and_reset())
+                } else {
+                    engine.read()
+                };
+                samples.push(Sample {
+                    kind,
+                    before,
+                    after: before,
+                    readings,
+                });
             }
-            self.stale.clone_from(&readings);
-            read.readings = Some(readings);
+            if rules.mutation == Some(Mutation::NoFinalRead) && read.is_final {
+                samples.clone_from(&self.stale);
+            }
+            self.stale.clone_from(&samples);
+            read.samples = Some(samples);
             return None;
         }
         let Read {
-            ticket,
-            before,
-            readings,
-            ..
+            ticket, samples, ..
         } = self.read.take()?;
-        let before = before?;
         if random.chance(20) {
+            saw("fault: counters could not be read");
             return Some(Event::ReadFailed { ticket });
         }
-        let after = if rules.mutation == Some(Mutation::NoSandwich) {
-            before
-        } else {
-            self.engine.incarnation
-        };
-        Some(Event::Sample {
-            ticket,
-            before,
-            after,
-            readings: readings?,
-        })
+        let mut samples = samples?;
+        for sample in &mut samples {
+            if rules.mutation != Some(Mutation::NoSandwich) {
+                sample.after = self.engines.of(sample.kind).incarnation;
+            }
+        }
+        let failing: Vec<_> = EngineKind::ALL
+            .into_iter()
+            .filter(|kind| !samples.iter().any(|sample| sample.kind == *kind))
+            .collect();
+        let failed = failing.len();
+        if rules.mutation == Some(Mutation::FailedReadIsEmpty) {
+            let empty: Vec<_> = failing
+                .into_iter()
+                .map(|kind| Sample {
+                    kind,
+                    before: self.engines.of(kind).incarnation,
+                    after: self.engines.of(kind).incarnation,
+                    readings: Vec::new(),
+                })
+                .collect();
+            samples.extend(empty);
+        }
+        saw_if(
+            failed > 0 && !samples.is_empty(),
+            "fault: one engine could not be read",
+        );
+        if samples.is_empty() {
+            return Some(Event::ReadFailed { ticket });
+        }
+        Some(Event::Sampled { ticket, samples })
     }
 
     /// Dies before an effect, or, where local writes can tear, in the middle of one.
@@ -406,7 +502,7 @@ impl Host {
             let torn = Transaction {
                 writes: whole.writes[..part].to_vec(),
             };
-            truth.observe(self.node, &disk.durable, &self.engine, &torn);
+            truth.observe(self.node, &disk.durable, &self.engines, &torn);
             disk.commit(&torn);
         }
         self.kill();
@@ -418,11 +514,12 @@ impl Host {
             return Ok(());
         };
         for Upsert { peer, .. } in &change.upsert {
+            let engine = self.engines.of(change.kind);
             let key = CounterKey {
-                incarnation: self.engine.incarnation,
+                incarnation: engine.incarnation,
                 peer: peer.id,
             };
-            let counts = self.engine.counters.contains_key(&peer.id);
+            let counts = engine.counts(peer.id);
             if !counts && !disk.durable.counters.contains_key(&key) {
                 return Err(format!("{key:?} is created before its books"));
             }
@@ -441,15 +538,25 @@ impl Host {
         }
     }
 
-    fn drop_books(&mut self, peers: &[PeerId]) {
-        let incarnation = self.engine.incarnation;
+    fn drop_books(&mut self, change: &Change) {
         if let Some(disk) = &mut self.disk {
-            for peer in peers {
+            for peer in &change.remove {
                 disk.durable.counters.remove(&CounterKey {
-                    incarnation,
+                    incarnation: change.incarnation,
                     peer: *peer,
                 });
             }
         }
     }
+}
+
+/// For `Mutation::ResetOnRead`: what the driver makes of it.
+fn added_up(sums: &mut BTreeMap<PeerId, Totals>, mut readings: Vec<Reading>) -> Vec<Reading> {
+    for reading in &mut readings {
+        let total = sums.entry(reading.peer).or_default();
+        total.up += reading.totals.up;
+        total.down += reading.totals.down;
+        reading.totals = *total;
+    }
+    readings
 }

@@ -46,10 +46,20 @@ pub(crate) enum Mutation {
     UnversionedGiveBack,
     /// A restored database goes on with the numbers that its former life has drawn.
     EpochNotBumped,
+    /// Two histories of one disk are taken for one.
+    ForkNotFound,
+    /// A node's clock is the one that anybody may set.
+    TimeByWallClock,
+    /// The leases of a node that was written off are forgotten.
+    WriteOffForgets,
+    /// What passed one engine does not lower the other's gate.
+    OtherEngineForgotten,
+    /// Counters of an engine that could not be read are handed over as an empty sample.
+    FailedReadIsEmpty,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -71,5 +81,10 @@ impl Mutation {
         Self::GrantsBeforeBarrier,
         Self::UnversionedGiveBack,
         Self::EpochNotBumped,
+        Self::OtherEngineForgotten,
+        Self::FailedReadIsEmpty,
+        Self::ForkNotFound,
+        Self::TimeByWallClock,
+        Self::WriteOffForgets,
     ];
 }

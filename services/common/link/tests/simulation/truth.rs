@@ -7,20 +7,26 @@ use std::collections::BTreeMap;
 use vpnpanel_domain::{MicroBytes, NodeId, PeriodId, UserId};
 use vpnpanel_link::agent::{Durable, Transaction, Write};
 use vpnpanel_link::collector::ingest::OrphanReason;
-use vpnpanel_link::{Attribution, CounterKey, Incarnation, Range, Row, Totals};
+use vpnpanel_link::{Attribution, CounterKey, EngineKind, Incarnation, Range, Row, Totals};
 
+use crate::coverage::saw_if;
 use crate::database::{Database, Usage, below};
-use crate::engine::Engine;
+use crate::engine::{Engine, Engines};
 
 #[derive(Default)]
 pub(crate) struct Truth {
     /// Final values of counters that died, and of these what must be billed.
     dead: BTreeMap<(NodeId, CounterKey), Dead>,
+    /// The most that ever was on the counters of an engine that keeps no limit by itself, and not on
+    /// the books: a user may be beyond the limit by so much.
+    unread: BTreeMap<(usize, PeriodId), MicroBytes>,
     /// Stretches as the node's disk took them onto the books.
     stretches: BTreeMap<(NodeId, CounterKey), Vec<Stretch>>,
     /// What counters had counted already when a new disk opened their books: nobody can say any more
     /// in which period it passed, so it is billed to one that its limit knew nothing of.
     pub(crate) adopted: BTreeMap<PeriodId, MicroBytes>,
+    /// What nodes could still let through of each period when they were written off.
+    pub(crate) written_off: BTreeMap<PeriodId, MicroBytes>,
 }
 
 struct Dead {
@@ -41,7 +47,7 @@ impl Truth {
         &mut self,
         node: NodeId,
         disk: &Durable,
-        engine: &Engine,
+        engines: &Engines,
         transaction: &Transaction,
     ) {
         let mut books: BTreeMap<CounterKey, (Totals, Attribution)> = BTreeMap::new();
@@ -57,12 +63,11 @@ impl Truth {
             books.insert(*key, after);
             let stretches = self.stretches.entry((node, *key)).or_default();
             let Some((from, attribution)) = before else {
-                if key.incarnation == engine.incarnation
-                    && let Some(counted) = engine.counters.get(&key.peer)
-                {
+                if let Some(counted) = engines.counted(*key) {
+                    saw_if(counted.sum() > 0, "state: counters of a new disk adopted");
                     let to = after.1;
                     *self.adopted.entry(to.period).or_default() +=
-                        to.multiplier.bill(beyond(*counted, after.0));
+                        to.multiplier.bill(beyond(counted, after.0));
                 }
                 // Books that open: what an older disk took beyond them was never billed.
                 for stretch in stretches.iter_mut() {
@@ -87,23 +92,35 @@ impl Truth {
         }
     }
 
-    /// The engine of a node dies: what is on the books must still be billed; the rest is lost.
+    /// An engine of a node dies: what is on the books must still be billed; the rest is lost.
     pub(crate) fn engine_died(&mut self, node: NodeId, engine: &Engine, disk: Option<&Durable>) {
-        for (peer, counted) in &engine.counters {
-            let key = CounterKey {
-                incarnation: engine.incarnation,
-                peer: *peer,
-            };
+        for (key, counted) in engine.counters() {
             let books = disk.and_then(|disk| disk.counters.get(&key));
             let durable = books.map(|record| record.baseline().0).unwrap_or_default();
-            self.dead.insert(
-                (node, key),
-                Dead {
-                    counted: *counted,
-                    durable,
-                },
-            );
+            self.dead.insert((node, key), Dead { counted, durable });
         }
+    }
+
+    /// Traffic has passed a host.
+    pub(crate) fn traffic(&mut self, host: usize, engines: &Engines, disk: Option<&Durable>) {
+        let mut unread: BTreeMap<PeriodId, MicroBytes> = BTreeMap::new();
+        for (key, counted) in engines.of(EngineKind::Xray).counters() {
+            let Some(record) = disk.and_then(|disk| disk.counters.get(&key)) else {
+                continue;
+            };
+            let (books, to) = record.baseline();
+            *unread.entry(to.period).or_default() += to.multiplier.bill(beyond(counted, books));
+        }
+        for (period, now) in unread {
+            let most = self.unread.entry((host, period)).or_default();
+            *most = (*most).max(now);
+        }
+    }
+
+    /// How much beyond the limit of a period may have passed engines that keep none.
+    pub(crate) fn unread(&self, period: PeriodId) -> MicroBytes {
+        let of = self.unread.iter().filter(|((_, id), _)| *id == period);
+        of.fold(MicroBytes::ZERO, |sum, (_, most)| sum + *most)
     }
 
     /// A disk is lost: of counters that died before, only what is billed already is sure.
@@ -119,7 +136,7 @@ impl Truth {
     pub(crate) fn never_more(
         &self,
         database: &Database,
-        engines: &BTreeMap<NodeId, &Engine>,
+        engines: &[(NodeId, &Engines)],
     ) -> Result<(), String> {
         for ((node, key), mark) in &database.rows.marks {
             let counted = self.counted(*node, *key, engines);
@@ -133,20 +150,20 @@ impl Truth {
         Ok(())
     }
 
-    /// Once quiet: everything counted is billed, but for what died unread.
+    /// Once quiet: everything counted is billed, but for what died unread. Of a node that is quarantined
+    /// nothing is billed any more.
     pub(crate) fn all_billed(
         &self,
         database: &Database,
-        engines: &BTreeMap<NodeId, &Engine>,
+        engines: &[(NodeId, &Engines)],
     ) -> Result<(), String> {
-        for (node, engine) in engines {
-            for (peer, counted) in &engine.counters {
-                let key = CounterKey {
-                    incarnation: engine.incarnation,
-                    peer: *peer,
-                };
+        for (node, engines) in engines
+            .iter()
+            .filter(|(node, _)| !database.is_quarantined(*node))
+        {
+            for (key, counted) in engines.counters() {
                 let billed = database.mark(*node, key);
-                if billed != *counted {
+                if billed != counted {
                     return Err(format!(
                         "{key:?} on {node}: {counted:?} counted, {billed:?} billed"
                     ));
@@ -154,6 +171,9 @@ impl Truth {
             }
         }
         for ((node, key), dead) in &self.dead {
+            if database.is_quarantined(*node) {
+                continue;
+            }
             let billed = database.mark(*node, *key);
             if !billed.covers(dead.durable) {
                 return Err(format!(
@@ -231,7 +251,7 @@ impl Truth {
     pub(crate) fn passed(
         &self,
         database: &Database,
-        hosts: &[(NodeId, &Engine, Option<&Durable>)],
+        hosts: &[(NodeId, &Engines, Option<&Durable>)],
     ) -> BTreeMap<PeriodId, MicroBytes> {
         let mut passed: BTreeMap<PeriodId, MicroBytes> = database
             .rows
@@ -239,12 +259,8 @@ impl Truth {
             .iter()
             .map(|(period, facts)| (*period, facts.used))
             .collect();
-        for (node, engine, disk) in hosts {
-            for (peer, counted) in &engine.counters {
-                let key = CounterKey {
-                    incarnation: engine.incarnation,
-                    peer: *peer,
-                };
+        for (node, engines, disk) in hosts {
+            for (key, counted) in engines.counters() {
                 let billed = database.mark(*node, key);
                 let books = disk.and_then(|disk| disk.counters.get(&key));
                 let mut counted_for = billed;
@@ -263,7 +279,7 @@ impl Truth {
                 });
                 if let Some(to) = to {
                     *passed.entry(to.period).or_default() +=
-                        to.multiplier.bill(beyond(*counted, counted_for));
+                        to.multiplier.bill(beyond(counted, counted_for));
                 }
             }
         }
@@ -282,17 +298,12 @@ impl Truth {
         passed
     }
 
-    fn counted(
-        &self,
-        node: NodeId,
-        key: CounterKey,
-        engines: &BTreeMap<NodeId, &Engine>,
-    ) -> Totals {
+    fn counted(&self, node: NodeId, key: CounterKey, engines: &[(NodeId, &Engines)]) -> Totals {
         let live = engines
-            .get(&node)
-            .filter(|engine| engine.incarnation == key.incarnation);
+            .iter()
+            .find(|(of, engines)| *of == node && engines.lives(key.incarnation));
         match live {
-            Some(engine) => engine.counters.get(&key.peer).copied().unwrap_or_default(),
+            Some((_, engines)) => engines.counted(key).unwrap_or_default(),
             None => self
                 .dead
                 .get(&(node, key))

@@ -257,6 +257,7 @@ pub(crate) async fn periods(
             limit: Limit::from_wire(sql::unsigned(sql::get(row, 3)?)),
             used: amount::get(row, 4)?,
             reserved: amount::get(row, 6)?,
+            over: closed,
             open: !closed && user.status(tx.now).may_connect(suspended),
         };
         periods.insert(PeriodId::new(sql::get(row, 0)?), facts);

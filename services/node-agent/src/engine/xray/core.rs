@@ -128,18 +128,7 @@ impl Core {
     async fn try_ensure_running(&mut self, wanted: Vec<XrayInbound>) -> Result<Running, Error> {
         let (wanted, mut failed) = consistent(wanted);
         self.inbounds = wanted;
-        if self.running.is_none() {
-            host::preflight()?;
-            self.version = self.process.version()?;
-        }
-        if self.walled.is_none_or(|raised| raised.elapsed() > WALL) {
-            wall::raise(&self.table)?;
-            self.walled = Some(Instant::now());
-        }
-        let (mut api, running, fresh) = self.greet().await?;
-        if self.running != Some(running) {
-            self.meet(&mut api, running, fresh).await?;
-        }
+        let (mut api, running) = self.take_up().await?;
         self.close_unwanted(&mut api).await?;
         let ids: Vec<_> = self.inbounds.keys().copied().collect();
         for id in ids {
@@ -156,6 +145,34 @@ impl Core {
             incarnation: running.incarnation,
             failed,
         })
+    }
+
+    /// Whether an Xray of ours runs, taken up or not.
+    pub(super) fn runs(&mut self) -> bool {
+        self.process.runs()
+    }
+
+    /// Takes up an Xray that runs, or starts one; what it has open stays so, and nothing is opened.
+    pub(super) async fn adopt(&mut self) -> Result<(), Error> {
+        let result = self.take_up().await.map(drop);
+        self.problem = result.as_ref().err().map(ToString::to_string);
+        result
+    }
+
+    async fn take_up(&mut self) -> Result<(Api, Answering), Error> {
+        if self.running.is_none() {
+            host::preflight()?;
+            self.version = self.process.version()?;
+        }
+        if self.walled.is_none_or(|raised| raised.elapsed() > WALL) {
+            wall::raise(&self.table)?;
+            self.walled = Some(Instant::now());
+        }
+        let (mut api, running, fresh) = self.greet().await?;
+        if self.running != Some(running) {
+            self.meet(&mut api, running, fresh).await?;
+        }
+        Ok((api, running))
     }
 
     /// Has the process run and asks it who it is; and whether it had to be started. One that was

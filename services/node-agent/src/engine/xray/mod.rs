@@ -83,6 +83,23 @@ impl XrayEngine {
             .await?
     }
 
+    /// Whether an Xray of this folder runs, of whichever agent. Starts nothing.
+    ///
+    /// # Errors
+    /// When the engine stopped.
+    pub async fn runs(&self) -> Result<bool, Error> {
+        self.with(async |core| core.runs()).await
+    }
+
+    /// Takes up an Xray that runs just as it is, or starts one without inbounds. Somebody who does
+    /// not know yet what should be open closes nothing so.
+    ///
+    /// # Errors
+    /// What the host lacks or refuses.
+    pub async fn adopt(&self) -> Result<(), Error> {
+        self.with(async |core| core.adopt().await).await?
+    }
+
     /// Adds, changes and removes peers; nobody else is disturbed. The results are in the order
     /// of the operations; asking for what is the case already succeeds.
     pub async fn apply(&self, ops: Vec<XrayOp>) -> Vec<Result<(), Error>> {

@@ -135,6 +135,11 @@ impl Process {
         running
     }
 
+    /// Whether a process runs, known or not.
+    pub(super) fn runs(&mut self) -> bool {
+        self.alive() || !matches!(self.find(), Ok(None))
+    }
+
     /// The process that listens on the control socket.
     fn find(&self) -> Result<Option<Pid>, Error> {
         let Ok(stream) = UnixStream::connect(self.socket()) else {
@@ -211,7 +216,7 @@ impl Process {
             .arg("version")
             .stdin(Stdio::null())
             .output()
-            .map_err(|error| Error::XrayNotStarted(error.to_string()))?;
+            .map_err(Error::file(&program))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let mut words = text.split_whitespace().skip(1);
         Ok(format!("xray {}", words.next().unwrap_or("unknown")))

@@ -86,7 +86,11 @@ impl Ledger<'_> {
             let current = self.loaded.leases.get(&(node, state.period));
             let current = current.filter(|lease| lease.lease == state.lease);
             let known = current.or_else(|| self.loaded.former.get(&(node, state.lease)));
-            known.is_none_or(|lease| state.version > lease.version)
+            match known {
+                Some(lease) => state.version > lease.version,
+                // Leases of a period that is over are forgotten here, and not yet there.
+                None => !self.is_over(state.period),
+            }
         })
     }
 
@@ -94,6 +98,10 @@ impl Ledger<'_> {
     fn take_up(&mut self, node: NodeId, state: &LeaseState) {
         let key = (node, state.period);
         if !self.is_of_node(node, state) || self.loaded.former.contains_key(&(node, state.lease)) {
+            return;
+        }
+        // Nothing is granted of it to anybody: nothing has to be kept back.
+        if self.is_over(state.period) && !self.loaded.leases.contains_key(&key) {
             return;
         }
         match self.loaded.leases.get_mut(&key) {
@@ -122,6 +130,11 @@ impl Ledger<'_> {
             named: Generation(0),
         };
         self.loaded.leases.insert(key, unknown);
+    }
+
+    fn is_over(&self, period: PeriodId) -> bool {
+        let facts = self.loaded.periods.get(&period);
+        facts.is_some_and(|facts| facts.over)
     }
 
     /// The period is the user's, and the user one that the node may serve.

@@ -52,6 +52,16 @@ impl Ledger<'_> {
             epoch, seq, digest, ..
         } = decoded.batch;
         match self.loaded.cursors.get(&(node, epoch)) {
+            // An epoch that another one has followed is sealed on the disk that wrote the other.
+            Some(Cursor {
+                seq: last,
+                successor: Some(other),
+                ..
+            }) if seq > *last => Place::Fork {
+                why: format!(
+                    "batch {seq} of epoch {epoch} came after epoch {other} had followed it at batch {last}"
+                ),
+            },
             Some(cursor) if seq == cursor.seq.next() => Place::Next { follows: None },
             Some(cursor) if seq > cursor.seq => Place::Gap {
                 from: (epoch, cursor.seq.next()),

@@ -108,6 +108,16 @@ fn whatever_an_agent_cannot_know_proves_an_older_database() {
         assert!(opened(known.clone(), hello).restored.is_some());
     }
 
+    let mut rolled_over = known.clone();
+    rolled_over.over.insert(PeriodId::from_bytes([6; 16]));
+    let forgotten = evidence(&rolled_over, &of_lease);
+    assert_eq!(
+        forgotten, None,
+        "leases of a period that is over are not kept"
+    );
+    rolled_over.versions.insert(lease, 2);
+    assert!(evidence(&rolled_over, &of_lease).is_some());
+
     let mut newer = known;
     newer.cursors.insert(
         epoch,
