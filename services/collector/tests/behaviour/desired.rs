@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
-use vpnpanel_domain::UserId;
-use vpnpanel_link::{AppliedState, ConfigError, DesiredState, InboundSettings};
-use vpnpanel_store::{GroupPatch, NodeState, on_each_database, testing::TestStore};
+use vpnpanel_domain::{InboundId, ShadowsocksCipher, UserId, XrayProtocol, XrayTransport};
+use vpnpanel_link::{
+    self as link, AppliedState, ConfigError, DesiredState, InboundSettings, PeerAccess, Secret,
+    XraySecurity,
+};
+use vpnpanel_pki::DeviceSeed;
+use vpnpanel_store::{
+    self as store, GroupPatch, NodeState, Xray, XrayReality, XrayTls, on_each_database,
+    testing::TestStore,
+};
 
 use crate::{
     agent::{Disk, Link},
@@ -14,6 +21,7 @@ use crate::{
 on_each_database! {
     a_new_stream_gets_the_whole_state_and_then_every_change,
     a_change_of_a_user_is_told_by_itself_also_on_the_next_stream,
+    an_inbound_of_xray_is_told_with_its_secret_and_with_what_each_device_shows,
     what_a_node_cannot_apply_is_on_record_and_not_sent_again,
     a_change_that_takes_most_users_away_waits_until_somebody_confirms_it,
 }
@@ -140,6 +148,102 @@ async fn a_change_of_a_user_is_told_by_itself_also_on_the_next_stream(test: Test
     let (_, told) = link.desired().await;
     assert!(told.users.is_empty(), "{told:?}");
     fleet.stop().await;
+}
+
+async fn an_inbound_of_xray_is_told_with_its_secret_and_with_what_each_device_shows(
+    test: TestStore,
+) {
+    let fleet = Fleet::new(test).await;
+    let (node, first) = (fleet.node().await, fleet.user(0).await);
+    let vless = XrayProtocol::Vless { vision: true };
+    let shadowsocks = XrayProtocol::Shadowsocks {
+        cipher: ShadowsocksCipher::Aes128,
+    };
+    let xray = |port, protocol, security| Xray {
+        port,
+        protocol,
+        transport: XrayTransport::Tcp,
+        security,
+    };
+    let reality = store::XraySecurity::Reality(XrayReality {
+        target: "example.com:443".to_owned(),
+        server_names: vec!["example.com".to_owned()],
+        public_key: [1; 32],
+        short_ids: vec!["01".parse().unwrap()],
+    });
+    let tls = store::XraySecurity::Tls(XrayTls {
+        server_name: "example.com".to_owned(),
+        certificate: "the chain".to_owned(),
+        names: vec!["example.com".to_owned()],
+        not_after_ms: i64::MAX,
+    });
+    let trojan = XrayProtocol::Trojan;
+    let plain = store::XraySecurity::None;
+    let made = [
+        (
+            fleet.xray("a", xray(443, vless, reality), &[9; 32]).await,
+            vless,
+        ),
+        (
+            fleet.xray("b", xray(444, trojan, tls), b"the key").await,
+            trojan,
+        ),
+        (
+            fleet
+                .xray("c", xray(445, shadowsocks, plain), &[9; 16])
+                .await,
+            shadowsocks,
+        ),
+    ];
+    let (mut link, _) =
+        Link::greet(fleet.channel(Some(node.credentials.clone())), &Disk::new()).await;
+    let (name, state) = link.desired().await;
+    let security = |id: InboundId| {
+        let found = state.inbounds.iter().find(|it| it.id == id).unwrap();
+        match &found.settings {
+            InboundSettings::Xray(xray) => (xray.protocol.clone(), xray.security.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let XraySecurity::Reality {
+        private_key,
+        short_ids,
+        ..
+    } = security(made[0].0).1
+    else {
+        panic!("REALITY")
+    };
+    assert_eq!(private_key, Secret([9; 32]));
+    assert_eq!(short_ids, [[1, 0, 0, 0, 0, 0, 0, 0]].into());
+    let XraySecurity::Tls { certificate, key } = security(made[1].0).1 else {
+        panic!("TLS")
+    };
+    assert_eq!((&*certificate, key.text()), ("the chain", "the key"));
+    let link::XrayProtocol::Shadowsocks { key, .. } = security(made[2].0).0 else {
+        panic!("Shadowsocks")
+    };
+    assert_eq!(key.text(), "CQkJCQkJCQkJCQkJCQkJCQ==");
+    assert_shows(&state, first.id, &made);
+    link.apply(name, Vec::new()).await;
+
+    let second = fleet.user(0).await;
+    let (_, state) = link.desired().await;
+    assert_shows(&state, second.id, &made);
+}
+
+/// A user's device shows on each inbound what its links say.
+fn assert_shows(state: &DesiredState, user: UserId, inbounds: &[(InboundId, XrayProtocol)]) {
+    let user = state.users.iter().find(|it| it.id == user).unwrap();
+    assert_eq!(user.peers.len(), inbounds.len() + 1);
+    let seed = DeviceSeed::from_bytes(&[8; 32]).unwrap();
+    for (inbound, protocol) in inbounds {
+        let peer = user.peers.iter().find(|it| it.inbound == *inbound).unwrap();
+        let expected = seed.credential(*inbound, *protocol).unwrap();
+        let PeerAccess::Xray { credential } = &peer.access else {
+            panic!("{peer:?}")
+        };
+        assert_eq!(credential.text(), expected.as_str());
+    }
 }
 
 async fn what_a_node_cannot_apply_is_on_record_and_not_sent_again(test: TestStore) {

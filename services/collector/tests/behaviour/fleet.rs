@@ -21,9 +21,9 @@ use vpnpanel_runtime::{
     tls::{ClientTls, Credentials, Dialer, ServerTls, TrustBundle},
 };
 use vpnpanel_store::{
-    DeviceKeys, InboundSettings, MakeNodeKey, NewAuthority, NewDevice, NewGroup, NewInbound,
-    NewNode, NewNodeCertificate, NewTenant, NewUser, NodeKey, NodeSelector, Store, TenantLimits,
-    User, WireGuard, fresh_id, testing::TestStore,
+    DeviceKeys, GroupPatch, InboundSettings, MakeNodeKey, NewAuthority, NewDevice, NewGroup,
+    NewInbound, NewNode, NewNodeCertificate, NewTenant, NewUser, NodeKey, NodeSelector, Store,
+    TenantLimits, User, WireGuard, Xray, fresh_id, testing::TestStore,
 };
 
 /// Certificates decide here; who signs in is another crate's subject.
@@ -181,6 +181,35 @@ impl Fleet {
             inbound_ids: BTreeSet::from([self.inbound]),
         };
         self.store.create_group(group, None).await.unwrap();
+    }
+
+    /// An inbound of Xray with its secret, in the group.
+    pub(crate) async fn xray(&self, name: &str, xray: Xray, secret: &[u8]) -> InboundId {
+        let id: InboundId = fresh_id();
+        let sealed = self.sealer.seal(&context::inbound_secret(id), secret);
+        let new = NewInbound {
+            id,
+            tenant_id: Some(self.tenant),
+            name: name.to_owned(),
+            nodes: NodeSelector::default(),
+            offered: false,
+            settings: InboundSettings::Xray(xray),
+            sealed_secret: Some(sealed.unwrap()),
+        };
+        let keys = Keys(Arc::clone(&self.sealer));
+        self.store.create_inbound(new, &keys, None).await.unwrap();
+        let group = self.store.group(self.tenant, self.group).await.unwrap();
+        let mut inbound_ids = group.inbound_ids;
+        inbound_ids.insert(id);
+        let patch = GroupPatch {
+            inbound_ids: Some(inbound_ids),
+            ..GroupPatch::default()
+        };
+        let changed = self
+            .store
+            .update_group(self.tenant, self.group, patch, None);
+        changed.await.unwrap();
+        id
     }
 
     /// A node whose host has enrolled.

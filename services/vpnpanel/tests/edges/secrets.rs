@@ -239,7 +239,13 @@ async fn work(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) -> Value 
     let tenant = id(&tenants["tenants"][0]);
     let inbound = json!({"name": "main", "offeredToTenants": true, "wireguard": {"port": 51820}});
     let inbound = id(&ask("POST", "/v1/inbounds", inbound).await);
-    let group = json!({"name": "everyone", "inboundIds": [inbound]});
+    let xray = json!({
+        "name": "reality",
+        "offeredToTenants": true,
+        "vless": {"vision": true, "security": {"reality": {"serverNames": ["example.com"]}}},
+    });
+    let xray = id(&ask("POST", "/v1/inbounds", xray).await);
+    let group = json!({"name": "everyone", "inboundIds": [inbound, xray]});
     let group = id(&ask("POST", &format!("/v1/tenants/{tenant}/groups"), group).await);
     let node = json!({"name": "first", "address": "vpn.example.com"});
     let node = id(&ask("POST", "/v1/nodes", node).await);
@@ -256,6 +262,12 @@ async fn work(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) -> Value 
             seen.secret("a WireGuard preshared key", &key.into());
         }
     }
+    let link = connections["connections"][1]["shareLink"].as_str();
+    let link = link.unwrap_or_else(|| panic!("{connections}"));
+    let uuid = link
+        .strip_prefix("vless://")
+        .and_then(|it| it.split_once('@'));
+    seen.secret("a VLESS credential", &uuid.expect("a VLESS link").0.into());
     let token = ask(
         "POST",
         &format!("/v1/nodes/{node}:createJoinToken"),
