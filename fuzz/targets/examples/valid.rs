@@ -210,6 +210,7 @@ fn frames() {
     write("usage/bad-incarnation-not-listed", lost.encode_to_vec());
 
     let state = DesiredState {
+        draining: true,
         multiplier: Multiplier::from_ppm(1_000_000).unwrap(),
         inbounds: vec![DesiredInbound {
             id: inbound,

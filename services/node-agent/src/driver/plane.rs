@@ -126,6 +126,7 @@ impl Plane {
             ticket,
             incarnation,
             inbounds,
+            draining,
             upsert,
             remove,
         } = change;
@@ -154,6 +155,9 @@ impl Plane {
             if let Err(error) = result {
                 errors.push(config_error("peer", peer.to_string(), &error));
             }
+        }
+        if let Err(error) = self.engine.set_draining(draining).await {
+            errors.push(config_error("engine", String::new(), &error));
         }
         if let Err(error) = self.program_allowances(&touched).await {
             errors.push(config_error("engine", String::new(), &error));

@@ -28,6 +28,8 @@ pub(super) struct Engine {
     pub(super) sampled: bool,
     /// Inbounds as this process has set them.
     inbounds: Option<Vec<DesiredInbound>>,
+    /// Whether this process has told it to take no new sessions.
+    draining: Option<bool>,
     phase: Phase,
     /// Peers whose traffic this process has blocked.
     blocked: BTreeSet<PeerId>,
@@ -185,8 +187,10 @@ impl Agent {
                 && !remove.contains(peer)
                 && !self.engine.unknown.contains_key(peer)
         });
+        let draining = desired.draining;
         let same_inbounds = self.engine.inbounds.as_ref() == Some(&inbounds);
-        if remove.is_empty() && upsert.is_empty() && same_inbounds {
+        let same = same_inbounds && self.engine.draining == Some(draining);
+        if remove.is_empty() && upsert.is_empty() && same {
             return self.applied_state(state);
         }
         let server_ms = self.server_ms(now);
@@ -213,12 +217,14 @@ impl Agent {
             self.engine.blocked.remove(&peer.id);
         }
         self.engine.inbounds = Some(inbounds.clone());
+        self.engine.draining = Some(draining);
         let ticket = self.ticket();
         self.engine.phase = Phase::Applying { ticket, state };
         self.out.push(Effect::Apply(Change {
             ticket,
             incarnation,
             inbounds,
+            draining,
             upsert,
             remove,
         }));

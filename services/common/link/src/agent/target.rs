@@ -19,6 +19,7 @@ use crate::{
 pub(super) struct Desired {
     pub(super) state: AppliedState,
     pub(super) multiplier: Multiplier,
+    pub(super) draining: bool,
     pub(super) inbounds: Vec<DesiredInbound>,
     pub(super) users: BTreeMap<UserId, DesiredUser>,
     pub(super) owners: BTreeMap<PeerId, UserId>,
@@ -31,6 +32,7 @@ impl Desired {
         let mut desired = Self {
             state,
             multiplier: kept.head.multiplier,
+            draining: kept.head.draining,
             inbounds: kept.head.inbounds,
             users: BTreeMap::new(),
             owners: BTreeMap::new(),

@@ -16,6 +16,8 @@ pub(crate) struct Engine {
     gates: BTreeMap<UserId, Cut>,
     /// Counters of removed peers cannot be read any more.
     pub(crate) hides_removed: bool,
+    /// Takes no new sessions.
+    pub(crate) draining: bool,
     /// For a driver that resets: what it has taken already.
     taken: BTreeMap<PeerId, Totals>,
 }
@@ -36,6 +38,7 @@ impl Engine {
             counters: BTreeMap::new(),
             gates: BTreeMap::new(),
             hides_removed: false,
+            draining: false,
             taken: BTreeMap::new(),
         }
     }
@@ -90,6 +93,7 @@ impl Engine {
     }
 
     pub(crate) fn apply(&mut self, change: &Change) {
+        self.draining = change.draining;
         for peer in &change.remove {
             self.peers.remove(peer);
             self.blocked.remove(peer);

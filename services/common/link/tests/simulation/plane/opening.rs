@@ -257,7 +257,10 @@ impl Plane {
         if random.chance(self.failures) {
             return self.feed(id, Event::IngestFailed, now_ms);
         }
-        if epoch == self.database.rows.standing.epoch {
+        // One that has reported on another stream holds what it was granted since.
+        let facts = self.database.rows.nodes.get(&node);
+        let awaited = facts.is_some_and(|facts| facts.must_report(epoch));
+        if epoch == self.database.rows.standing.epoch && awaited {
             self.database.report(node, generation);
             self.tell_allowances(id, now_ms, random);
         }

@@ -184,6 +184,12 @@ impl World {
                 .flat_map(|user| user.peers.iter().copied())
                 .collect();
             let installed: BTreeSet<_> = host.engine.peers.keys().copied().collect();
+            if host.engine.draining != self.plane.database.is_draining(host.node) {
+                return Some(format!(
+                    "{} takes sessions, or none, unlike it should",
+                    host.node
+                ));
+            }
             if wanted != installed {
                 return Some(format!("{} does not have the peers it should", host.node));
             }
