@@ -62,8 +62,13 @@ impl Plane {
     /// one, or none.
     pub(super) async fn read(&mut self, ticket: Ticket) -> (Event, Option<Event>) {
         let before = self.incarnation;
-        let read = match self.ensure().await {
-            Ok(_) => self.take_reading().await,
+        // Without knowing what should be up nothing is taken down.
+        let ensured = match &self.inbounds {
+            Some(_) => self.ensure().await.map(drop),
+            None => Ok(()),
+        };
+        let read = match ensured {
+            Ok(()) => self.take_reading().await,
             Err(error) => Err(error),
         };
         match read {
