@@ -128,23 +128,25 @@ pub(crate) fn list(
     }
     values.push(i64::from(page.size).into());
     let limit = values.len();
-    let found = |condition: &str| {
+    let found = |behind: &str, condition: &str| {
         format!(
-            "{} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND u.id > $3{condition}{narrows}",
+            "{} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND {behind}{condition}{narrows}",
             select(2)
         )
     };
+    let behind = "u.id > $3";
     let (noted, unnoted) = match filter.status {
         Some(status) => of_status(status),
         None => (String::new(), None),
     };
-    let noted = format!("{} ORDER BY u.id LIMIT ${limit}", found(&noted));
+    let noted = format!("{} ORDER BY u.id LIMIT ${limit}", found(behind, &noted));
     let text = match unnoted {
-        // There are few of them: they need neither an order nor an end of their own.
+        // There are few of them: they need neither an order nor an end of their own, and are found by
+        // what has ended, not by their place in the list.
         Some(unnoted) => format!(
             "SELECT * FROM ({noted}) noted UNION ALL SELECT * FROM ({}) unnoted
              ORDER BY 1 LIMIT ${limit}",
-            found(&unnoted)
+            found(&format!("({behind}) IS TRUE"), &unnoted)
         ),
         None => noted,
     };

@@ -85,7 +85,10 @@ impl World {
                 )
             })
             .collect();
-        for (period, passed) in self.truth.passed(&self.plane.database, &hosts) {
+        for (period, passed) in
+            self.truth
+                .passed(&self.plane.database, self.plane.was_restored, &hosts)
+        {
             let ceiling = self.plane.database.ceilings.get(&period).copied().flatten();
             // What was granted while nobody knew that the database is an older one.
             let granted = self.plane.database.window.granted.get(&period);
