@@ -22,6 +22,7 @@ mod m20261128_000019_periods;
 mod m20261128_000020_restore;
 mod m20261128_000021_certificates;
 mod m20261128_000022_xray;
+mod m20261128_000023_draining;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -62,6 +63,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000020_restore::Migration),
             Box::new(m20261128_000021_certificates::Migration),
             Box::new(m20261128_000022_xray::Migration),
+            Box::new(m20261128_000023_draining::Migration),
         ]
     }
 }
@@ -124,6 +126,7 @@ pub fn fingerprint() -> String {
         m20261128_000020_restore::UP,
         m20261128_000021_certificates::UP,
         m20261128_000022_xray::UP,
+        m20261128_000023_draining::UP,
     ] {
         text.hash(&mut hasher);
     }

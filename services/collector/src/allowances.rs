@@ -113,8 +113,8 @@ impl Allowances {
         Ok(())
     }
 
-    /// Everything that a node is to be told: leases that its users lack, and those whose newest
-    /// version it has not answered. A change may concern every node: all that ask meanwhile are
+    /// Everything that a node is to be told: leases that its users lack, those that are
+    /// wanted back, and those whose newest version it has not answered. A change may concern every node: all that ask meanwhile are
     /// looked up together.
     ///
     /// # Errors
@@ -137,6 +137,14 @@ impl Allowances {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
+            if let Err(error) = self.drained().await {
+                // looked for again after the next pause
+                warn!(
+                    event = "leases.not_asked_back",
+                    %error,
+                    "nodes that take no new sessions could not be read"
+                );
+            }
             if let Err(error) = self.ahead(&mut cursor).await {
                 // the cursor stands where it stood
                 warn!(
@@ -146,6 +154,12 @@ impl Allowances {
                 );
             }
         }
+    }
+
+    /// What has come to lie idle on nodes that take no new sessions is asked back.
+    async fn drained(&self) -> Result<(), StoreError> {
+        self.hub.allowances(self.store.draining_nodes().await?);
+        Ok(())
     }
 
     async fn ahead(&self, cursor: &mut AheadCursor) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@
 mod report;
 mod status;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use uuid::Uuid;
 use vpnpanel_domain::{LeaseId, NodeId, PeriodId, TenantId};
@@ -294,16 +294,16 @@ pub(crate) async fn versions(
     Ok(versions)
 }
 
-/// Of the periods of leases, those that are over.
-pub(crate) async fn over(
+/// Periods of leases, as far as they are on record, and whether they are over.
+pub(crate) async fn periods(
     tx: &Write,
     leases: &[(NodeId, &LeaseState)],
-) -> Result<HashSet<PeriodId>> {
+) -> Result<HashMap<PeriodId, bool>> {
     if leases.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
     let text = format!(
-        "SELECT id FROM periods WHERE closed_at IS NOT NULL AND id {}",
+        "SELECT id, closed_at IS NOT NULL FROM periods WHERE id {}",
         sql::in_ids(&**tx, 1)
     );
     let mut ids: Vec<_> = leases.iter().map(|(_, lease)| lease.period).collect();
@@ -312,6 +312,6 @@ pub(crate) async fn over(
     sql::all(&**tx, text, vec![sql::ids(&**tx, ids)])
         .await?
         .iter()
-        .map(|row| Ok(PeriodId::new(sql::get(row, 0)?)))
+        .map(|row| Ok((PeriodId::new(sql::get(row, 0)?), sql::get(row, 1)?)))
         .collect()
 }

@@ -47,6 +47,9 @@ pub(super) trait Carrier: Send + Sync + std::fmt::Debug {
     /// Takes no new sessions, or takes them again.
     async fn set_cordoned(&self, on: bool) -> Result<(), Error>;
 
+    /// Takes no new sessions while the control plane wants it so, whatever a command has said.
+    async fn set_draining(&self, on: bool) -> Result<(), Error>;
+
     /// How it is.
     async fn status(&self) -> Status;
 }
@@ -101,6 +104,10 @@ impl Carrier for Arc<dyn Engine> {
         Engine::set_cordoned(&**self, on).await
     }
 
+    async fn set_draining(&self, on: bool) -> Result<(), Error> {
+        Engine::set_draining(&**self, on).await
+    }
+
     async fn status(&self) -> Status {
         Engine::status(&**self).await
     }
@@ -152,6 +159,10 @@ impl Carrier for XrayEngine {
             return Err(Error::Invalid(what.to_owned()));
         }
         Ok(())
+    }
+
+    async fn set_draining(&self, on: bool) -> Result<(), Error> {
+        Carrier::set_cordoned(self, on).await
     }
 
     async fn status(&self) -> Status {

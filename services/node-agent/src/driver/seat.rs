@@ -141,6 +141,7 @@ impl Seat {
             ticket,
             incarnation,
             inbounds,
+            draining,
             upsert,
             remove,
             ..
@@ -172,6 +173,9 @@ impl Seat {
             if let Err(error) = result {
                 errors.push(config_error("peer", peer.to_string(), &error));
             }
+        }
+        if let Err(error) = self.carrier.set_draining(draining).await {
+            errors.push(config_error("engine", String::new(), &error));
         }
         if let Err(error) = self.program_allowances(&touched).await {
             errors.push(config_error("engine", String::new(), &error));

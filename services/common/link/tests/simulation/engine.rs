@@ -41,6 +41,8 @@ pub(crate) struct Engine {
     pub(crate) down_until_ms: i64,
     /// Its counters cannot be read before, though it runs.
     pub(crate) deaf_until_ms: i64,
+    /// Takes no new sessions.
+    pub(crate) draining: bool,
     /// For a driver that resets: what it has taken already.
     taken: BTreeMap<PeerId, Totals>,
 }
@@ -123,6 +125,7 @@ impl Engine {
             hides_removed,
             down_until_ms: 0,
             deaf_until_ms: 0,
+            draining: false,
             taken: BTreeMap::new(),
         }
     }
@@ -198,6 +201,7 @@ impl Engine {
     }
 
     pub(crate) fn apply(&mut self, change: &Change) {
+        self.draining = change.draining;
         for peer in &change.remove {
             self.peers.remove(peer);
             self.blocked.remove(peer);

@@ -10,7 +10,7 @@ use vpnpanel_link::collector::{LeaseFacts, PeriodFacts, Policy, Terms};
 use vpnpanel_link::{Generation, Grant};
 
 use super::streams::{generations, unanswered};
-use super::{load, write};
+use super::{fenced, load, write};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::restore::{self, Lock};
@@ -69,6 +69,20 @@ impl Store {
                 break;
             }
         }
+        let draining = self.draining(&nodes).await?;
+        for &(node, generation) in streams {
+            while draining.contains(&node) {
+                match self.ask_back_leases(node, generation, policy).await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(StoreError::StreamSuperseded) => {
+                        superseded.insert(node);
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         let mut grants = unanswered(self.read(), &nodes).await?;
         let newest = generations(self.read(), &nodes).await?;
         Ok(streams
@@ -95,6 +109,20 @@ impl Store {
         let ids = sql::ids(db, nodes.iter().copied());
         let values = vec![ids, now.into(), (now + LEASES_AHEAD_MS).into()];
         sql::all(db, text, values)
+            .await?
+            .iter()
+            .map(|row| Ok(NodeId::new(sql::get(row, 0)?)))
+            .collect()
+    }
+
+    /// Which of the nodes take no new sessions.
+    async fn draining(&self, nodes: &[NodeId]) -> Result<HashSet<NodeId>> {
+        let db = self.read();
+        let text = format!(
+            "SELECT id FROM nodes WHERE id {} AND draining",
+            sql::in_ids(db, 1)
+        );
+        sql::all(db, text, vec![sql::ids(db, nodes.iter().copied())])
             .await?
             .iter()
             .map(|row| Ok(NodeId::new(sql::get(row, 0)?)))
@@ -148,6 +176,42 @@ impl Store {
         reserve(&tx, &changed).await?;
         tx.commit().await?;
         Ok(opened)
+    }
+
+    /// Asks back what idle leases hold of a node that takes no new sessions: it is free once the node
+    /// has answered. At most 4,096; says whether there may be more.
+    ///
+    /// # Errors
+    /// [`StoreError::StreamSuperseded`]; of a node that is not drained, is quarantined or has to report
+    /// nothing is asked, and while the restore barrier is up of nobody.
+    pub async fn ask_back_leases(
+        &self,
+        node: NodeId,
+        generation: Generation,
+        policy: &Policy,
+    ) -> Result<bool> {
+        let tx = self.begin().await?;
+        let standing = restore::standing(&tx, Lock::Shared).await?;
+        let terms = Terms { policy, standing };
+        match fenced(&tx, node, generation).await? {
+            Some(facts) if facts.draining && !standing.held && facts.is_trusted(standing.epoch) => {
+            }
+            _ => return Ok(false),
+        }
+        let idle_since = tx.now.saturating_sub(policy.horizon_ms as i64);
+        let values = vec![node.uuid().into(), idle_since.into(), CHUNK.into()];
+        let rows = sql::all(&*tx, idle(), values).await?;
+        let mut asked = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (key, mut facts) = load::lease(row)?;
+            if lease::ask_back(&mut facts, &terms) {
+                asked.push((key, facts));
+            }
+        }
+        // Nothing is free before the node has answered: periods stay as they are.
+        write::leases(&tx, &asked).await?;
+        tx.commit().await?;
+        Ok(rows.len() == CHUNK as usize && !asked.is_empty())
     }
 
     /// Spreads what is free of periods among their leases, and asks idle ones back for those
@@ -250,7 +314,23 @@ async fn without_lease(tx: &Write, nodes: &BTreeSet<NodeId>) -> Result<Vec<(Node
         .collect()
 }
 
-/// The statement of [`without_lease`], by a condition on the node.
+/// Current leases of a node that have something left, are not asked back and did not move lately.
+pub(crate) fn idle() -> String {
+    format!(
+        "SELECT {} FROM leases l
+         WHERE l.node_id = $1 AND l.state = 'current' AND l.moved_at <= $2
+            AND l.asked_bytes IS NULL
+            AND (l.allowance_bytes > l.billed_bytes OR (l.allowance_bytes = l.billed_bytes
+                AND l.allowance_micro > l.billed_micro))
+            AND (l.allowance_bytes > l.consumed_bytes OR (l.allowance_bytes = l.consumed_bytes
+                AND l.allowance_micro > l.consumed_micro))
+         ORDER BY l.period_id LIMIT $3",
+        load::LEASE
+    )
+}
+
+/// The statement of [`without_lease`], by a condition on the node. On a node that takes no new sessions
+/// only who has used something there in the current period is held to have one.
 pub(crate) fn lacking(of_nodes: &str) -> String {
     format!(
         "SELECT node_id, period FROM ({} UNION {}) s ORDER BY period, node_id LIMIT $3",
@@ -279,7 +359,11 @@ fn lacking_of(of_nodes: &str, now: usize, period: &str, condition: &str) -> Stri
            AND NOT u.disabled AND u.limit_bytes > 0
            AND (u.expires_at IS NULL OR u.expires_at > ${now}) {condition}
            AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = b.node_id
-                AND l.period_id = {period} AND l.state = 'current')"
+                AND l.period_id = {period} AND l.state = 'current')
+           AND (NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = b.node_id AND n.draining)
+                OR EXISTS (SELECT 1 FROM leases l WHERE l.node_id = b.node_id
+                    AND l.period_id = u.period_id AND l.state = 'current'
+                    AND l.billed_bytes > 0))"
     )
 }
 

@@ -36,7 +36,10 @@ pub(crate) use streams::{fenced, forget_agents, generations};
 pub use streams::{FirstLook, Greeting, Seen};
 pub(crate) use write::quarantine;
 #[cfg(feature = "testing")]
-pub(crate) use {ahead::ending, leases::lacking};
+pub(crate) use {
+    ahead::ending,
+    leases::{idle, lacking},
+};
 
 /// What came of a group of submissions; it is committed.
 #[derive(Debug, Clone, Default)]

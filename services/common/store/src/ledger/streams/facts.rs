@@ -1,6 +1,6 @@
 //! What streams that open are decided by, read for many nodes at once.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use sea_orm::ConnectionTrait;
 use uuid::Uuid;
@@ -30,8 +30,8 @@ pub(super) struct Gathered {
     nodes: HashMap<NodeId, NodeFacts>,
     cursors: HashMap<NodeId, HashMap<Epoch, Cursor>>,
     versions: HashMap<NodeId, HashMap<LeaseId, u64>>,
-    /// Periods of leases that are over.
-    over: HashSet<PeriodId>,
+    /// Periods of leases, and whether they are over.
+    periods: HashMap<PeriodId, bool>,
     witnesses: HashMap<NodeId, Witnesses>,
     marks: HashMap<NodeId, Vec<CounterMark>>,
     awaited: HashMap<NodeId, Vec<CounterMark>>,
@@ -58,7 +58,7 @@ impl Gathered {
             head: Revision(changes::head(&**tx).await?),
             cursors: cursors(tx, greetings).await?,
             versions: restore::versions(tx, &leases).await?,
-            over: restore::over(tx, &leases).await?,
+            periods: restore::periods(tx, &leases).await?,
             witnesses: restore::witnesses(tx, owners.collect(), standing.epoch).await?,
             marks: asked_marks(tx, greetings).await?,
             awaited: awaited(tx, &ids).await?,
@@ -73,7 +73,9 @@ impl Gathered {
         let node = &greeting.node;
         let leased = greeting.hello.leases.iter().map(|lease| lease.period);
         Some(StreamFacts {
-            over: leased.filter(|period| self.over.contains(period)).collect(),
+            periods: leased
+                .filter_map(|period| Some((period, *self.periods.get(&period)?)))
+                .collect(),
             node: self.nodes.remove(node)?,
             cursors: self.cursors.remove(node).unwrap_or_default(),
             marks: self.marks.remove(node).unwrap_or_default(),

@@ -63,12 +63,13 @@ impl Store {
                     WHERE c.node_id = n.id AND c.state IN ('pending', 'sent'))",
             )
             .await?;
-        // Grants may have been made after the stream had opened, and before it could be signalled.
+        // Grants may have been made after the stream had opened, and before it could be signalled. Of a
+        // node that is drained leases are asked back.
         let unanswered = self
             .having(
                 &nodes,
-                "EXISTS (SELECT 1 FROM leases l WHERE l.node_id = n.id AND l.state = 'current'
-                    AND l.answered_version < l.version)",
+                "(n.draining OR EXISTS (SELECT 1 FROM leases l WHERE l.node_id = n.id
+                    AND l.state = 'current' AND l.answered_version < l.version))",
             )
             .await?;
         let lack = self.nodes_that_lack_leases(&nodes).await?;
