@@ -147,6 +147,10 @@ impl Plane {
             // The books of the change are open for counters that are gone.
             return self.inspect().await;
         }
+        // Before there is anybody who could come.
+        if let Err(error) = self.engine.set_draining(draining).await {
+            errors.push(config_error("engine", String::new(), &error));
+        }
         let mut touched = self.subscribers.users_of(remove.iter().copied());
         let names: Vec<PeerId> = remove
             .iter()
@@ -160,9 +164,6 @@ impl Plane {
             if let Err(error) = result {
                 errors.push(config_error("peer", peer.to_string(), &error));
             }
-        }
-        if let Err(error) = self.engine.set_draining(draining).await {
-            errors.push(config_error("engine", String::new(), &error));
         }
         if let Err(error) = self.program_allowances(&touched).await {
             errors.push(config_error("engine", String::new(), &error));
