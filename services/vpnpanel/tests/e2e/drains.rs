@@ -51,10 +51,15 @@ fn a_draining_node_keeps_who_is_there_and_lets_nobody_in_even_on_a_new_disk() {
     };
     turned_away();
 
-    // Killed, and with a disk that knows nothing of it.
     let agent = agent.kill9().run(network.node());
     panel.wait_node(&node, "ONLINE", PATIENCE);
     turned_away();
+    let uncordon = panel.command(&node, "UNCORDON");
+    panel.wait_done(&node, &uncordon);
+    turned_away();
+    assert_eq!(traffic.connections(), 1, "who was there noticed nothing");
+
+    // With a disk that knows nothing of it interfaces are made anew, and everybody is a newcomer.
     let folder = agent.stop();
     for name in ["spool.redb", "draining"] {
         std::fs::remove_file(folder.path().join(name)).expect("a file");
@@ -63,19 +68,20 @@ fn a_draining_node_keeps_who_is_there_and_lets_nobody_in_even_on_a_new_disk() {
     panel.wait_node(&node, "ONLINE", PATIENCE);
     panel.wait_applied();
     eventually("the gate is closed again", PATIENCE, is_closed);
-    turned_away();
-    let uncordon = panel.command(&node, "UNCORDON");
-    panel.wait_done(&node, &uncordon);
-    turned_away();
+    let dropped = || {
+        let rules = network.node().run("nft", &["list", "ruleset"]);
+        let rule = rules.lines().find(|line| line.contains("@ports counter"));
+        rule.is_some_and(|rule| !rule.contains("packets 0 "))
+    };
+    eventually("handshakes are turned away", PATIENCE, dropped);
+    assert_eq!(late.last_handshake(), 0);
 
     panel.drain(&node, false);
     assert_eq!(connections(), 1);
     eventually("the newcomer is in", PATIENCE, || late.last_handshake() > 0);
     assert!(!is_closed());
-    assert_eq!(traffic.connections(), 1, "who was there noticed nothing");
-    assert_eq!(
-        panel.rest.get(&format!("/v1/nodes/{node}"))["draining"] == json!(true),
-        false
-    );
+    edge::wait_flows(&traffic, 1_000_000);
+    let shown = panel.rest.get(&format!("/v1/nodes/{node}"));
+    assert_ne!(shown["draining"], json!(true));
     drop(agent);
 }
