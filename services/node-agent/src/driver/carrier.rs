@@ -41,8 +41,8 @@ pub(super) trait Carrier: Send + Sync + std::fmt::Debug {
     /// What limited users may pass beyond the last reading.
     async fn set_allowances(&self, remainders: Vec<(UserId, u64)>) -> Result<(), Error>;
 
-    /// Stops it; the next look starts it again.
-    async fn stop(&self) -> Result<(), Error>;
+    /// Stops it; the next look starts it again. Gives the last reading of counters that end with it.
+    async fn stop(&self) -> Result<Option<Reading>, Error>;
 
     /// Takes no new sessions, or takes them again.
     async fn set_cordoned(&self, on: bool) -> Result<(), Error>;
@@ -93,8 +93,9 @@ impl Carrier for Arc<dyn Engine> {
         Engine::set_allowances(&**self, remainders).await
     }
 
-    async fn stop(&self) -> Result<(), Error> {
-        Engine::stop(&**self).await
+    async fn stop(&self) -> Result<Option<Reading>, Error> {
+        // Its counters do not end.
+        Engine::stop(&**self).await.map(|()| None)
     }
 
     async fn set_cordoned(&self, on: bool) -> Result<(), Error> {
@@ -142,8 +143,15 @@ impl Carrier for XrayEngine {
         Self::set_allowances(self, remainders).await
     }
 
-    async fn stop(&self) -> Result<(), Error> {
-        Self::stop(self).await
+    async fn stop(&self) -> Result<Option<Reading>, Error> {
+        match self.retire().await {
+            Ok(reading) => Ok(Some(reading)),
+            Err(error) => {
+                tracing::warn!(event = "last_reading_failed", %error,
+                    "xray is ended, and what was not read with it");
+                Self::stop(self).await.map(|()| None)
+            }
+        }
     }
 
     async fn set_cordoned(&self, on: bool) -> Result<(), Error> {
