@@ -21,6 +21,7 @@ mod m20261128_000018_speed_limits;
 mod m20261128_000019_periods;
 mod m20261128_000020_restore;
 mod m20261128_000021_certificates;
+mod m20261128_000023_draining;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -60,6 +61,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000019_periods::Migration),
             Box::new(m20261128_000020_restore::Migration),
             Box::new(m20261128_000021_certificates::Migration),
+            Box::new(m20261128_000023_draining::Migration),
         ]
     }
 }
@@ -121,6 +123,7 @@ pub fn fingerprint() -> String {
         m20261128_000019_periods::UP,
         m20261128_000020_restore::UP,
         m20261128_000021_certificates::UP,
+        m20261128_000023_draining::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -211,6 +211,7 @@ fn frames() {
 
     let xray_inbound = InboundId::from_parts(8, [8; 10]);
     let state = DesiredState {
+        draining: true,
         multiplier: Multiplier::from_ppm(1_000_000).unwrap(),
         inbounds: vec![
             DesiredInbound {

@@ -74,8 +74,8 @@ impl Allowances {
         Ok(())
     }
 
-    /// Everything that a node is to be told: leases that its users lack, and those whose newest
-    /// version it has not answered.
+    /// Everything that a node is to be told: leases that its users lack, those that are wanted back, and
+    /// those whose newest version it has not answered.
     ///
     /// # Errors
     /// [`StoreError::StreamSuperseded`], and those of the database.
@@ -90,6 +90,11 @@ impl Allowances {
             .await?
             .is_empty()
         {}
+        while self
+            .store
+            .ask_back_leases(node, generation, &self.policy)
+            .await?
+        {}
         self.store.unanswered_grants(node).await
     }
 
@@ -103,6 +108,14 @@ impl Allowances {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
+            if let Err(error) = self.drained().await {
+                // looked for again after the next pause
+                warn!(
+                    event = "leases.not_asked_back",
+                    %error,
+                    "nodes that take no new sessions could not be read"
+                );
+            }
             if let Err(error) = self.ahead(&mut cursor).await {
                 // the cursor stands where it stood
                 warn!(
@@ -112,6 +125,12 @@ impl Allowances {
                 );
             }
         }
+    }
+
+    /// What has come to lie idle on nodes that take no new sessions is asked back.
+    async fn drained(&self) -> Result<(), StoreError> {
+        self.hub.allowances(self.store.draining_nodes().await?);
+        Ok(())
     }
 
     async fn ahead(&self, cursor: &mut AheadCursor) -> Result<(), StoreError> {

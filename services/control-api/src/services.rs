@@ -208,6 +208,9 @@ service! { node::v1::node_service_server::NodeService {
         = handlers::enrollment::create_join_token;
     revoke_node_certificate(node::v1::RevokeNodeCertificateRequest)
         -> node::v1::RevokeNodeCertificateResponse = handlers::renewal::revoke;
+    drain_node(node::v1::DrainNodeRequest) -> node::v1::DrainNodeResponse = handlers::node::drain;
+    undrain_node(node::v1::UndrainNodeRequest)
+        -> node::v1::UndrainNodeResponse = handlers::node::undrain;
     confirm_node_removals(node::v1::ConfirmNodeRemovalsRequest)
         -> node::v1::ConfirmNodeRemovalsResponse = handlers::node::confirm_removals;
     write_off_node(node::v1::WriteOffNodeRequest) -> node::v1::WriteOffNodeResponse

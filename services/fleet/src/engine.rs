@@ -236,6 +236,11 @@ impl Engine for SyntheticEngine {
         Ok(())
     }
 
+    /// Nor here.
+    async fn set_draining(&self, _on: bool) -> Result<(), vpnpanel_node_agent::Error> {
+        Ok(())
+    }
+
     async fn status(&self) -> Status {
         Status {
             kind: KIND,

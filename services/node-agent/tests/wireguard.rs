@@ -500,8 +500,22 @@ fn a_cordoned_node_takes_no_newcomers_and_loses_nobody_who_is_there() {
         turned_away(&node) > 0
     });
     assert_eq!(late.last_handshake(), 0);
+
+    // What the desired state says holds by itself.
+    let drain = |node: &Node, on| {
+        let done = node.host().block_on(node.engine.set_draining(on));
+        done.unwrap();
+    };
+    drain(&node, true);
     cordon(&node, false);
+    assert_eq!(gate(&node), 1);
+    assert_eq!(late.last_handshake(), 0);
+    drop(late);
+    node.restart_agent();
+    assert_eq!(gate(&node), 1);
+    drain(&node, false);
     assert_eq!(gate(&node), 0);
+    let late = WgQuick::up(node.network.subscriber(newcomer.index), &configuration);
     eventually("the newcomer is in", PATIENCE, || late.last_handshake() > 0);
     assert_eq!(
         Download::start(node.network.subscriber(newcomer.index), &server, MB).finish(PATIENCE),

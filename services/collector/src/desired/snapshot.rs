@@ -122,6 +122,7 @@ impl Snapshots {
 fn state(node: NodeId, facts: DesiredFacts, sealer: &Sealer) -> Result<DesiredState, Error> {
     let mut state = DesiredState {
         multiplier: facts.node.multiplier,
+        draining: facts.node.draining,
         inbounds: facts
             .inbounds
             .into_iter()

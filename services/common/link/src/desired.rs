@@ -24,6 +24,8 @@ pub const CHUNK_BYTES: usize = 1024 * 1024;
 pub struct DesiredState {
     /// Billed bytes for each raw byte on this node.
     pub multiplier: Multiplier,
+    /// It takes no new sessions; those that live go on.
+    pub draining: bool,
     /// In the order of their ids.
     pub inbounds: Vec<DesiredInbound>,
     /// In the order of their ids.

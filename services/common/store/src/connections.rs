@@ -45,7 +45,8 @@ pub struct Connection {
 }
 
 impl Store {
-    /// A user's connections by inbound and node name, nodes that are disabled left out.
+    /// A user's connections by inbound and node name; nodes that are disabled or take no new sessions
+    /// are left out.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] for the user.
@@ -70,7 +71,7 @@ impl Store {
              WHERE p.tenant_id = $1 AND p.user_id = $2
                AND (i.tenant_id = $1 OR i.tenant_id IS NULL)
                AND (n.tenant_id = $1 OR n.tenant_id IS NULL)
-               AND n.deleted_at IS NULL AND NOT n.disabled
+               AND n.deleted_at IS NULL AND NOT n.disabled AND NOT n.draining
              ORDER BY i.name_key, n.name_key, d.id",
             vec![tenant.uuid().into(), user.uuid().into()],
         )

@@ -44,6 +44,8 @@ pub struct Node {
     pub multiplier: Multiplier,
     /// Its agent is refused and is sent no users.
     pub disabled: bool,
+    /// It takes no new sessions; those that live go on.
+    pub draining: bool,
     /// Where the control plane reaches its agent directly, `host:port`; empty where it does not.
     pub control_address: String,
     /// Grows with each change.
@@ -127,6 +129,7 @@ impl Store {
             updated_at: tx.now,
             deleted_at: None,
             control_address: String::new(),
+            draining: false,
         };
         Entity::insert(ActiveModel::from(row.clone()))
             .exec_without_returning(&*tx)
@@ -263,6 +266,33 @@ impl Store {
         Ok(changed)
     }
 
+    /// Has a node take no new sessions, or take them again; one that does already stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn set_draining(
+        &self,
+        tenant: Option<TenantId>,
+        id: NodeId,
+        draining: bool,
+    ) -> Result<Node> {
+        let mut tx = self.begin_in(tenant).await?;
+        let row = lock(&tx, tenant, id).await?;
+        let before = Node::try_from(row.clone())?;
+        let change = ActiveModel {
+            id: Set(row.id),
+            version: Set(row.version + 1),
+            updated_at: Set(tx.now),
+            draining: Set(draining),
+            ..ActiveModel::default()
+        };
+        let changed = Node::try_from(Entity::update(change).exec(&*tx).await?)?;
+        tx.changed(Entry::new(ChangeKind::Node, tenant, id).on_node(id));
+        tx.audit(Event::changed(&before, &changed));
+        tx.commit().await?;
+        Ok(changed)
+    }
+
     /// Deletes a node: its certificates stop working; what it has billed stays.
     ///
     /// # Errors
@@ -374,6 +404,7 @@ impl TryFrom<Model> for Node {
             multiplier: Multiplier::from_ppm(ppm)
                 .map_err(|error| StoreError::corrupt("nodes.multiplier_ppm", error))?,
             disabled: row.disabled,
+            draining: row.draining,
             control_address: row.control_address,
             version: sql::unsigned(row.version),
             created_at_ms: row.created_at,

@@ -7,7 +7,7 @@
 mod report;
 mod status;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use uuid::Uuid;
 use vpnpanel_domain::{LeaseId, NodeId, PeriodId, TenantId};
@@ -246,13 +246,13 @@ pub(crate) async fn versions(
         .collect()
 }
 
-/// Of the periods of leases, those that are over.
-pub(crate) async fn over(tx: &Write, leases: &[LeaseState]) -> Result<HashSet<PeriodId>> {
+/// Periods of leases, as far as they are on record, and whether they are over.
+pub(crate) async fn periods(tx: &Write, leases: &[LeaseState]) -> Result<HashMap<PeriodId, bool>> {
     if leases.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
     let text = format!(
-        "SELECT id FROM periods WHERE closed_at IS NOT NULL AND id {}",
+        "SELECT id, closed_at IS NOT NULL FROM periods WHERE id {}",
         sql::in_ids(&**tx, 1)
     );
     let mut ids: Vec<_> = leases.iter().map(|lease| lease.period).collect();
@@ -261,6 +261,6 @@ pub(crate) async fn over(tx: &Write, leases: &[LeaseState]) -> Result<HashSet<Pe
     sql::all(&**tx, text, vec![sql::ids(&**tx, ids)])
         .await?
         .iter()
-        .map(|row| Ok(PeriodId::new(sql::get(row, 0)?)))
+        .map(|row| Ok((PeriodId::new(sql::get(row, 0)?), sql::get(row, 1)?)))
         .collect()
 }

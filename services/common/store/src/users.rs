@@ -88,44 +88,69 @@ impl Store {
     ) -> Result<Vec<User>> {
         let db = &self.read_in(tenant).await?;
         let now = self.now_ms();
-        let mut text = format!(
-            "{} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND u.id > $3",
-            select(2)
-        );
-        let after = page.after.map_or(Uuid::nil(), UserId::uuid);
-        let mut values = vec![tenant.uuid().into(), now.into(), after.into()];
-        if let Some(status) = filter.status {
-            text.push_str(&of_status(status));
-        }
-        if let Some(prefix) = filter
-            .username_prefix
-            .as_deref()
-            .filter(|it| !it.is_empty())
-        {
-            let low = name_key(prefix);
-            // Everything that begins with the prefix lies between it and it with the largest
-            // character behind: an index can serve that.
-            let high = format!("{low}\u{10FFFF}");
-            values.extend([low.into(), high.into()]);
-            text.push_str(&format!(
-                " AND u.username_key >= ${} AND u.username_key < ${}",
-                values.len() - 1,
-                values.len()
-            ));
-        }
-        if let Some(group) = filter.group_id {
-            values.push(group.uuid().into());
-            text.push_str(&format!(
-                " AND EXISTS (SELECT 1 FROM user_groups g WHERE g.tenant_id = u.tenant_id
-                    AND g.user_id = u.id AND g.group_id = ${})",
-                values.len()
-            ));
-        }
-        values.push(i64::from(page.size).into());
-        text.push_str(&format!(" ORDER BY u.id LIMIT ${}", values.len()));
+        let (text, values) = list(tenant, filter, page, now);
         let rows = sql::all(db, text, values).await?;
         with_groups(db, tenant, &rows, now).await
     }
+}
+
+/// The statement of [`Store::users`]: what each of a few conditions finds by an index of its own, put
+/// together.
+pub(crate) fn list(
+    tenant: TenantId,
+    filter: &UserFilter,
+    page: Page<UserId>,
+    now: i64,
+) -> (String, Vec<sea_orm::Value>) {
+    let after = page.after.map_or(Uuid::nil(), UserId::uuid);
+    let mut values = vec![tenant.uuid().into(), now.into(), after.into()];
+    let mut narrows = String::new();
+    let prefix = filter.username_prefix.as_deref();
+    if let Some(prefix) = prefix.filter(|it| !it.is_empty()) {
+        let low = name_key(prefix);
+        // Everything that begins with the prefix lies between it and it with the largest
+        // character behind: an index can serve that.
+        let high = format!("{low}\u{10FFFF}");
+        values.extend([low.into(), high.into()]);
+        narrows.push_str(&format!(
+            " AND u.username_key >= ${} AND u.username_key < ${}",
+            values.len() - 1,
+            values.len()
+        ));
+    }
+    if let Some(group) = filter.group_id {
+        values.push(group.uuid().into());
+        narrows.push_str(&format!(
+            " AND EXISTS (SELECT 1 FROM user_groups g WHERE g.tenant_id = u.tenant_id
+                AND g.user_id = u.id AND g.group_id = ${})",
+            values.len()
+        ));
+    }
+    values.push(i64::from(page.size).into());
+    let limit = values.len();
+    let found = |behind: &str, condition: &str| {
+        format!(
+            "{} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND {behind}{condition}{narrows}",
+            select(2)
+        )
+    };
+    let behind = "u.id > $3";
+    let (noted, unnoted) = match filter.status {
+        Some(status) => of_status(status),
+        None => (String::new(), None),
+    };
+    let noted = format!("{} ORDER BY u.id LIMIT ${limit}", found(behind, &noted));
+    let text = match unnoted {
+        // There are few of them: they need neither an order nor an end of their own, and are found by
+        // what has ended, not by their place in the list.
+        Some(unnoted) => format!(
+            "SELECT * FROM ({noted}) noted UNION ALL SELECT * FROM ({}) unnoted
+             ORDER BY 1 LIMIT ${limit}",
+            found(&format!("({behind}) IS TRUE"), &unnoted)
+        ),
+        None => noted,
+    };
+    (text, values)
 }
 
 /// Users that are not deleted, as they are at `now`.
@@ -182,28 +207,28 @@ pub(crate) fn select(now: usize) -> String {
     )
 }
 
-/// The condition that a user is of a status at the moment that is parameter 2. What is stored knows
-/// nothing of the clock: an end that has passed counts at once, and so does a period that has begun,
-/// whether or not the scheduler has been there.
-fn of_status(status: UserStatus) -> String {
+/// Conditions that a user is of a status at the moment that is parameter 2: who is noted so, and who is
+/// so though something else is noted. What is stored knows nothing of the clock: an end that has passed
+/// counts at once, and so does a period that has begun, whether or not the scheduler has been there.
+fn of_status(status: UserStatus) -> (String, Option<String>) {
+    let noted = format!(" AND u.status = '{status}'");
     let facts = match status {
         UserStatus::Expired => {
-            return " AND (u.status = 'expired' OR (u.status IN ('active', 'on_hold', 'limited')
-                AND u.expires_at <= $2))"
-                .to_owned();
+            let unnoted = " AND u.status NOT IN ('expired', 'disabled', 'deleted')
+                AND u.expires_at <= $2";
+            return (noted, Some(unnoted.to_owned()));
         }
-        UserStatus::Disabled | UserStatus::Deleted => {
-            return format!(" AND u.status = '{status}'");
-        }
+        UserStatus::Disabled | UserStatus::Deleted => return (noted, None),
         UserStatus::Limited => SPENT.to_owned(),
         UserStatus::OnHold => format!("NOT ({SPENT}) AND u.on_hold"),
         UserStatus::Active => format!("NOT ({SPENT}) AND NOT u.on_hold"),
     };
-    format!(
-        " AND (u.status = '{status}' OR (u.period_ends_at <= $2
-            AND u.status IN ('active', 'on_hold', 'limited')))
-         AND {facts} AND (u.expires_at IS NULL OR u.expires_at > $2)"
-    )
+    let now = format!("AND {facts} AND (u.expires_at IS NULL OR u.expires_at > $2)");
+    let unnoted = format!(
+        " AND u.status NOT IN ('{status}', 'expired', 'disabled', 'deleted')
+         AND u.period_ends_at <= $2 {now}"
+    );
+    (format!("{noted} {now}"), Some(unnoted))
 }
 
 const SPENT: &str = "p.limit_bytes > 0 AND p.billed_bytes >= p.limit_bytes";

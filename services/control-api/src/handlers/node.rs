@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use vpnpanel_api::node::v1::{
     ConfirmNodeRemovalsRequest, ConfirmNodeRemovalsResponse, CreateNodeRequest, CreateNodeResponse,
-    DeleteNodeRequest, DeleteNodeResponse, Engine, GetNodeRequest, GetNodeResponse,
-    GetNodeSyncRequest, GetNodeSyncResponse, ListNodesRequest, ListNodesResponse, Node,
-    NodeState as WireState, ResourceError, SetNodeControlAddressRequest,
-    SetNodeControlAddressResponse, UpdateNodeRequest, UpdateNodeResponse,
+    DeleteNodeRequest, DeleteNodeResponse, DrainNodeRequest, DrainNodeResponse, Engine,
+    GetNodeRequest, GetNodeResponse, GetNodeSyncRequest, GetNodeSyncResponse, ListNodesRequest,
+    ListNodesResponse, Node, NodeState as WireState, ResourceError, SetNodeControlAddressRequest,
+    SetNodeControlAddressResponse, UndrainNodeRequest, UndrainNodeResponse, UpdateNodeRequest,
+    UpdateNodeResponse,
 };
 use vpnpanel_domain::{Multiplier, NodeId, TenantId};
 use vpnpanel_store::{self as store, NewNode, NodePatch, NodeState, fresh_id};
@@ -154,6 +155,40 @@ pub(crate) async fn set_control_address(
     })
 }
 
+pub(crate) async fn drain(
+    context: &Context,
+    caller: &Caller,
+    message: DrainNodeRequest,
+) -> Result<DrainNodeResponse, Error> {
+    let node = set_draining(context, caller, &message.tenant_id, &message.node_id, true).await?;
+    Ok(DrainNodeResponse { node: Some(node) })
+}
+
+pub(crate) async fn undrain(
+    context: &Context,
+    caller: &Caller,
+    message: UndrainNodeRequest,
+) -> Result<UndrainNodeResponse, Error> {
+    let node = set_draining(context, caller, &message.tenant_id, &message.node_id, false).await?;
+    Ok(UndrainNodeResponse { node: Some(node) })
+}
+
+async fn set_draining(
+    context: &Context,
+    caller: &Caller,
+    tenant_id: &str,
+    node_id: &str,
+    draining: bool,
+) -> Result<Node, Error> {
+    let tenant_id = ids::optional("tenant_id", tenant_id)?;
+    let id = ids::required("node_id", node_id)?;
+    let changed = context
+        .acting(caller)
+        .set_draining(tenant_id, id, draining)
+        .await?;
+    shown(context, tenant_id, changed.id).await
+}
+
 pub(crate) async fn delete(
     context: &Context,
     caller: &Caller,
@@ -260,6 +295,7 @@ fn into_wire(node: store::Node, state: NodeState) -> Node {
         labels: node.labels,
         multiplier_ppm: node.multiplier.ppm(),
         disabled: node.disabled,
+        draining: node.draining,
         seen_time: state.seen_at_ms.map(time::timestamp),
         agent_version: state.agent_version,
         engines: state.engines.into_iter().map(engine).collect(),

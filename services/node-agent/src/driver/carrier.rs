@@ -47,6 +47,9 @@ pub(super) trait Carrier: Send + Sync + std::fmt::Debug {
     /// Takes no new sessions, or takes them again.
     async fn set_cordoned(&self, on: bool) -> Result<(), Error>;
 
+    /// The same by the desired state.
+    async fn set_draining(&self, on: bool) -> Result<(), Error>;
+
     /// How it is.
     async fn status(&self) -> Status;
 }
@@ -64,11 +67,13 @@ impl Carrier for Arc<dyn Engine> {
     }
 
     async fn adopt(&self) -> Result<(), Error> {
-        // A reading takes up what runs.
-        if Engine::read_counters(&**self).await.is_err() {
-            Engine::ensure_running(&**self, Vec::new()).await?;
+        // A reading takes up what runs. Where nothing was, nothing is taken down by a start.
+        match Engine::read_counters(&**self).await {
+            Err(_) if Engine::status(&**self).await.incarnation.is_none() => {
+                Engine::ensure_running(&**self, Vec::new()).await.map(drop)
+            }
+            read => read.map(drop),
         }
-        Ok(())
     }
 
     async fn apply(&self, ops: Vec<Op>) -> Vec<Result<(), Error>> {
@@ -100,6 +105,10 @@ impl Carrier for Arc<dyn Engine> {
 
     async fn set_cordoned(&self, on: bool) -> Result<(), Error> {
         Engine::set_cordoned(&**self, on).await
+    }
+
+    async fn set_draining(&self, on: bool) -> Result<(), Error> {
+        Engine::set_draining(&**self, on).await
     }
 
     async fn status(&self) -> Status {
@@ -160,6 +169,10 @@ impl Carrier for XrayEngine {
             return Err(Error::Invalid(what.to_owned()));
         }
         Ok(())
+    }
+
+    async fn set_draining(&self, on: bool) -> Result<(), Error> {
+        Carrier::set_cordoned(self, on).await
     }
 
     async fn status(&self) -> Status {

@@ -142,10 +142,12 @@ impl Seat {
             ticket,
             incarnation,
             inbounds,
+            draining,
             upsert,
             remove,
             ..
         } = change;
+        let is_open = !inbounds.is_empty();
         self.inbounds = Some(inbounds);
         let mut errors = match self.ensure().await {
             Ok(failed) => failed,
@@ -159,6 +161,12 @@ impl Seat {
         if self.incarnation != Some(incarnation) {
             // The books of the change are open for counters that are gone.
             return self.inspect(true).await;
+        }
+        // Before there is anybody who could come.
+        if let Err(error) = self.carrier.set_draining(draining).await
+            && is_open
+        {
+            errors.push(config_error("engine", String::new(), &error));
         }
         let mut touched = self.subscribers.users_of(remove.iter().copied());
         let names: Vec<PeerId> = remove

@@ -85,6 +85,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// What the host refuses.
     async fn set_cordoned(&self, on: bool) -> Result<(), Error>;
 
+    /// The same by the desired state: new sessions are taken where neither says otherwise.
+    ///
+    /// # Errors
+    /// What the host refuses.
+    async fn set_draining(&self, on: bool) -> Result<(), Error>;
+
     /// How it is.
     async fn status(&self) -> Status;
 }

@@ -3,33 +3,28 @@
 use std::time::Duration;
 
 use serde_json::json;
-use vpnpanel_node_agent::testing::{Topology, WgQuick, eventually, require_root};
+use vpnpanel_node_agent::testing::{eventually, require_root};
 
 use crate::crashes::assert_books_balance;
-use crate::support::{ALL_IN_ONE, AgentFolder, ControlPlane, Traffic};
+use crate::support::{ALL_IN_ONE, ControlPlane, Edge, edge};
 
 #[test]
 fn a_cloned_agent_folder_is_found_out_and_its_node_quarantined() {
     if !require_root() {
         return;
     }
-    let mut network = Topology::new("clone");
-    network.add_control();
-    let host = network.add_subscriber();
-    let server = network.start_server();
+    let network = edge::network("clone");
     let control = ControlPlane::remote(network.control(), ALL_IN_ONE, &[]);
     let panel = control.first_panel();
-    let node = panel.create_node("edge", Topology::NODE_ADDRESS);
-    let agent = AgentFolder::new().enrol(network.node(), &panel.join_token(&node));
-    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
-    let inbound = panel.create_inbound("main", json!({}));
-    let group = panel.create_group("everyone", &[&inbound]);
-    let alice = panel.create_user("alice", &group, 0);
-    let _tunnel = WgQuick::up(network.subscriber(host), &alice.configuration);
-    let traffic = Traffic::start(network.subscriber(host), server.address(), 500_000);
-    eventually("usage is billed", Duration::from_secs(30), || {
-        panel.used_bytes(&alice.id).is_some_and(|used| used > 0)
-    });
+    let Edge {
+        node,
+        agent,
+        alice,
+        traffic,
+        server: _server,
+        tunnel: _tunnel,
+        ..
+    } = Edge::start(&network, &panel, 0);
 
     // A copy of the folder, as of a virtual machine's snapshot, started elsewhere.
     let folder = agent.stop();
@@ -60,23 +55,18 @@ fn a_node_whose_spool_was_deleted_bills_every_byte_once() {
     if !require_root() {
         return;
     }
-    let mut network = Topology::new("emptied");
-    network.add_control();
-    let host = network.add_subscriber();
-    let server = network.start_server();
+    let network = edge::network("emptied");
     let control = ControlPlane::remote(network.control(), ALL_IN_ONE, &[]);
     let panel = control.first_panel();
-    let node = panel.create_node("edge", Topology::NODE_ADDRESS);
-    let agent = AgentFolder::new().enrol(network.node(), &panel.join_token(&node));
-    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
-    let inbound = panel.create_inbound("main", json!({}));
-    let group = panel.create_group("everyone", &[&inbound]);
-    let alice = panel.create_user("alice", &group, 0);
-    let _tunnel = WgQuick::up(network.subscriber(host), &alice.configuration);
-    let traffic = Traffic::start(network.subscriber(host), server.address(), 500_000);
-    eventually("usage is billed", Duration::from_secs(30), || {
-        panel.used_bytes(&alice.id).is_some_and(|used| used > 0)
-    });
+    let Edge {
+        node,
+        agent,
+        alice,
+        traffic,
+        server: _server,
+        tunnel: _tunnel,
+        ..
+    } = Edge::start(&network, &panel, 0);
 
     let folder = agent.stop();
     std::fs::remove_file(folder.path().join("spool.redb")).expect("the spool");
@@ -99,23 +89,18 @@ fn a_node_with_an_older_image_of_its_disk_is_quarantined() {
     if !require_root() {
         return;
     }
-    let mut network = Topology::new("image");
-    network.add_control();
-    let host = network.add_subscriber();
-    let server = network.start_server();
+    let network = edge::network("image");
     let control = ControlPlane::remote(network.control(), ALL_IN_ONE, &[]);
     let panel = control.first_panel();
-    let node = panel.create_node("edge", Topology::NODE_ADDRESS);
-    let agent = AgentFolder::new().enrol(network.node(), &panel.join_token(&node));
-    panel.wait_node(&node, "ONLINE", Duration::from_secs(60));
-    let inbound = panel.create_inbound("main", json!({}));
-    let group = panel.create_group("everyone", &[&inbound]);
-    let alice = panel.create_user("alice", &group, 0);
-    let _tunnel = WgQuick::up(network.subscriber(host), &alice.configuration);
-    let traffic = Traffic::start(network.subscriber(host), server.address(), 500_000);
-    eventually("usage is billed", Duration::from_secs(30), || {
-        panel.used_bytes(&alice.id).is_some_and(|used| used > 0)
-    });
+    let Edge {
+        node,
+        agent,
+        alice,
+        traffic,
+        server: _server,
+        tunnel: _tunnel,
+        ..
+    } = Edge::start(&network, &panel, 0);
 
     let folder = agent.stop();
     let image = folder.copy();

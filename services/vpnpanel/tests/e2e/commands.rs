@@ -2,64 +2,44 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use vpnpanel_node_agent::testing::{Topology, WgQuick, eventually, require_root};
+use serde_json::json;
+use vpnpanel_node_agent::testing::{Topology, eventually, require_root};
 
-use crate::support::{ALL_IN_ONE, AgentFolder, ControlPlane, Panel, Traffic};
+use crate::support::{ALL_IN_ONE, ControlPlane, Edge, edge};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn give(panel: &Panel<'_>, node: &str, kind: &str) -> String {
-    let path = format!("/v1/nodes/{node}/commands");
-    let made = panel.rest.post(&path, &json!({"kind": kind}));
-    made["id"].as_str().unwrap().to_owned()
-}
-
-fn wait_done(panel: &Panel<'_>, node: &str, id: &str) -> Value {
-    let path = format!("/v1/nodes/{node}/commands/{id}");
-    let mut shown = Value::Null;
-    eventually("the command has a result", PATIENCE, || {
-        shown = panel.rest.get(&path);
-        shown["endTime"].is_string()
-    });
-    assert_eq!(shown["state"], "NODE_COMMAND_STATE_SUCCEEDED", "{shown}");
-    shown
-}
 
 #[test]
 fn a_node_does_what_it_is_told_once_and_tunnels_go_on() {
     if !require_root() {
         return;
     }
-    let mut network = Topology::new("commands");
-    network.add_control();
-    let host = network.add_subscriber();
-    let server = network.start_server();
+    let network = edge::network("commands");
     let control = ControlPlane::remote(network.control(), ALL_IN_ONE, &[]);
     let panel = control.first_panel();
-    let node = panel.create_node("edge", Topology::NODE_ADDRESS);
-    let agent = AgentFolder::new().enrol(network.node(), &panel.join_token(&node));
-    panel.wait_node(&node, "ONLINE", PATIENCE);
-    let inbound = panel.create_inbound("main", json!({}));
-    let group = panel.create_group("everyone", &[&inbound]);
-    let alice = panel.create_user("alice", &group, 0);
-    let _tunnel = WgQuick::up(network.subscriber(host), &alice.configuration);
-    let traffic = Traffic::start(network.subscriber(host), server.address(), 500_000);
+    let Edge {
+        node,
+        agent,
+        traffic,
+        server: _server,
+        tunnel: _tunnel,
+        ..
+    } = Edge::start(&network, &panel, 0);
     let flows = |reason: &str| {
         let before = traffic.received();
         eventually(reason, PATIENCE, || traffic.received() > before + 500_000);
     };
     flows("traffic flows");
 
-    let restart = give(&panel, &node, "NODE_COMMAND_KIND_RESTART_ENGINE");
-    wait_done(&panel, &node, &restart);
+    let restart = panel.command(&node, "RESTART_ENGINE");
+    panel.wait_done(&node, &restart);
     flows("traffic flows through the new engine");
-    let resync = give(&panel, &node, "NODE_COMMAND_KIND_RESYNC");
-    wait_done(&panel, &node, &resync);
-    let drain = give(&panel, &node, "NODE_COMMAND_KIND_DRAIN");
-    wait_done(&panel, &node, &drain);
-    let logs = give(&panel, &node, "NODE_COMMAND_KIND_COLLECT_LOGS");
-    let logs = wait_done(&panel, &node, &logs);
+    let resync = panel.command(&node, "RESYNC");
+    panel.wait_done(&node, &resync);
+    let drain = panel.command(&node, "DRAIN");
+    panel.wait_done(&node, &drain);
+    let logs = panel.command(&node, "COLLECT_LOGS");
+    let logs = panel.wait_done(&node, &logs);
     let lines = logs["output"].as_str().unwrap();
     for said in ["told to come back", "restart_engine", "command_begun"] {
         assert!(lines.contains(said), "{said}: {lines}");
@@ -67,9 +47,9 @@ fn a_node_does_what_it_is_told_once_and_tunnels_go_on() {
 
     // While the agent is away a command waits, and is done when it is back.
     let folder = agent.kill9();
-    let waits = give(&panel, &node, "NODE_COMMAND_KIND_RESTART_ENGINE");
+    let waits = panel.command(&node, "RESTART_ENGINE");
     let agent = folder.run(network.node());
-    wait_done(&panel, &node, &waits);
+    panel.wait_done(&node, &waits);
     flows("traffic flows at the end");
     let begun = |line: &&String| line.contains("command_begun");
     assert_eq!(agent.output().iter().filter(begun).count(), 3, "each once");
@@ -80,8 +60,8 @@ fn a_node_does_what_it_is_told_once_and_tunnels_go_on() {
     let set = panel.rest.post(&path, &json!({"controlAddress": address}));
     assert_eq!(set["controlAddress"], address);
     for kind in ["RESTART_ENGINE", "COLLECT_LOGS"] {
-        let given = give(&panel, &node, &format!("NODE_COMMAND_KIND_{kind}"));
-        wait_done(&panel, &node, &given);
+        let given = panel.command(&node, kind);
+        panel.wait_done(&node, &given);
     }
     flows("traffic flows through the newest engine");
     let log = panel.rest.get(&format!("/v1/nodes/{node}/logs"));

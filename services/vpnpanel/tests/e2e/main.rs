@@ -22,6 +22,7 @@ mod chaos;
 mod clones;
 mod commands;
 mod crashes;
+mod drains;
 mod fleet;
 mod hard_cap;
 mod outage;

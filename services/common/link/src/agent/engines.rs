@@ -39,6 +39,8 @@ pub(super) struct Engine {
     pub(super) ended: bool,
     /// Inbounds as this process has set them.
     pub(super) inbounds: Option<Vec<DesiredInbound>>,
+    /// Whether this process has told it to take no new sessions.
+    pub(super) draining: Option<bool>,
     pub(super) phase: Phase,
     /// Peers whose traffic this process has blocked.
     pub(super) blocked: BTreeSet<PeerId>,

@@ -196,6 +196,8 @@ pub struct Change {
     /// The inbounds that this engine should have, all of them: open those that are missing, reload those that
     /// differ, close the others. Nothing but a changed inbound may be reloaded.
     pub inbounds: Vec<DesiredInbound>,
+    /// Take no new sessions, or take them again; those that live go on.
+    pub draining: bool,
     /// Peers to have: add those that are missing, modify those that differ,
     /// lift a block.
     /// Their counters start at zero unless they exist in this incarnation; a counter that

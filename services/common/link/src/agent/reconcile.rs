@@ -196,9 +196,10 @@ impl Agent {
                 && !remove.contains(peer)
                 && !engine.unknown.contains_key(peer)
         });
-        let same_inbounds = engine.inbounds.as_ref() == Some(&inbounds);
+        let draining = desired.draining;
+        let same = engine.inbounds.as_ref() == Some(&inbounds) && engine.draining == Some(draining);
         self.engines.of_mut(kind).dirty = dirty;
-        if remove.is_empty() && upsert.is_empty() && same_inbounds {
+        if remove.is_empty() && upsert.is_empty() && same {
             self.engines.of_mut(kind).brought = Some(state);
             return self.conclude();
         }
@@ -216,12 +217,14 @@ impl Agent {
             engine.blocked.remove(&peer.id);
         }
         engine.inbounds = Some(inbounds.clone());
+        engine.draining = Some(draining);
         engine.phase = Phase::Applying { ticket, state };
         self.out.push(Effect::Apply(Change {
             kind,
             ticket,
             incarnation,
             inbounds,
+            draining,
             upsert,
             remove,
         }));

@@ -22,6 +22,7 @@ const MOST_ERRORS: usize = 100;
 pub(super) struct Desired {
     pub(super) state: AppliedState,
     pub(super) multiplier: Multiplier,
+    pub(super) draining: bool,
     inbounds: Vec<DesiredInbound>,
     pub(super) users: BTreeMap<UserId, DesiredUser>,
     /// Peers that fit their inbounds: whose they are, and on which engine.
@@ -39,6 +40,7 @@ impl Desired {
         let mut desired = Self {
             state,
             multiplier: kept.head.multiplier,
+            draining: kept.head.draining,
             kinds: inbounds.iter().map(|i| (i.id, i.settings.kind())).collect(),
             inbounds,
             users: BTreeMap::new(),

@@ -15,6 +15,8 @@ use crate::{
 pub struct NodeFacts {
     /// The tenant that owns the node; `None` is the platform: a shared node.
     pub tenant: Option<TenantId>,
+    /// It takes no new sessions: leases grow there only where traffic flows.
+    pub draining: bool,
     /// Of the newest stream; every write of a stream is fenced by it.
     pub generation: Generation,
     /// Why the node is quarantined, where it is.

@@ -248,6 +248,17 @@ fn keep(lease: &LeaseFacts, fair: MicroBytes, policy: &Policy, now_ms: i64) -> O
     }
 }
 
+/// Asks back all that a lease holds and has not consumed; says whether that is anything. It is free
+/// once the node has answered.
+pub fn ask_back(lease: &mut LeaseFacts, terms: &Terms<'_>) -> bool {
+    if terms.standing.held || lease.asked.is_some() || lease.remaining().is_zero() {
+        return false;
+    }
+    lease.asked = Some(lease.billed.max(lease.consumed));
+    lease.version = terms.standing.epoch.after(lease.version);
+    true
+}
+
 /// Frees what a lease still holds: an operator's decision about a lost node, whose later reports
 /// show as overrun, or that the node has said it does not hold it.
 pub fn write_off(period: &mut PeriodFacts, lease: &mut LeaseFacts, epoch: StateEpoch) {

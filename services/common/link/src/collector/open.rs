@@ -2,7 +2,7 @@
 //! and the agent learns what is committed. Two agents with one identity show here first: a start
 //! that was superseded comes back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use vpnpanel_domain::{LeaseId, PeriodId};
 
@@ -39,8 +39,8 @@ pub struct StreamFacts {
     pub standing: Standing,
     /// The newest versions on record of the leases in Hello, current or not.
     pub versions: HashMap<LeaseId, u64>,
-    /// Of the periods of the leases in Hello, those that are over.
-    pub over: HashSet<PeriodId>,
+    /// Periods of the leases in Hello, as far as they are on record, and whether they are over.
+    pub periods: HashMap<PeriodId, bool>,
     /// The end of the change log, where the database can tell.
     pub head: Option<Revision>,
     /// Other nodes, for what this one says of the database.
@@ -186,7 +186,7 @@ fn remember_boot(node: &mut NodeFacts, hello: &Hello) {
 
 /// Marks are told only where they were asked for.
 fn known_marks(marks: Vec<CounterMark>, asked: &[CounterKey]) -> Vec<CounterMark> {
-    let asked: HashSet<_> = asked.iter().collect();
+    let asked: std::collections::HashSet<_> = asked.iter().collect();
     marks
         .into_iter()
         .filter(|mark| asked.contains(&mark.counter))

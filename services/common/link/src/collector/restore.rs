@@ -165,8 +165,14 @@ fn acked(facts: &StreamFacts, hello: &Hello) -> Option<Evidence> {
 fn lease(facts: &StreamFacts, hello: &Hello) -> Option<Evidence> {
     hello.leases.iter().find_map(|held| {
         let known = facts.versions.get(&held.lease).copied();
-        // Leases of a period that is over are forgotten here, and not yet there.
-        let forgotten = known.is_none() && facts.over.contains(&held.period);
+        let forgotten = known.is_none()
+            && match facts.periods.get(&held.period) {
+                // Leases of a period that is over are forgotten here, and not yet there.
+                Some(over) => *over,
+                // What a node has reported of a period that an older database has not got is on no
+                // record, and is named as long as the node remembers it.
+                None => facts.node.reported_itself && facts.node.reported >= facts.standing.epoch,
+            };
         let known = known.unwrap_or(0);
         (held.version > known && !forgotten).then_some(Evidence::Lease {
             lease: held.lease,

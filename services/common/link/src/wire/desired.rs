@@ -19,6 +19,7 @@ pub fn encode_state(state: &DesiredState) -> Bytes {
         inbounds: state.inbounds.iter().map(inbound_to_wire).collect(),
         users: state.users.iter().map(user_to_wire).collect(),
         multiplier_ppm: state.multiplier.ppm(),
+        draining: state.draining,
     }
     .encode_to_vec()
     .into()
@@ -32,6 +33,7 @@ pub fn decode_state(bytes: &[u8]) -> Result<DesiredState, Error> {
     let state: pb::DesiredState = decode("desired state", bytes)?;
     Ok(DesiredState {
         multiplier: Multiplier::from_ppm(state.multiplier_ppm)?,
+        draining: state.draining,
         inbounds: state
             .inbounds
             .into_iter()

@@ -31,6 +31,8 @@ pub struct KeptUser {
 pub struct Head {
     /// Billed bytes for each raw byte.
     pub multiplier: Multiplier,
+    /// It takes no new sessions.
+    pub draining: bool,
     /// Inbounds to open.
     pub inbounds: Vec<DesiredInbound>,
     /// An encoded `DesiredState` without users.
@@ -72,6 +74,7 @@ impl Head {
         let inbounds = state.inbounds.into_iter().map(inbound_from_wire);
         Ok(Self {
             multiplier: Multiplier::from_ppm(state.multiplier_ppm)?,
+            draining: state.draining,
             inbounds: inbounds.collect::<Result<_, _>>()?,
             bytes,
         })

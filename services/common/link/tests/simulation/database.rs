@@ -99,6 +99,13 @@ impl Database {
         self.log.push((self.revision, what));
     }
 
+    pub(crate) fn is_draining(&self, node: NodeId) -> bool {
+        self.rows
+            .nodes
+            .get(&node)
+            .is_some_and(|facts| facts.draining)
+    }
+
     pub(crate) fn is_quarantined(&self, node: NodeId) -> bool {
         let facts = self.rows.nodes.get(&node);
         facts.is_some_and(|facts| facts.quarantined.is_some())

@@ -37,6 +37,8 @@ pub(crate) struct Engine {
     out: BTreeSet<UserId>,
     /// Counters of removed peers cannot be read any more.
     hides_removed: bool,
+    /// Takes no new sessions.
+    pub(crate) draining: bool,
     /// It cannot be started again before.
     pub(crate) down_until_ms: i64,
     /// Its counters cannot be read before, though it runs.
@@ -121,6 +123,7 @@ impl Engine {
             gates: BTreeMap::new(),
             out: BTreeSet::new(),
             hides_removed,
+            draining: false,
             down_until_ms: 0,
             deaf_until_ms: 0,
             taken: BTreeMap::new(),
@@ -198,6 +201,7 @@ impl Engine {
     }
 
     pub(crate) fn apply(&mut self, change: &Change) {
+        self.draining = change.draining;
         for peer in &change.remove {
             self.peers.remove(peer);
             self.blocked.remove(peer);

@@ -247,10 +247,12 @@ impl Truth {
         Ok(())
     }
 
-    /// What passed of each period, billed or not, micro-bytes.
+    /// What passed of each period, billed or not, micro-bytes. Of a counter without books only its mark
+    /// says which period that is; one of an older database (`restored`) is too old to say so.
     pub(crate) fn passed(
         &self,
         database: &Database,
+        restored: bool,
         hosts: &[(NodeId, &Engines, Option<&Durable>)],
     ) -> BTreeMap<PeriodId, MicroBytes> {
         let mut passed: BTreeMap<PeriodId, MicroBytes> = database
@@ -271,11 +273,8 @@ impl Truth {
                     counted_for = furthest(segment.to, counted_for);
                 }
                 let to = books.map(|record| record.baseline().1).or_else(|| {
-                    database
-                        .rows
-                        .marks
-                        .get(&(*node, key))
-                        .map(|mark| mark.attribution)
+                    let mark = database.rows.marks.get(&(*node, key));
+                    mark.filter(|_| !restored).map(|mark| mark.attribution)
                 });
                 if let Some(to) = to {
                     *passed.entry(to.period).or_default() +=

@@ -20,6 +20,7 @@ pub(crate) struct Model {
     pub(crate) updated_at: i64,
     pub(crate) deleted_at: Option<i64>,
     pub(crate) control_address: String,
+    pub(crate) draining: bool,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

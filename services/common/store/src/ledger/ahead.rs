@@ -41,6 +41,22 @@ pub struct NodesAhead {
 }
 
 impl Store {
+    /// Nodes that take no new sessions: what lies idle there is looked for again and again.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn draining_nodes(&self) -> Result<Vec<NodeId>> {
+        sql::all(
+            self.read(),
+            "SELECT id FROM nodes WHERE draining AND deleted_at IS NULL ORDER BY id",
+            vec![],
+        )
+        .await?
+        .iter()
+        .map(|row| Ok(NodeId::new(sql::get(row, 0)?)))
+        .collect()
+    }
+
     /// Nodes on which users have peers that have a limit and whose current period ends behind the
     /// cursor and up to an instant: leases of the next one are to be opened there.
     ///

@@ -66,6 +66,42 @@ impl Store {
             .collect())
     }
 
+    /// Asks back what idle leases hold of a node that takes no new sessions: it is free once the node
+    /// has answered. At most 4,096; says whether there may be more.
+    ///
+    /// # Errors
+    /// [`StoreError::StreamSuperseded`]; of a node that is not drained, is quarantined or has to report
+    /// nothing is asked, and while the restore barrier is up of nobody.
+    pub async fn ask_back_leases(
+        &self,
+        node: NodeId,
+        generation: Generation,
+        policy: &Policy,
+    ) -> Result<bool> {
+        let tx = self.begin().await?;
+        let standing = restore::standing(&tx, Lock::Shared).await?;
+        let terms = Terms { policy, standing };
+        match fenced(&tx, node, generation).await? {
+            Some(facts) if facts.draining && !standing.held && facts.is_trusted(standing.epoch) => {
+            }
+            _ => return Ok(false),
+        }
+        let idle_since = tx.now.saturating_sub(policy.horizon_ms as i64);
+        let values = vec![node.uuid().into(), idle_since.into(), CHUNK.into()];
+        let rows = sql::all(&*tx, idle(), values).await?;
+        let mut asked = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (key, mut facts) = load::lease(row)?;
+            if lease::ask_back(&mut facts, &terms) {
+                asked.push((key, facts));
+            }
+        }
+        // Nothing is free before the node has answered: periods stay as they are.
+        write::leases(&tx, &asked).await?;
+        tx.commit().await?;
+        Ok(rows.len() == CHUNK as usize && !asked.is_empty())
+    }
+
     /// Spreads what is free of periods among their leases, and asks idle ones back for those
     /// that have run dry. Returns what nodes are to be told.
     ///
@@ -153,7 +189,23 @@ async fn without_lease(tx: &Write, node: NodeId) -> Result<Vec<PeriodId>> {
         .collect()
 }
 
-/// The statement of [`without_lease`].
+/// Current leases of a node that have something left, are not asked back and did not move lately.
+pub(crate) fn idle() -> String {
+    format!(
+        "SELECT {} FROM leases l
+         WHERE l.node_id = $1 AND l.state = 'current' AND l.moved_at <= $2
+            AND l.asked_bytes IS NULL
+            AND (l.allowance_bytes > l.billed_bytes OR (l.allowance_bytes = l.billed_bytes
+                AND l.allowance_micro > l.billed_micro))
+            AND (l.allowance_bytes > l.consumed_bytes OR (l.allowance_bytes = l.consumed_bytes
+                AND l.allowance_micro > l.consumed_micro))
+         ORDER BY l.period_id LIMIT $3",
+        load::LEASE
+    )
+}
+
+/// The statement of [`without_lease`]. On a node that takes no new sessions only who has used something
+/// there in the current period is held to have one.
 pub(crate) fn lacking() -> String {
     let lacking = |period: &str, condition: &str| {
         format!(
@@ -166,7 +218,11 @@ pub(crate) fn lacking() -> String {
                AND NOT u.disabled AND u.limit_bytes > 0
                AND (u.expires_at IS NULL OR u.expires_at > $2) {condition}
                AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = $1
-                    AND l.period_id = {period} AND l.state = 'current')"
+                    AND l.period_id = {period} AND l.state = 'current')
+               AND (NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = $1 AND n.draining)
+                    OR EXISTS (SELECT 1 FROM leases l WHERE l.node_id = $1
+                        AND l.period_id = u.period_id AND l.state = 'current'
+                        AND l.billed_bytes > 0))"
         )
     };
     format!(

@@ -35,7 +35,10 @@ pub use rollup::{ROLL_AFTER_MS, UsageRoll};
 pub(crate) use streams::{fenced, forget_agents};
 pub(crate) use write::quarantine;
 #[cfg(feature = "testing")]
-pub(crate) use {ahead::ending, leases::lacking};
+pub(crate) use {
+    ahead::ending,
+    leases::{idle, lacking},
+};
 
 /// What came of a group of submissions; it is committed.
 #[derive(Debug, Clone, Default)]

@@ -77,7 +77,7 @@ impl Store {
         let facts = StreamFacts {
             standing,
             versions: restore::versions(&tx, node, &hello.leases).await?,
-            over: restore::over(&tx, &hello.leases).await?,
+            periods: restore::periods(&tx, &hello.leases).await?,
             head: Some(Revision(changes::head(&*tx).await?)),
             witnesses: restore::witnesses(&tx, node, facts.tenant, epoch).await?,
             node: facts,

@@ -2,11 +2,11 @@
 
 use uuid::Uuid;
 
-use vpnpanel_domain::{PeriodId, TenantId, UserId};
+use vpnpanel_domain::{PeriodId, TenantId, UserId, UserStatus};
 
 use super::TestStore;
 use crate::connect::Backend;
-use crate::ledger::{AheadCursor, ending, lacking};
+use crate::ledger::{AheadCursor, ending, idle, lacking};
 use crate::page::Page;
 use crate::rollover::{self, RollCursor};
 use crate::sql;
@@ -19,11 +19,13 @@ impl TestStore {
         let (tenant, user): (TenantId, UserId) = (crate::fresh_id(), crate::fresh_id());
         let (period, node): (PeriodId, Uuid) = (crate::fresh_id(), Uuid::now_v7());
         let lease = vec![node.into(), 1_i64.into(), 1_i64.into(), 1_i64.into()];
+        let idle_of = vec![node.into(), 1_i64.into(), 1_i64.into()];
         let mut plans = Vec::new();
         for (text, values) in [
             rollover::due(RollCursor::default(), 1, 100),
             ending(AheadCursor::behind(1), 2),
             (lacking(), lease),
+            (idle(), idle_of),
             periods::list(tenant, user, Page::first(10)),
             periods::list(tenant, user, Page::after(10, period)),
             (
@@ -32,6 +34,29 @@ impl TestStore {
             ),
         ] {
             plans.push(self.plan(text, values).await);
+        }
+        plans
+    }
+
+    /// Plans of the list of users, as [`TestStore::usage_plans`]: of all of them, and of each status.
+    pub async fn user_plans(&self) -> Vec<(Option<UserStatus>, String)> {
+        let of = [
+            None,
+            Some(UserStatus::Active),
+            Some(UserStatus::OnHold),
+            Some(UserStatus::Limited),
+            Some(UserStatus::Expired),
+            Some(UserStatus::Disabled),
+        ];
+        let mut plans = Vec::new();
+        for status in of {
+            let filter = users::UserFilter {
+                status,
+                ..users::UserFilter::default()
+            };
+            let page = Page::after(10, crate::fresh_id());
+            let (text, values) = users::list(crate::fresh_id(), &filter, page, 1);
+            plans.push((status, self.plan(text, values).await));
         }
         plans
     }

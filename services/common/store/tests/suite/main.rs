@@ -15,6 +15,7 @@ mod changes;
 mod clones;
 mod commands;
 mod credentials;
+mod draining;
 mod fixture;
 mod identity;
 mod leases;

@@ -3,8 +3,8 @@
 use vpnpanel_domain::NodeId;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    CertificateState, LoggedCertificate, NewJoinToken, NewNodeCertificate, RevokedCertificate,
-    TakenIn, fresh_id, on_each_database,
+    CertificateState, LoggedCertificate, NewJoinToken, NewNodeCertificate, RetiredShown,
+    RevokedCertificate, TakenIn, fresh_id, on_each_database,
 };
 
 use crate::fixture::World;
@@ -13,6 +13,7 @@ use crate::renewal::{WEEK_MS, enrolled, first_use, good, renew, shown, state};
 
 on_each_database!(
     renewals_since_the_backup_are_known_again,
+    a_use_since_the_backup_is_known_again_by_the_next_one,
     an_enrolment_since_the_backup_ends_what_was_before,
     what_was_revoked_since_the_backup_stays_out,
     a_node_with_something_newer_is_left_alone,
@@ -109,6 +110,26 @@ async fn renewals_since_the_backup_are_known_again(test: TestStore) {
     assert!(!good(&world, b"first").await);
     assert!(good(&world, b"second").await && good(&world, b"third").await);
     assert!(first_use(&world, b"third").await);
+}
+
+/// The second certificate was used after the backup, which the log does not say: it need not.
+async fn a_use_since_the_backup_is_known_again_by_the_next_one(test: TestStore) {
+    let mut world = enrolled(test).await;
+    let backup = world.test.backup().await;
+    let began = world.store.now_ms();
+    renew(&world, shown(b"first"), b"second key", b"second").await;
+    assert!(first_use(&world, b"second").await);
+    world.store = backup.store.clone();
+    let log = [issued(&world, b"second", Some(b"first"), began + 1)];
+    assert_eq!(take_in(&world, &log).await, taken(1, 0, 0));
+
+    // The rightful agent is let in, and so is a copy that still shows the first, until then alone.
+    assert!(good(&world, b"first").await && good(&world, b"second").await);
+    assert!(first_use(&world, b"second").await);
+    assert!(!good(&world, b"first").await && good(&world, b"second").await);
+    backup.clock.advance(120_000);
+    let copy = world.store.retired_certificate_shown(world.node, b"first");
+    assert_eq!(copy.await.unwrap(), RetiredShown::Quarantined);
 }
 
 async fn an_enrolment_since_the_backup_ends_what_was_before(test: TestStore) {

@@ -18,6 +18,7 @@ on_each_database!(
     a_request_made_twice_at_once_makes_one_user,
     lifting_one_reason_activates_only_when_no_other_holds,
     filters_follow_the_clock,
+    a_list_of_users_of_a_status_reads_no_others,
     a_groups_of_another_tenant_cannot_be_used,
     a_tenants_limit_of_users_holds,
     a_changed_speed_reaches_the_nodes_with_that_user_alone,
@@ -280,6 +281,38 @@ async fn filters_follow_the_clock(test: TestStore) {
         (of(UserStatus::Active).await, of(UserStatus::Expired).await),
         (0, 1)
     );
+}
+
+async fn a_list_of_users_of_a_status_reads_no_others(test: TestStore) {
+    for (status, plan) in test.user_plans().await {
+        let line = |line: &&str| {
+            let line = line.trim_start_matches([' ', '-', '>']);
+            ["Seq Scan", "SCAN u", "SCAN p"]
+                .iter()
+                .any(|it| line.starts_with(it))
+        };
+        assert_eq!(plan.lines().find(line), None, "{status:?} of\n{plan}");
+        // Which of its indexes PostgreSQL takes depends on what is in the table.
+        if plan.contains("cost=") {
+            continue;
+        }
+        let reads = |index: &str| plan.contains(&format!("INDEX {index} "));
+        match status {
+            None => assert!(reads("users_live"), "{plan}"),
+            Some(status) => {
+                assert!(
+                    reads("users_status") && !reads("users_live"),
+                    "{status:?} of\n{plan}"
+                );
+                let over = reads("users_period_over") || reads("users_time_over");
+                assert_eq!(
+                    over,
+                    status != UserStatus::Disabled,
+                    "{status:?} of\n{plan}"
+                );
+            }
+        }
+    }
 }
 
 async fn a_groups_of_another_tenant_cannot_be_used(test: TestStore) {

@@ -266,6 +266,7 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
         refused!(tried, store.revoke_node_certificates(owner, theirs.node));
         refused!(tried, store.confirm_removals(owner, theirs.node));
         refused!(tried, store.write_off_node(owner, theirs.node));
+        refused!(tried, store.set_draining(owner, theirs.node, true));
         let command = NewNodeCommand {
             id: fresh_id(),
             node_id: theirs.node,

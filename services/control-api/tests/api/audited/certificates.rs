@@ -5,8 +5,9 @@ use vpnpanel_api::{
     Method,
     node::v1::{
         ConfirmNodeRemovalsRequest, ConfirmNodeRemovalsResponse, DeclareRestoreRequest,
-        DeclareRestoreResponse, Node, RevokeNodeCertificateRequest, RevokeNodeCertificateResponse,
-        WriteOffNodeRequest, WriteOffNodeResponse,
+        DeclareRestoreResponse, DrainNodeRequest, DrainNodeResponse, Node,
+        RevokeNodeCertificateRequest, RevokeNodeCertificateResponse, UndrainNodeRequest,
+        UndrainNodeResponse, WriteOffNodeRequest, WriteOffNodeResponse,
     },
     pki::v1::{
         SignLapsedNodeRequest, SignLapsedNodeResponse, SignRenewingNodeRequest,
@@ -76,6 +77,28 @@ pub(super) async fn perform(
             let admin = stage.admin.clone();
             let until: ConfirmNodeRemovalsResponse = call(&admin, path, id, request).await;
             assert!(until.expire_time.is_some());
+            return Some(stage.done("node", &node.id));
+        }
+        "DrainNode" => {
+            let node = stage.admin.new_node("drained", None).await;
+            let request = DrainNodeRequest {
+                node_id: node.id.clone(),
+                ..DrainNodeRequest::default()
+            };
+            let admin = stage.admin.clone();
+            let drained: DrainNodeResponse = call(&admin, path, id, request).await;
+            assert!(drained.node.is_some_and(|node| node.draining));
+            return Some(stage.done("node", &node.id));
+        }
+        "UndrainNode" => {
+            let node = stage.admin.new_node("undrained", None).await;
+            let request = UndrainNodeRequest {
+                node_id: node.id.clone(),
+                ..UndrainNodeRequest::default()
+            };
+            let admin = stage.admin.clone();
+            let undrained: UndrainNodeResponse = call(&admin, path, id, request).await;
+            assert!(undrained.node.is_some_and(|node| !node.draining));
             return Some(stage.done("node", &node.id));
         }
         "WriteOffNode" => {

@@ -4,8 +4,8 @@
 //! last three minutes was heard. Sessions begin anew every two minutes, from where they are; one that
 //! has roamed is heard by its data, and known within seconds.
 //!
-//! The gate is a table of its own, so that nothing of what is billed changes with it. That the node is
-//! cordoned is a file: it stays so when the agent or the host starts again.
+//! The gate is a table of its own, so that nothing of what is billed changes with it. Why the node is
+//! cordoned are files: it stays so when the agent or the host starts again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -24,13 +24,33 @@ const LOOK_MS: i64 = 5_000;
 /// How often the gate is set though nothing has changed: others may have removed it.
 const RENEW_MS: i64 = 60_000;
 
+/// Why new sessions are not taken; each holds by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reason {
+    /// Somebody has told the node so.
+    Command,
+    /// The desired state says so.
+    Desired,
+}
+
+impl Reason {
+    pub(super) const ALL: [Self; 2] = [Self::Command, Self::Desired];
+
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Command => "cordoned",
+            Self::Desired => "draining",
+        }
+    }
+}
+
 /// The gate.
 #[derive(Debug)]
 pub(super) struct Cordon {
     table: String,
-    marker: PathBuf,
-    /// `None` until somebody has looked.
-    is_on: Option<bool>,
+    folder: PathBuf,
+    /// Why it is closed; `None` until somebody has looked.
+    reasons: Option<BTreeSet<Reason>>,
     /// Where sessions were heard, and until when they may begin anew, seconds of the Unix epoch.
     known: HashMap<SocketAddr, i64>,
     /// The script in force.
@@ -43,8 +63,8 @@ impl Cordon {
     pub(super) fn new(table: String, folder: &Path) -> Self {
         Self {
             table,
-            marker: folder.join("cordoned"),
-            is_on: None,
+            folder: folder.to_owned(),
+            reasons: None,
             known: HashMap::new(),
             script: String::new(),
             looked_ms: 0,
@@ -52,35 +72,49 @@ impl Cordon {
         }
     }
 
-    /// Notes on the disk whether the node is cordoned; the gate goes at once, and comes with
-    /// [`Self::keep`].
-    pub(super) fn set(&mut self, on: bool) -> Result<(), Error> {
-        self.mark(on)
-            .map_err(Error::file(self.marker.display().to_string()))?;
-        self.is_on = Some(on);
-        self.looked_ms = 0;
-        self.set_ms = 0;
-        match on {
-            true => Ok(()),
-            false => self.open(),
+    /// Notes a reason on the disk, or that it is gone, and says whether the gate is to be set: it comes
+    /// with [`Self::keep`]; with the last reason it goes at once.
+    pub(super) fn set(&mut self, reason: Reason, on: bool) -> Result<bool, Error> {
+        let mut reasons = self.reasons();
+        let was_on = !reasons.is_empty();
+        let changes = match on {
+            true => reasons.insert(reason),
+            false => reasons.remove(&reason),
+        };
+        if changes {
+            let marker = self.folder.join(reason.file());
+            mark(&marker, on).map_err(Error::file(marker.display().to_string()))?;
         }
+        let is_on = !reasons.is_empty();
+        let looked = self.reasons.replace(reasons).is_some();
+        if is_on {
+            if changes {
+                self.looked_ms = 0;
+                self.set_ms = 0;
+            }
+        } else if was_on || !looked {
+            self.open()?;
+        }
+        Ok(is_on && changes)
+    }
+
+    fn reasons(&self) -> BTreeSet<Reason> {
+        let on_disk = || {
+            let marked = |reason: &Reason| self.folder.join(reason.file()).exists();
+            Reason::ALL.into_iter().filter(marked).collect()
+        };
+        self.reasons.clone().unwrap_or_else(on_disk)
     }
 
     /// Whether it is time to look where sessions are.
     pub(super) fn is_due(&mut self) -> Result<bool, Error> {
-        let on = match self.is_on {
-            Some(on) => on,
-            None => {
-                let on = self.marker.exists();
-                self.is_on = Some(on);
-                if !on {
-                    // What an agent left that was killed while it opened the gate.
-                    self.open()?;
-                }
-                on
-            }
-        };
-        Ok(on && clock::unix_ms().saturating_sub(self.looked_ms) >= LOOK_MS)
+        let reasons = self.reasons();
+        let is_on = !reasons.is_empty();
+        if self.reasons.replace(reasons).is_none() && !is_on {
+            // What an agent left that was killed while it opened the gate.
+            self.open()?;
+        }
+        Ok(is_on && clock::unix_ms().saturating_sub(self.looked_ms) >= LOOK_MS)
     }
 
     /// Sets the gate before these ports, open to the sessions that live.
@@ -117,20 +151,20 @@ impl Cordon {
             "add table inet {table}\ndelete table inet {table}\n"
         ))
     }
+}
 
-    fn mark(&self, on: bool) -> std::io::Result<()> {
-        if on {
-            File::create(&self.marker)?.sync_all()?;
-        } else {
-            match fs::remove_file(&self.marker) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+fn mark(marker: &Path, on: bool) -> std::io::Result<()> {
+    if on {
+        File::create(marker)?.sync_all()?;
+    } else {
+        match fs::remove_file(marker) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
-        match self.marker.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
+    }
+    match marker.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use vpnpanel_domain::{InboundId, PeerId, Speed, SpeedLimit, UserId};
 
 use super::allowance::Allowances;
-use super::cordon::Cordon;
+use super::cordon::{Cordon, Reason};
 use super::device::{Backend, Device};
 use super::names::Names;
 use super::pacing::{Pacing, View};
@@ -124,9 +124,11 @@ impl Core {
     }
 
     /// Takes no new sessions any more, or takes them again.
-    pub(super) fn set_cordoned(&mut self, on: bool) -> Result<(), Error> {
-        self.cordon.set(on)?;
-        if on { self.keep_cordon() } else { Ok(()) }
+    pub(super) fn cordon(&mut self, reason: Reason, on: bool) -> Result<(), Error> {
+        match self.cordon.set(reason, on)? {
+            true => self.keep_cordon(),
+            false => Ok(()),
+        }
     }
 
     fn look_after_cordon(&mut self) -> Result<(), Error> {
@@ -674,7 +676,9 @@ impl Core {
         self.interfaces.clear();
         self.pacing.destroy()?;
         self.table = None;
-        self.cordon.set(false)?;
+        for reason in Reason::ALL {
+            self.cordon.set(reason, false)?;
+        }
         Table::remove(&self.names.table())
     }
 }

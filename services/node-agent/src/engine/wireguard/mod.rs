@@ -23,6 +23,7 @@ use vpnpanel_domain::{InboundId, PeerId, UserId};
 pub use allowance::QUOTA_SLACK;
 pub use pacing::MOST_PACED;
 
+use self::cordon::Reason;
 use self::core::Core;
 use self::pacing::Pacing;
 use super::{Capabilities, Engine, Inbound, Incarnation, Listed, PeerOp, Reading, Session, Status};
@@ -148,7 +149,13 @@ impl Engine for WireGuardEngine {
     }
 
     async fn set_cordoned(&self, on: bool) -> Result<(), Error> {
-        self.with(move |core| core.set_cordoned(on)).await?
+        self.with(move |core| core.cordon(Reason::Command, on))
+            .await?
+    }
+
+    async fn set_draining(&self, on: bool) -> Result<(), Error> {
+        self.with(move |core| core.cordon(Reason::Desired, on))
+            .await?
     }
 
     async fn status(&self) -> Status {

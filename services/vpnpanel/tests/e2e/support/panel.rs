@@ -233,6 +233,53 @@ impl<'a> Panel<'a> {
         self.rest.get("/v1/restore")
     }
 
+    /// Says that the database was restored from a backup.
+    pub(crate) fn declare_restore(&self) -> Value {
+        self.rest.post("/v1/restore:declare", &json!({}))
+    }
+
+    /// Waits until nobody is awaited after a restore.
+    pub(crate) fn wait_restored(&self) {
+        eventually("every node has reported", Duration::from_secs(150), || {
+            let restore = self.restore();
+            restore["open"] != json!(true) && restore["closeTime"].is_string()
+        });
+    }
+
+    /// Gives a node up; how many bytes of limits are free again.
+    pub(crate) fn write_off(&self, node: &str) -> u64 {
+        let path = format!("/v1/nodes/{node}:writeOff");
+        integer(&self.rest.post(&path, &json!({}))["freedBytes"])
+    }
+
+    /// Has a node take no new sessions, or take them again.
+    pub(crate) fn drain(&self, node: &str, on: bool) {
+        let verb = if on { "drain" } else { "undrain" };
+        let shown = self
+            .rest
+            .post(&format!("/v1/nodes/{node}:{verb}"), &json!({}));
+        assert_eq!(shown["draining"] == json!(true), on, "{shown}");
+    }
+
+    /// Gives a node a command, and returns its id.
+    pub(crate) fn command(&self, node: &str, kind: &str) -> String {
+        let path = format!("/v1/nodes/{node}/commands");
+        let kind = format!("NODE_COMMAND_KIND_{kind}");
+        id_of(&self.rest.post(&path, &json!({ "kind": kind })))
+    }
+
+    /// Waits until a command has succeeded.
+    pub(crate) fn wait_done(&self, node: &str, command: &str) -> Value {
+        let path = format!("/v1/nodes/{node}/commands/{command}");
+        let mut shown = Value::Null;
+        eventually("the command has a result", Duration::from_secs(60), || {
+            shown = self.rest.get(&path);
+            shown["endTime"].is_string()
+        });
+        assert_eq!(shown["state"], "NODE_COMMAND_STATE_SUCCEEDED", "{shown}");
+        shown
+    }
+
     /// How far a node is behind.
     pub(crate) fn sync(&self, node: &str) -> Value {
         self.rest.get(&format!("/v1/nodes/{node}/sync"))

@@ -48,6 +48,29 @@ impl<'a> Postgres<'a> {
         &self.url
     }
 
+    /// A backup of what is in it, taken while everything runs.
+    pub(crate) fn back_up(&self) -> tempfile::NamedTempFile {
+        let backup = tempfile::NamedTempFile::new().expect("a temporary file");
+        let mut dump = self.host.command("pg_dump");
+        run(dump.arg("--file").arg(backup.path()).arg(&self.url));
+        backup
+    }
+
+    /// Puts a backup into the place of what is in it; nothing of the product runs meanwhile.
+    pub(crate) fn put_back(&self, backup: &tempfile::NamedTempFile) {
+        let mut restore = self.host.command("psql");
+        run(restore
+            .arg(&self.url)
+            .args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+            .args(["--output", "/dev/null"])
+            .args([
+                "--command",
+                "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+            ])
+            .arg("--file")
+            .arg(backup.path()));
+    }
+
     /// Kills every process of it, as a power loss would.
     pub(crate) fn kill9(&mut self) {
         let pids = hosts::running(self.host, "postgres");

@@ -203,7 +203,12 @@ impl<'a> ControlPlane<'a> {
 
     /// Starts what does not run and waits until it is ready.
     pub(crate) fn start_all(&mut self) {
-        for (role, output, process) in &mut self.processes {
+        self.start_some(|_| true);
+    }
+
+    fn start_some(&mut self, chosen: impl Fn(&Role) -> bool) {
+        let chosen = |(role, ..): &&mut (Role, Output, Option<Process>)| chosen(role);
+        for (role, output, process) in self.processes.iter_mut().filter(chosen) {
             if !process.as_mut().is_some_and(Process::runs) {
                 let mut command = self.host.command(env!("CARGO_BIN_EXE_vpnpanel"));
                 command
@@ -221,7 +226,7 @@ impl<'a> ControlPlane<'a> {
                 *process = Some(Process::start(output, &mut command));
             }
         }
-        for (role, output, process) in &mut self.processes {
+        for (role, output, process) in self.processes.iter_mut().filter(chosen) {
             let process = process.as_mut().expect("started");
             let health = Rest::new(
                 self.host,
@@ -246,6 +251,11 @@ impl<'a> ControlPlane<'a> {
         for (_, _, process) in &mut self.processes {
             process.take().into_iter().for_each(Process::kill9);
         }
+    }
+
+    /// Starts one process that does not run, and waits until it is ready.
+    pub(crate) fn start_role(&mut self, label: &str) {
+        self.start_some(|role| role.label() == label);
     }
 
     /// Kills one process.

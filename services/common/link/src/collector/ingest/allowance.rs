@@ -100,8 +100,8 @@ impl Ledger<'_> {
         if !self.is_of_node(node, state) || self.loaded.former.contains_key(&(node, state.lease)) {
             return;
         }
-        // Nothing is granted of it to anybody: nothing has to be kept back.
-        if self.is_over(state.period) && !self.loaded.leases.contains_key(&key) {
+        // Nothing is granted of it to anybody: nothing has to be kept back, and what is on record stays.
+        if self.is_over(state.period) {
             return;
         }
         match self.loaded.leases.get_mut(&key) {
@@ -201,6 +201,8 @@ impl Ledger<'_> {
         let facts = self.loaded.periods.get_mut(&period)?;
         let mut grant = None;
         match self.loaded.leases.get_mut(&key) {
+            // What lies idle there is wanted back.
+            Some(_) if rate == 0 && of_node.is_some_and(|facts| facts.draining) => {}
             Some(current) if trusted => match lease::grow(facts, current, &terms, rate) {
                 Growth::Grown => grant = Some(lease::grant(period, current)),
                 Growth::Starved => self.effects.starved.push(period),

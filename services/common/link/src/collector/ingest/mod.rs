@@ -204,6 +204,8 @@ impl<'a> Ledger<'a> {
             for batch in lost {
                 self.skip(batch, &mut reply);
             }
+        }
+        if !reply.superseded && reply.quarantined.is_none() {
             // Before batches: rows that follow a hole find it closed.
             for segments in segments {
                 self.take_segments(node, segments, &mut reply);
@@ -265,3 +267,6 @@ fn unique<T: Ord>(keys: &mut Vec<T>) {
     keys.sort_unstable();
     keys.dedup();
 }
+
+#[cfg(test)]
+mod tests;

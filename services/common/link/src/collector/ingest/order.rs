@@ -43,7 +43,14 @@ impl Ledger<'_> {
             Place::Gap { from } => {
                 reply.resend_from.get_or_insert(from);
             }
-            Place::Fork { why } => self.quarantine(decoded.batch, why, reply),
+            Place::Fork { why } => {
+                self.quarantine(why.clone(), reply);
+                self.effects.dead_letters.push(DeadLetter {
+                    node,
+                    batch: decoded.batch,
+                    reason: why,
+                });
+            }
         }
     }
 
@@ -132,6 +139,16 @@ impl Ledger<'_> {
         let key = (node, through.epoch);
         let cursor = self.loaded.cursors.get(&key).copied();
         let committed = cursor.map_or(Seq(0), |cursor| cursor.seq);
+        if let Some(other) = cursor.and_then(|cursor| cursor.successor)
+            && through.seq > committed
+        {
+            let why = format!(
+                "batch {} of epoch {} is said to be lost, but epoch {other} had followed it at batch \
+                 {committed}",
+                through.seq, through.epoch
+            );
+            return self.quarantine(why, reply);
+        }
         if through.seq > committed {
             self.moved
                 .entry(key)
@@ -211,19 +228,13 @@ impl Ledger<'_> {
         }
     }
 
-    /// Takes a batch out of the stream and the node out of billing. Nothing of the branch is
-    /// billed; it stays in the agent's spool, and this batch with the dead letters.
-    fn quarantine(&mut self, batch: Batch, why: String, reply: &mut Reply) {
+    /// Takes the node out of billing. Nothing of the branch is billed; it stays in the agent's spool.
+    fn quarantine(&mut self, why: String, reply: &mut Reply) {
         let node = reply.node;
         if let Some(facts) = self.loaded.nodes.get_mut(&node) {
             facts.quarantined = Some(why.clone());
         }
         self.effects.quarantined.push((node, why.clone()));
-        self.effects.dead_letters.push(DeadLetter {
-            node,
-            batch,
-            reason: why.clone(),
-        });
         reply.quarantined = Some(why);
     }
 

@@ -109,7 +109,9 @@ fn whatever_an_agent_cannot_know_proves_an_older_database() {
     }
 
     let mut rolled_over = known.clone();
-    rolled_over.over.insert(PeriodId::from_bytes([6; 16]));
+    rolled_over
+        .periods
+        .insert(PeriodId::from_bytes([6; 16]), true);
     let forgotten = evidence(&rolled_over, &of_lease);
     assert_eq!(
         forgotten, None,
@@ -117,6 +119,13 @@ fn whatever_an_agent_cannot_know_proves_an_older_database() {
     );
     rolled_over.versions.insert(lease, 2);
     assert!(evidence(&rolled_over, &of_lease).is_some());
+    let mut reported = facts(None);
+    let again = evidence(&reported, &of_lease);
+    assert_eq!(again, None, "of a period that is gone it was reported");
+    reported
+        .periods
+        .insert(PeriodId::from_bytes([6; 16]), false);
+    assert!(evidence(&reported, &of_lease).is_some());
 
     let mut newer = known;
     newer.cursors.insert(

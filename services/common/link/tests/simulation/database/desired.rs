@@ -46,6 +46,7 @@ impl Database {
 
     pub(crate) fn desired(&self, node: NodeId) -> DesiredState {
         let mut state = DesiredState {
+            draining: self.is_draining(node),
             multiplier: self.multipliers.get(&node).copied().unwrap_or_default(),
             inbounds: Vec::new(),
             users: self

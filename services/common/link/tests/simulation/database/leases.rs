@@ -64,6 +64,9 @@ impl Database {
         if standing.held || !trusted {
             return grants;
         }
+        if self.is_draining(node) {
+            return self.ask_back(node, policy, now_ms);
+        }
         let users = self.users.values();
         let periods: Vec<_> = users
             .filter(|user| user.nodes.contains(&node))
@@ -113,6 +116,28 @@ impl Database {
         }
         self.rows.standing = Standing { epoch, held: true };
         self.release();
+    }
+
+    /// What lies idle on a node that takes no new sessions is wanted back.
+    fn ask_back(&mut self, node: NodeId, policy: &Policy, now_ms: i64) -> Vec<Grant> {
+        let standing = self.terms();
+        let terms = Terms { policy, standing };
+        let idle_since = now_ms - policy.horizon_ms as i64;
+        let of_node = self.rows.leases.iter_mut();
+        let of_node =
+            of_node.filter(|((of, _), lease)| *of == node && lease.moved_at_ms <= idle_since);
+        let mut grants: Vec<_> = of_node
+            .filter_map(|((_, period), lease)| {
+                let asked = lease::ask_back(lease, &terms);
+                asked.then(|| lease::grant(*period, lease))
+            })
+            .collect();
+        grants.sort_by_key(|grant| grant.lease);
+        saw_if(
+            !grants.is_empty(),
+            "state: idle leases of a draining node asked back",
+        );
+        grants
     }
 
     /// Takes the barrier down, when nobody is awaited any more; says whether it came down.

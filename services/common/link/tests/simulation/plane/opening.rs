@@ -96,11 +96,10 @@ impl Plane {
             unanswered: self.database.unanswered(node),
             standing: rows.standing,
             versions: self.database.versions(node),
-            over: rows
+            periods: rows
                 .periods
                 .iter()
-                .filter(|(_, facts)| facts.over)
-                .map(|(period, _)| *period)
+                .map(|(period, facts)| (*period, facts.over))
                 .collect(),
             head: Some(Revision(self.database.revision)),
             witnesses: Witnesses {
@@ -230,6 +229,11 @@ impl Plane {
         let policy = self.policy;
         let clock_ms = self.clock(now_ms);
         self.database.open_leases(node, &policy, clock_ms, random);
+        let epoch = self.database.rows.standing.epoch;
+        let facts = self.database.rows.nodes.get(&node);
+        if facts.is_none_or(|facts| facts.must_report(epoch)) {
+            return;
+        }
         let grants = self.database.unanswered(node);
         if !grants.is_empty() {
             self.feed(id, Event::Grants(grants), now_ms);
@@ -257,7 +261,10 @@ impl Plane {
         if random.chance(self.failures) {
             return self.feed(id, Event::IngestFailed, now_ms);
         }
-        if epoch == self.database.rows.standing.epoch {
+        // One that has reported on another stream holds what it was granted since.
+        let facts = self.database.rows.nodes.get(&node);
+        let awaited = facts.is_some_and(|facts| facts.must_report(epoch));
+        if epoch == self.database.rows.standing.epoch && awaited {
             self.database.report(node, generation);
             self.tell_allowances(id, now_ms, random);
         }

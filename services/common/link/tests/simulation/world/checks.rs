@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use vpnpanel_domain::{MicroBytes, NodeId};
 use vpnpanel_link::agent::Alarm;
 use vpnpanel_link::collector::NodeFacts;
-use vpnpanel_link::wire;
+use vpnpanel_link::{EngineKind, wire};
 
 use super::World;
 use crate::coverage::saw_if;
@@ -85,7 +85,10 @@ impl World {
                 )
             })
             .collect();
-        for (period, passed) in self.truth.passed(&self.plane.database, &hosts) {
+        for (period, passed) in
+            self.truth
+                .passed(&self.plane.database, self.plane.was_restored, &hosts)
+        {
             let ceiling = self.plane.database.ceilings.get(&period).copied().flatten();
             // What was granted while nobody knew that the database is an older one.
             let granted = self.plane.database.window.granted.get(&period);
@@ -185,6 +188,16 @@ impl World {
                 .flat_map(|user| user.peers.iter().copied())
                 .collect();
             let installed: BTreeSet<_> = host.engines.peers().collect();
+            let wanted_draining = self.plane.database.is_draining(host.node);
+            let mut engines = EngineKind::ALL
+                .map(|kind| host.engines.of(kind))
+                .into_iter();
+            if engines.any(|engine| engine.draining != wanted_draining) {
+                return Some(format!(
+                    "{} takes sessions, or none, unlike it should",
+                    host.node
+                ));
+            }
             if wanted != installed {
                 return Some(format!("{} does not have the peers it should", host.node));
             }

@@ -69,6 +69,15 @@ impl World {
             let node = self.hosts[index].node;
             self.plane.give_command(node, self.now_ms, &mut self.random);
         }
+        if self.random.chance(4) {
+            saw("operator: node drained or undrained");
+            let index = self.random.below(self.hosts.len() as u64) as usize;
+            let node = self.hosts[index].node;
+            if let Some(facts) = self.plane.database.rows.nodes.get_mut(&node) {
+                facts.draining = !facts.draining;
+            }
+            self.plane.database.change(Changed::Node(node));
+        }
         if self.random.chance(self.misfortune.multiplier_changes) {
             let index = self.random.below(self.hosts.len() as u64) as usize;
             let ppm = 250_000 + self.random.below(1_750_000) as u32;

@@ -1,8 +1,8 @@
 //! Leases of a period that has not begun.
 
 use vpnpanel_domain::{Limit, MicroBytes, ResetStrategy};
-use vpnpanel_link::LeaseState;
 use vpnpanel_link::collector::Policy;
+use vpnpanel_link::{Hello, LeaseState, Pace};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{AheadCursor, LEASES_AHEAD_MS, UserPatch, on_each_database};
 
@@ -58,11 +58,22 @@ async fn a_node_holds_a_share_of_the_next_period_before_it_begins(test: TestStor
         .await
         .unwrap();
     assert_eq!(done.replies[0].grants, [], "nothing is granted of it");
+    assert!(!done.replies[0].superseded, "it is no news");
     let held = member.store.unanswered_grants(member.node).await.unwrap();
     assert_eq!(held.len(), 1);
     let more = open(&member).await;
     assert_eq!(more.len(), 1, "of the period after it");
     assert_eq!(more[0].period, member.periods().await[0].id);
+
+    // A node that was away over the end of a period still names what it held of it.
+    let hello = Hello {
+        leases: vec![late],
+        ..member.agent.hello()
+    };
+    let opened = member
+        .store
+        .open_stream(member.node, &hello, Pace::default(), "test");
+    assert_eq!(opened.await.unwrap().restored, None);
 }
 
 async fn long_periods_hold_no_second_lease_before_their_end_is_near(test: TestStore) {
