@@ -41,13 +41,13 @@ pub(super) trait Carrier: Send + Sync + std::fmt::Debug {
     /// What limited users may pass beyond the last reading.
     async fn set_allowances(&self, remainders: Vec<(UserId, u64)>) -> Result<(), Error>;
 
-    /// Stops it; the next look starts it again.
-    async fn stop(&self) -> Result<(), Error>;
+    /// Stops it; the next look starts it again. Gives the last reading of counters that end with it.
+    async fn stop(&self) -> Result<Option<Reading>, Error>;
 
     /// Takes no new sessions, or takes them again.
     async fn set_cordoned(&self, on: bool) -> Result<(), Error>;
 
-    /// Takes no new sessions while the control plane wants it so, whatever a command has said.
+    /// The same by the desired state.
     async fn set_draining(&self, on: bool) -> Result<(), Error>;
 
     /// How it is.
@@ -67,11 +67,13 @@ impl Carrier for Arc<dyn Engine> {
     }
 
     async fn adopt(&self) -> Result<(), Error> {
-        // A reading takes up what runs.
-        if Engine::read_counters(&**self).await.is_err() {
-            Engine::ensure_running(&**self, Vec::new()).await?;
+        // A reading takes up what runs. Where nothing was, nothing is taken down by a start.
+        match Engine::read_counters(&**self).await {
+            Err(_) if Engine::status(&**self).await.incarnation.is_none() => {
+                Engine::ensure_running(&**self, Vec::new()).await.map(drop)
+            }
+            read => read.map(drop),
         }
-        Ok(())
     }
 
     async fn apply(&self, ops: Vec<Op>) -> Vec<Result<(), Error>> {
@@ -96,8 +98,9 @@ impl Carrier for Arc<dyn Engine> {
         Engine::set_allowances(&**self, remainders).await
     }
 
-    async fn stop(&self) -> Result<(), Error> {
-        Engine::stop(&**self).await
+    async fn stop(&self) -> Result<Option<Reading>, Error> {
+        // Its counters do not end.
+        Engine::stop(&**self).await.map(|()| None)
     }
 
     async fn set_cordoned(&self, on: bool) -> Result<(), Error> {
@@ -149,8 +152,15 @@ impl Carrier for XrayEngine {
         Self::set_allowances(self, remainders).await
     }
 
-    async fn stop(&self) -> Result<(), Error> {
-        Self::stop(self).await
+    async fn stop(&self) -> Result<Option<Reading>, Error> {
+        match self.retire().await {
+            Ok(reading) => Ok(Some(reading)),
+            Err(error) => {
+                tracing::warn!(event = "last_reading_failed", %error,
+                    "xray is ended, and what was not read with it");
+                Self::stop(self).await.map(|()| None)
+            }
+        }
     }
 
     async fn set_cordoned(&self, on: bool) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use vpnpanel_link::{ConfigError, DesiredInbound, EngineKind, EngineStatus, Incar
 
 use super::carrier::Carrier;
 use super::subscribers::{Op, Subscribers};
-use crate::Error;
+use crate::{Error, engine};
 
 /// An engine and what is on it.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Seat {
     /// The last reading of the engine.
     last: HashMap<PeerId, (u64, u64)>,
     incarnation: Option<Incarnation>,
+    /// The last reading of an engine that was ended on purpose, for the machine's next read.
+    parting: Option<Sample>,
     /// Why it does not run, as the log has it.
     said: Option<String>,
 }
@@ -39,6 +41,7 @@ impl Seat {
             subscribers: Subscribers::default(),
             last: HashMap::new(),
             incarnation: None,
+            parting: None,
             said: None,
         }
     }
@@ -76,6 +79,9 @@ impl Seat {
     /// Reads the counters, if the engine runs. The event is there when it turned out to be another
     /// one, or none.
     pub(super) async fn read(&mut self) -> (Option<Sample>, Option<Event>) {
+        if let Some(parting) = self.parting.take() {
+            return (Some(parting), Some(self.inspect(true).await));
+        }
         let Some(before) = self.incarnation else {
             return (None, None);
         };
@@ -85,12 +91,7 @@ impl Seat {
         };
         match read {
             Ok((incarnation, readings)) => {
-                let sample = Sample {
-                    kind: self.kind,
-                    before: incarnation,
-                    after: incarnation,
-                    readings,
-                };
+                let sample = self.sample(incarnation, readings, false);
                 let look = if incarnation == before {
                     None
                 } else {
@@ -146,6 +147,7 @@ impl Seat {
             remove,
             ..
         } = change;
+        let is_open = !inbounds.is_empty();
         self.inbounds = Some(inbounds);
         let mut errors = match self.ensure().await {
             Ok(failed) => failed,
@@ -159,6 +161,12 @@ impl Seat {
         if self.incarnation != Some(incarnation) {
             // The books of the change are open for counters that are gone.
             return self.inspect(true).await;
+        }
+        // Before there is anybody who could come.
+        if let Err(error) = self.carrier.set_draining(draining).await
+            && is_open
+        {
+            errors.push(config_error("engine", String::new(), &error));
         }
         let mut touched = self.subscribers.users_of(remove.iter().copied());
         let names: Vec<PeerId> = remove
@@ -197,7 +205,10 @@ impl Seat {
         let failed = self.ensure().await;
         self.incarnation = known;
         let failed = failed?;
-        stopped?;
+        self.parting = stopped?.map(|last| {
+            let (incarnation, readings) = readings_of(&last);
+            self.sample(incarnation, readings, true)
+        });
         match failed.into_iter().next() {
             Some(failed) => Err(Error::Invalid(failed.message)),
             None => Ok(()),
@@ -264,19 +275,19 @@ impl Seat {
     async fn take_reading(&mut self) -> Result<(Incarnation, Vec<Reading>), Error> {
         let reading = self.carrier.read_counters().await?;
         self.incarnation = Some(Incarnation(reading.incarnation));
-        let readings = reading
-            .peers
-            .iter()
-            .map(|(peer, (up, down))| Reading {
-                peer: *peer,
-                totals: Totals {
-                    up: *up,
-                    down: *down,
-                },
-            })
-            .collect();
+        let read = readings_of(&reading);
         self.last = reading.peers;
-        Ok((Incarnation(reading.incarnation), readings))
+        Ok(read)
+    }
+
+    fn sample(&self, incarnation: Incarnation, readings: Vec<Reading>, is_last: bool) -> Sample {
+        Sample {
+            kind: self.kind,
+            before: incarnation,
+            after: incarnation,
+            readings,
+            is_last,
+        }
     }
 
     async fn program_allowances(&self, users: &BTreeSet<UserId>) -> Result<(), Error> {
@@ -312,6 +323,18 @@ impl Seat {
         self.incarnation = None;
         Event::EngineDown { kind: self.kind }
     }
+}
+
+/// A reading in the machine's words.
+fn readings_of(reading: &engine::Reading) -> (Incarnation, Vec<Reading>) {
+    let readings = reading.peers.iter().map(|(peer, (up, down))| Reading {
+        peer: *peer,
+        totals: Totals {
+            up: *up,
+            down: *down,
+        },
+    });
+    (Incarnation(reading.incarnation), readings.collect())
 }
 
 fn config_error(kind: &str, id: String, error: &Error) -> ConfigError {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use vpnpanel_link::CommandKind;
 use vpnpanel_node_agent::testing::{Download, eventually, require_root};
 
 use crate::support::{ENDLESS, MB, Node, PATIENCE, RATE};
@@ -210,4 +211,42 @@ fn a_node_without_xray_says_so_and_serves_wireguard() {
             engine.kind == "xray" && !engine.healthy && engine.problem.contains("/nowhere/xray")
         })
     });
+}
+
+#[test]
+fn engines_that_are_restarted_on_purpose_lose_nothing_and_cost_nobody_anything() {
+    if !require_root() {
+        return;
+    }
+    let node = Node::new("again", Some(1_000 * MB));
+    let (client, address) = node.client();
+    let host = node.network.subscriber(1);
+    let by_xray = Download::through(host, address, ENDLESS);
+    eventually("xray's is billed", PATIENCE, || node.billed().1 > 5 * MB);
+    let xray = node.xray_pid();
+    let id = node.panel.command(CommandKind::RestartEngine);
+    eventually("it is done", PATIENCE, || {
+        let record = node.panel.record();
+        record.results.iter().any(|result| result.id == id)
+    });
+    eventually("the connection ends", PATIENCE, || by_xray.ended());
+    assert_ne!(node.xray_pid(), xray);
+    let received = by_xray.received();
+    // All that arrived was read, and the allowance is what it was without that.
+    eventually("what arrived is billed", PATIENCE, || {
+        node.billed().1 >= received
+    });
+    let billed = node.billed().1;
+    assert!(
+        billed < received + received / 10 + MB,
+        "{billed} of {received}"
+    );
+    let again = Download::through(host, address, 5 * MB);
+    assert_eq!(again.finish(PATIENCE), 5 * MB);
+    eventually("the new life is billed too", PATIENCE, || {
+        node.billed().1 >= billed + node.counted_by_xray()
+    });
+    assert_eq!(node.billed().1, billed + node.counted_by_xray());
+    node.nothing_was_wrong();
+    drop(client);
 }

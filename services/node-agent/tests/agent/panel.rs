@@ -17,11 +17,11 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 use vpnpanel_api::agent::v1::node_link_service_server::{NodeLinkService, NodeLinkServiceServer};
 use vpnpanel_api::agent::v1::{ConnectRequest, ConnectResponse};
-use vpnpanel_domain::{LeaseId, MicroBytes, NodeId, PeerId};
+use vpnpanel_domain::{CommandId, LeaseId, MicroBytes, NodeId, PeerId};
 use vpnpanel_link::{
-    Batch, BatchRef, ConfigAck, CounterKey, CounterMark, DesiredState, Digest, Down, EngineStatus,
-    Epoch, Generation, Grant, Hello, PROTOCOL, Pace, Revision, Row, Seq, StateEpoch, Totals, Up,
-    UpdateKind, UsageAck, Welcome, wire,
+    Batch, BatchRef, Command, CommandKind, CommandResult, ConfigAck, CounterKey, CounterMark,
+    DesiredState, Digest, Down, EngineStatus, Epoch, Generation, Grant, Hello, PROTOCOL, Pace,
+    Revision, Row, Seq, StateEpoch, Totals, Up, UpdateKind, UsageAck, Welcome, wire,
 };
 use vpnpanel_node_agent::enrollment::Identity;
 use vpnpanel_node_agent::testing::Namespace;
@@ -48,6 +48,10 @@ pub(crate) struct Record {
     marks: BTreeMap<CounterKey, CounterMark>,
     /// What each peer is billed, in all lives of its counter.
     billed: BTreeMap<PeerId, u64>,
+    /// What the node is to do, until it is told something else.
+    command: Option<Command>,
+    /// What came of commands.
+    pub(crate) results: Vec<CommandResult>,
     /// The last answer to a desired state.
     pub(crate) answer: Option<ConfigAck>,
     /// What the node said of its engines last.
@@ -89,6 +93,19 @@ impl Panel {
         record.answer = None;
         drop(record);
         self.bell.notify_waiters();
+    }
+
+    /// Gives a command.
+    pub(crate) fn command(&self, kind: CommandKind) -> CommandId {
+        let id = CommandId::from_bytes(*uuid::Uuid::now_v7().as_bytes());
+        let command = Command {
+            id,
+            kind: Some(kind),
+            expires_at_ms: now_ms() + 60_000,
+        };
+        self.record().command = Some(command);
+        self.bell.notify_waiters();
+        id
     }
 
     /// Takes all users away.
@@ -201,6 +218,7 @@ impl Panel {
         };
         let mut news: Vec<_> = wire::pieces(&update).map(Down::ConfigUpdate).collect();
         news.push(Down::UsageAck(grants));
+        news.extend(record.command.map(Down::Command));
         news
     }
 
@@ -210,6 +228,7 @@ impl Panel {
             Up::Batch(batch) => return Some(Down::UsageAck(record.take(batch))),
             Up::ConfigAck(ack) => record.answer = Some(ack),
             Up::Health(health) => record.engines = health.engines,
+            Up::CommandResult(result) => record.results.push(result),
             Up::LeaseReport(_) | Up::Goodbye(_) => {}
             other => record.wrong.push(format!("{other:?}")),
         }

@@ -132,6 +132,7 @@ fn answer(host: &mut Host, ticket: Ticket, counted: Option<u64>) -> Vec<Effect> 
             before: ENGINE,
             after: ENGINE,
             readings: readings.into_iter().collect(),
+            is_last: false,
         }],
     })
 }

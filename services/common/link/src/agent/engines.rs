@@ -35,6 +35,8 @@ pub(super) struct Engine {
     pub(super) sampled: bool,
     /// The last read of the counters did not bring its own.
     pub(super) failing: bool,
+    /// Its last reading is on the books: it was ended on purpose.
+    pub(super) ended: bool,
     /// Inbounds as this process has set them.
     pub(super) inbounds: Option<Vec<DesiredInbound>>,
     /// Whether this process has told it to take no new sessions.

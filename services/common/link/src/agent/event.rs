@@ -94,6 +94,9 @@ pub struct Sample {
     pub after: Incarnation,
     /// The counters.
     pub readings: Vec<Reading>,
+    /// Nothing has passed since under this incarnation, and nothing will: the engine was ended on
+    /// purpose.
+    pub is_last: bool,
 }
 
 /// A counter pair as the engine has it.

@@ -248,6 +248,7 @@ impl Agent {
         }
         for sample in &samples {
             let engine = self.engines.of_mut(sample.kind);
+            engine.ended |= sample.is_last;
             if !std::mem::replace(&mut engine.sampled, true) {
                 // A peer without a counter has nothing to ask a mark for.
                 let counted: BTreeSet<_> = sample.readings.iter().map(|r| r.peer).collect();

@@ -25,7 +25,7 @@ impl Agent {
     ) {
         let before = self.durable.incarnations.get(&kind).copied();
         if before != Some(incarnation) {
-            if let Some(lost) = before {
+            if let Some(lost) = before.filter(|_| !self.engines.of(kind).ended) {
                 self.charge_lost(lost, self.unread_ms(kind, now));
             }
             self.write(Write::Incarnation(kind, incarnation));

@@ -145,6 +145,7 @@ fn answer(
                 totals: Totals { up: 0, down: *down },
             })
             .collect(),
+        is_last: false,
     });
     let samples = samples.collect();
     host.step(Event::Sampled { ticket, samples })
@@ -360,4 +361,28 @@ fn an_engine_that_is_not_there_is_named_and_the_rest_is_in_force() {
     let ack = *acks(&effects).last().expect("an answer");
     assert!(ack.errors.is_empty());
     assert_eq!(host.disk.applied, Some(ack.state));
+}
+
+#[test]
+fn an_engine_that_was_ended_after_its_last_reading_costs_nobody_anything() {
+    let mut host = both();
+    let (ticket, _) = asked(&mut host);
+    let last = |kind, n, down, is_last| Sample {
+        kind,
+        before: life(kind, n),
+        after: life(kind, n),
+        readings: vec![Reading {
+            peer: peer(kind),
+            totals: Totals { up: 0, down },
+        }],
+        is_last,
+    };
+    let samples = vec![last(WireGuard, 50, MB, false), last(Xray, 60, 2 * MB, true)];
+    host.step(Event::Sampled { ticket, samples });
+    up(&mut host, Xray, 70, &[]);
+    assert_eq!(consumed(&host), 3 * MB);
+    let effects = read(&mut host, &[(WireGuard, 50, Some(MB)), (Xray, 70, None)]);
+    settle(&mut host, &effects);
+    up(&mut host, Xray, 80, &[]);
+    assert_eq!(consumed(&host), 100 * MB, "the next one just died");
 }

@@ -542,6 +542,7 @@ mod tests {
                 before: Incarnation([1; 16]),
                 after: Incarnation([1; 16]),
                 readings: Vec::new(),
+                is_last: false,
             }],
         });
     }

@@ -37,12 +37,12 @@ pub(crate) struct Engine {
     out: BTreeSet<UserId>,
     /// Counters of removed peers cannot be read any more.
     hides_removed: bool,
+    /// Takes no new sessions.
+    pub(crate) draining: bool,
     /// It cannot be started again before.
     pub(crate) down_until_ms: i64,
     /// Its counters cannot be read before, though it runs.
     pub(crate) deaf_until_ms: i64,
-    /// Takes no new sessions.
-    pub(crate) draining: bool,
     /// For a driver that resets: what it has taken already.
     taken: BTreeMap<PeerId, Totals>,
 }
@@ -123,9 +123,9 @@ impl Engine {
             gates: BTreeMap::new(),
             out: BTreeSet::new(),
             hides_removed,
+            draining: false,
             down_until_ms: 0,
             deaf_until_ms: 0,
-            draining: false,
             taken: BTreeMap::new(),
         }
     }

@@ -438,6 +438,7 @@ impl Host {
                     before,
                     after: before,
                     readings,
+                    is_last: false,
                 });
             }
             if rules.mutation == Some(Mutation::NoFinalRead) && read.is_final {
@@ -473,6 +474,7 @@ impl Host {
                     before: self.engines.of(kind).incarnation,
                     after: self.engines.of(kind).incarnation,
                     readings: Vec::new(),
+                    is_last: false,
                 })
                 .collect();
             samples.extend(empty);

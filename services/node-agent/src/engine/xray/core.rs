@@ -29,6 +29,9 @@ use crate::{Error, clock, host};
 const USERS: usize = 3 << 20;
 /// So long an Xray may take to answer.
 const GREETING: Duration = Duration::from_secs(5);
+/// How often counters are read before Xray is ended, at most, and how long between.
+const LAST_READINGS: usize = 20;
+const LAST_PAUSE: Duration = Duration::from_millis(50);
 /// Somebody who removes the wall has it back within this time.
 const WALL: Duration = Duration::from_secs(30);
 
@@ -400,6 +403,28 @@ impl Core {
 
     pub(super) fn stop(&mut self) -> Result<(), Error> {
         self.process.stop()
+    }
+
+    /// Ends every connection, reads the counters once nothing moves them any more, and ends Xray.
+    pub(super) async fn retire(&mut self) -> Result<Reading, Error> {
+        let mut api = self.connect().await?;
+        for (id, open) in std::mem::take(&mut self.open) {
+            api.remove_inbound(open.tag).await?;
+            self.connections.forget(id);
+            destroy_all(open.port)?;
+        }
+        let mut reading = self.read_counters().await?;
+        for _ in 0..LAST_READINGS {
+            tokio::time::sleep(LAST_PAUSE).await;
+            let next = self.read_counters().await?;
+            let rests = next.peers == reading.peers;
+            reading = next;
+            if rests {
+                break;
+            }
+        }
+        self.process.stop()?;
+        Ok(reading)
     }
 
     pub(super) fn destroy(&mut self) -> Result<(), Error> {

@@ -163,6 +163,15 @@ impl XrayEngine {
         self.with(async |core| core.stop()).await?
     }
 
+    /// Ends Xray as [`Self::stop`] does, after everything that passed was counted: gives the last
+    /// reading of its counters.
+    ///
+    /// # Errors
+    /// When it does not answer, or what the host refuses; it may run then.
+    pub async fn retire(&self) -> Result<Reading, Error> {
+        self.with(async |core| core.retire().await).await?
+    }
+
     /// Takes everything of this engine off the host.
     ///
     /// # Errors

@@ -188,9 +188,11 @@ impl World {
                 .flat_map(|user| user.peers.iter().copied())
                 .collect();
             let installed: BTreeSet<_> = host.engines.peers().collect();
-            let draining = self.plane.database.is_draining(host.node);
-            let engines = [EngineKind::WireGuard, EngineKind::Xray];
-            if engines.iter().any(|kind| host.engines.of(*kind).draining != draining) {
+            let wanted_draining = self.plane.database.is_draining(host.node);
+            let mut engines = EngineKind::ALL
+                .map(|kind| host.engines.of(kind))
+                .into_iter();
+            if engines.any(|engine| engine.draining != wanted_draining) {
                 return Some(format!(
                     "{} takes sessions, or none, unlike it should",
                     host.node
