@@ -32,3 +32,4 @@ mod renewal;
 mod restores;
 mod speed;
 mod support;
+mod xray;
