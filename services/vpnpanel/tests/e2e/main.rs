@@ -33,3 +33,4 @@ mod renewal;
 mod restores;
 mod speed;
 mod support;
+mod xray;

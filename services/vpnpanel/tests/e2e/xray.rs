@@ -1,5 +1,6 @@
 //! Xray from the panel to the byte: an inbound of each protocol is made over REST, a real client runs
-//! with the very configuration that the panel gives, and what passes is billed and cut at the limit.
+//! with the very configuration that the panel gives, what passes is billed and cut at the limit, and
+//! nothing passes once it is revoked.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Stdio};
@@ -70,8 +71,8 @@ fn each_protocol_carries_what_is_billed_and_is_cut_at_the_limit_alone() {
         let user = create_user(&panel, &format!("{name}-user"), &group);
         let neighbour = create_user(&panel, &format!("{name}-neighbour"), &group);
         panel.wait_applied();
-        let client = client(host, &panel, &user, &certificate, SOCKS);
-        let _neighbours = self::client(host, &panel, &neighbour, &certificate, SOCKS + 1_000);
+        let before = client(host, &panel, &user, &certificate, SOCKS);
+        let _neighbours = client(host, &panel, &neighbour, &certificate, SOCKS + 1_000);
 
         let fetched = fetch(host, &server, SOCKS, 3 * MB, 0);
         assert_eq!(finish(fetched, Duration::from_secs(60)), 3 * MB, "{name}");
@@ -111,7 +112,17 @@ fn each_protocol_carries_what_is_billed_and_is_cut_at_the_limit_alone() {
         panel.wait_applied();
         let again = fetch(host, &server, SOCKS, MB, 0);
         assert_eq!(finish(again, Duration::from_secs(60)), MB, "{name}");
-        drop(client);
+
+        // What was given before is good for nothing once it is revoked.
+        let path = format!("/v1/tenants/{}/users/{user}:revokeCredentials", panel.tenant);
+        panel.rest.post(&path, &json!({}));
+        panel.wait_applied();
+        let revoked = fetch(host, &server, SOCKS, MB, 0);
+        assert!(finish(revoked, Duration::from_secs(30)) < MB, "{name}");
+        drop(before);
+        let _now = client(host, &panel, &user, &certificate, SOCKS);
+        let anew = fetch(host, &server, SOCKS, MB, 0);
+        assert_eq!(finish(anew, Duration::from_secs(60)), MB, "{name}");
     }
 }
 
