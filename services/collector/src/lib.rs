@@ -155,8 +155,7 @@ async fn parts(
     .await?;
     let streams = TaskTracker::new();
     let (deltas, reader) = desired::Deltas::new(store.clone(), Arc::clone(&sealer));
-    let snapshots =
-        desired::Snapshots::new(store.clone(), sealer, deltas, settings.max_snapshots);
+    let snapshots = desired::Snapshots::new(store.clone(), sealer, deltas, settings.max_snapshots);
     let most = settings.max_opening as usize;
     let greeter = stream::Greeter::start(service, store, settings.pace(), states.collector(), most);
     // nobody else of this name is there, and we have no stream yet

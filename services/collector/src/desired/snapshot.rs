@@ -8,9 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vpnpanel_domain::{Limit, NodeId, UserId};
 use vpnpanel_link::collector::DesiredRead;
 use vpnpanel_link::{
-    DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser, Generation,
-    InboundSettings, InterfaceAddress, PeerAccess, Revision, Secret, SecretText, WireGuardInbound,
-    wire,
+    DesiredDelta, DesiredInbound, DesiredPeer, DesiredPeriod, DesiredState, DesiredUser,
+    Generation, InboundSettings, InterfaceAddress, PeerAccess, Revision, Secret, SecretText,
+    WireGuardInbound, wire,
 };
 use vpnpanel_pki::{DeviceSeed, Sealer, context};
 use vpnpanel_store::{

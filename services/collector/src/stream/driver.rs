@@ -93,7 +93,8 @@ enum Done {
     /// The first look, from what the agent is known to have.
     Looked(Option<Revision>, Result<Seen, Error>),
     Told(Event),
-    Loaded(Result<Snapshot, Error>),
+    /// The desired state, and what the node may let through of it.
+    Loaded(Result<Snapshot, Error>, Result<Vec<Grant>, Error>),
     Leased(Result<Vec<Grant>, Error>),
     /// Commands to send.
     Commanded(Result<Vec<Command>, StoreError>),
@@ -397,12 +398,12 @@ impl Driver {
                     }
                 }
             }
-            Done::Loaded(Ok(snapshot)) => {
-                self.push(snapshot).await?;
+            Done::Loaded(Ok(snapshot), grants) => {
+                self.push(snapshot, grants).await?;
                 Ok(None)
             }
-            Done::Loaded(Err(error @ Error::Store(StoreError::StreamSuperseded))) => Err(error),
-            Done::Loaded(Err(error)) => {
+            Done::Loaded(Err(error @ Error::Store(StoreError::StreamSuperseded)), _) => Err(error),
+            Done::Loaded(Err(error), _) => {
                 warn!(event = "link.state_unread", %error, "a desired state could not be read");
                 Ok(Some(Event::LoadFailed))
             }
@@ -430,7 +431,6 @@ impl Driver {
             }
         }
         let (Some(since), Some(revision)) = (since, seen.unchanged) else {
-            // Allowances are looked up behind it.
             self.load(since);
             return Ok(None);
         };
@@ -481,8 +481,13 @@ impl Driver {
         );
     }
 
-    /// Feeds in what was read of the desired state and sends it, while it holds its slot.
-    async fn push(&mut self, snapshot: Snapshot) -> Result<(), Error> {
+    /// Feeds in what was read of the desired state and sends it, while it holds its slot. Grants go
+    /// first: who has a limit from now on is not stopped for want of them.
+    async fn push(
+        &mut self,
+        snapshot: Snapshot,
+        grants: Result<Vec<Grant>, Error>,
+    ) -> Result<(), Error> {
         let Snapshot {
             read,
             removals,
@@ -494,6 +499,21 @@ impl Driver {
             Removals::None => Some(RemovalBound::NOTHING),
         };
         let now = self.parts.now_ms();
+        match grants {
+            Ok(grants) if grants.is_empty() => {}
+            Ok(grants) => {
+                for effect in self.session.step(Event::Grants(grants), now) {
+                    self.carry_out(effect).await?;
+                }
+            }
+            Err(error @ (Error::Stopping | Error::Store(StoreError::StreamSuperseded))) => {
+                return Err(error);
+            }
+            Err(error) => {
+                warn!(event = "link.leases_unread", %error, "allowances could not be read");
+                self.look_up_allowances();
+            }
+        }
         let mut sent = None;
         let mut bytes = 0;
         for effect in self.session.step(Event::Desired { read, removals }, now) {
@@ -504,7 +524,6 @@ impl Driver {
             self.carry_out(effect).await?;
         }
         drop(slot);
-        self.look_up_allowances();
         if let Some((revision, kind)) = sent {
             let whole = kind.base().is_none();
             self.parts.metrics.state_sent(whole, bytes);
@@ -652,8 +671,15 @@ impl Driver {
     fn load(&mut self, since: Option<Revision>) {
         let (snapshots, node) = (self.parts.snapshots.clone(), self.node);
         let generation = self.session.generation();
+        let allowances = Arc::clone(&self.parts.allowances);
         self.work.push(Box::pin(async move {
-            Done::Loaded(snapshots.read(node, generation, since).await)
+            let state = snapshots.read(node, generation, since).await;
+            // Behind the state: whoever has a limit there has a lease by now.
+            let grants = match &state {
+                Ok(_) => allowances.of_node(node, generation).await,
+                Err(_) => Ok(Vec::new()),
+            };
+            Done::Loaded(state, grants)
         }));
     }
 

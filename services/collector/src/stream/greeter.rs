@@ -51,7 +51,9 @@ impl Greeter {
         service.task("first looks", {
             let store = store.clone();
             move |stop| async move {
-                looked.run(stop, |streams| look(store.clone(), streams)).await;
+                looked
+                    .run(stop, |streams| look(store.clone(), streams))
+                    .await;
                 Ok::<(), Infallible>(())
             }
         });

@@ -413,10 +413,7 @@ async fn settle(tx: &Write, nodes: &[&Progress]) -> Result<()> {
 }
 
 /// The desired state that a node last answered, where changes can build on it.
-pub(crate) async fn applied(
-    tx: &Write,
-    nodes: &[NodeId],
-) -> Result<HashMap<NodeId, AppliedState>> {
+pub(crate) async fn applied(tx: &Write, nodes: &[NodeId]) -> Result<HashMap<NodeId, AppliedState>> {
     let text = format!(
         "SELECT node_id, applied_revision, applied_digest FROM node_states
          WHERE node_id {} AND NOT applied_unknown",

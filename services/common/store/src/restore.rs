@@ -221,11 +221,7 @@ pub(crate) async fn witnesses(
 }
 
 /// Owners of other nodes that say the same of the database.
-async fn others(
-    tx: &Write,
-    node: NodeId,
-    epoch: StateEpoch,
-) -> Result<Vec<Option<TenantId>>> {
+async fn others(tx: &Write, node: NodeId, epoch: StateEpoch) -> Result<Vec<Option<TenantId>>> {
     let spoke = sql::all(
         &**tx,
         "SELECT DISTINCT n.tenant_id FROM node_links l JOIN nodes n ON n.id = l.node_id

@@ -121,6 +121,9 @@ impl Seat {
             failures.extend(self.carrier.set_blocked(orders.block, true).await.err());
         }
         if !orders.set.is_empty() {
+            // An engine that takes it before somebody has a limit does not stop them for want of it.
+            let allowances = orders.allowances.clone();
+            failures.extend(self.carrier.set_allowances(allowances).await.err());
             let results = self.carrier.apply(orders.set).await;
             failures.extend(results.into_iter().filter_map(Result::err));
         }

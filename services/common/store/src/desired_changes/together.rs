@@ -210,7 +210,9 @@ fn concerning(rows: &[Row], node: NodeId, inbounds: &BTreeSet<InboundId>) -> Opt
         }
         let of_user = row.kind == ChangeKind::User.as_str();
         let of_node = row.node == Some(node)
-            || row.inbound.is_some_and(|inbound| inbounds.contains(&inbound));
+            || row
+                .inbound
+                .is_some_and(|inbound| inbounds.contains(&inbound));
         if row.kind == ChangeKind::Suspension.as_str() {
             return None;
         }

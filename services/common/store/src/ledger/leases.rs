@@ -148,7 +148,8 @@ impl Store {
             let of_this_life = generation.get() >= standing.epoch.floor();
             if !of_this_life || facts.is_some_and(|facts| facts.generation != *generation) {
                 opened.superseded.insert(*node);
-            } else if facts.is_some_and(|facts| !standing.held && facts.is_trusted(standing.epoch)) {
+            } else if facts.is_some_and(|facts| !standing.held && facts.is_trusted(standing.epoch))
+            {
                 trusted.insert(*node);
             }
         }
@@ -310,7 +311,12 @@ async fn without_lease(tx: &Write, nodes: &BTreeSet<NodeId>) -> Result<Vec<(Node
     sql::all(&**tx, lacking(&sql::in_ids(&**tx, 1)), values)
         .await?
         .iter()
-        .map(|row| Ok((NodeId::new(sql::get(row, 0)?), PeriodId::new(sql::get(row, 1)?))))
+        .map(|row| {
+            Ok((
+                NodeId::new(sql::get(row, 0)?),
+                PeriodId::new(sql::get(row, 1)?),
+            ))
+        })
         .collect()
 }
 

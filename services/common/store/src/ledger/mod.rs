@@ -32,8 +32,8 @@ pub use partitions::PARTITION_MS;
 pub use review::LedgerTotals;
 pub(crate) use rollup::{DAY_MS, HOUR_MS};
 pub use rollup::{ROLL_AFTER_MS, UsageRoll};
-pub(crate) use streams::{fenced, forget_agents, generations};
 pub use streams::{FirstLook, Greeting, Seen};
+pub(crate) use streams::{fenced, forget_agents, generations};
 pub(crate) use write::quarantine;
 #[cfg(feature = "testing")]
 pub(crate) use {

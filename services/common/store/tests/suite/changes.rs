@@ -8,8 +8,9 @@ use vpnpanel_domain::{Limit, NodeId, UserId};
 use vpnpanel_link::{Generation, Revision};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    Change, ChangeKind, ChangesWanted, CommandKind, ConnectionAccess, DesiredChanges, GroupPatch, InboundPatch,
-    LogPosition, NewNodeCommand, NodePatch, NodeSelector, NodeUser, Removals, Store, StoreError, fresh_id, on_each_database,
+    Change, ChangeKind, ChangesWanted, CommandKind, ConnectionAccess, DesiredChanges, GroupPatch,
+    InboundPatch, LogPosition, NewNodeCommand, NodePatch, NodeSelector, NodeUser, Removals, Store,
+    StoreError, fresh_id, on_each_database,
 };
 
 use crate::fixture::{Agent, Keys, World, new_node};
@@ -215,7 +216,12 @@ pub(crate) async fn changed_since(world: &World, since: LogPosition) -> DesiredC
 /// The same, read for several nodes at once.
 async fn together(world: &World, since: u64) -> DesiredChanges {
     let agent = Agent::connect(&world.store, world.node).await;
-    let other = new_node(&world.store, Some(world.tenant), &fresh_id::<NodeId>().to_string()).await;
+    let other = new_node(
+        &world.store,
+        Some(world.tenant),
+        &fresh_id::<NodeId>().to_string(),
+    )
+    .await;
     let other = Agent::connect(&world.store, other).await;
     let wanted = |agent: &Agent, generation| ChangesWanted {
         node: agent.node,

@@ -109,11 +109,7 @@ async fn what_one_of_a_group_knows_of_a_later_life_holds_back_the_others(test: T
     let world = World::new(test).await;
     let user = world.user("ada", Limit::Bytes(40 * MIB)).await;
     let first = Agent::connect(&world.store, world.node).await;
-    let second = Agent::connect(
-        &world.store,
-        new_node(&world.store, None, "paris").await,
-    )
-    .await;
+    let second = Agent::connect(&world.store, new_node(&world.store, None, "paris").await).await;
     let backup = world.test.copy().await;
     let grant = world
         .store
@@ -155,7 +151,14 @@ async fn a_first_look_finds_changes_commands_and_leases_and_nothing_else(test: T
     // The tenant's own, on which the platform's inbound is not.
     let idle = new_node(store, Some(world.tenant), "paris").await;
     let idle = Agent::connect(store, idle).await;
-    let since = Revision(store.desired_state(idle.node).await.unwrap().position.revision());
+    let since = Revision(
+        store
+            .desired_state(idle.node)
+            .await
+            .unwrap()
+            .position
+            .revision(),
+    );
     let look = |agent: &Agent, since| FirstLook {
         node: agent.node,
         generation: agent.generation,
@@ -175,7 +178,10 @@ async fn a_first_look_finds_changes_commands_and_leases_and_nothing_else(test: T
         kind: CommandKind::RestartEngine,
         ttl_ms: 60_000,
     };
-    store.create_node_command(Some(world.tenant), new).await.unwrap();
+    store
+        .create_node_command(Some(world.tenant), new)
+        .await
+        .unwrap();
     let stale = FirstLook {
         generation: Generation(agent.generation.get() + 1),
         ..look(&agent, None)

@@ -254,4 +254,3 @@ pub(in crate::ledger) async fn unanswered(
     }
     Ok(grants)
 }
-

@@ -83,8 +83,7 @@ impl Store {
                 is_newest.then(|| Seen {
                     unchanged: unchanged.get(&stream.node).copied(),
                     commands: commands.contains(&stream.node),
-                    leases: lack.contains(&stream.node)
-                        || unanswered.contains(&stream.node),
+                    leases: lack.contains(&stream.node) || unanswered.contains(&stream.node),
                 })
             })
             .collect())

@@ -59,7 +59,11 @@ pub(super) async fn make_rows(tx: &Write, nodes: &[NodeId]) -> Result<()> {
 }
 
 /// Writes what was decided, of many nodes at once.
-pub(super) async fn save(tx: &Write, openings: &[(&Greeting, Opening)], collector: &str) -> Result<()> {
+pub(super) async fn save(
+    tx: &Write,
+    openings: &[(&Greeting, Opening)],
+    collector: &str,
+) -> Result<()> {
     let mut links = RowSet::new(
         &**tx,
         &[
