@@ -6,7 +6,9 @@ use serde_json::json;
 use vpnpanel_node_agent::engine::QUOTA_SLACK;
 use vpnpanel_node_agent::testing::{Topology, WgQuick, eventually, require_root};
 
-use crate::support::{AgentFolder, ControlPlane, FLEET, Postgres, Traffic, counters};
+use crate::support::{
+    AgentFolder, ControlPlane, FLEET, Postgres, Traffic, counters, small_buffers,
+};
 
 const MB: u64 = 1_000_000;
 const NODES: usize = 3;
@@ -43,6 +45,8 @@ fn passes_no_more_than(kernel_quota: bool, excess: u64) {
     }
     for network in &mut networks {
         network.add_subscriber();
+        small_buffers(network.subscriber(0));
+        small_buffers(network.server());
     }
     let host = networks[0].control();
     let postgres = Postgres::start(host);

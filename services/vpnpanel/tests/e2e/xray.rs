@@ -11,7 +11,7 @@ use vpnpanel_node_agent::testing::{
     Namespace, Server, Topology, XrayProcess, eventually, require_root, xray_program,
 };
 
-use crate::support::{ALL_IN_ONE, ControlPlane, Panel};
+use crate::support::{ALL_IN_ONE, ControlPlane, Panel, small_buffers};
 
 const MB: u64 = 1_000_000;
 /// Where the panel's configuration opens its SOCKS proxy.
@@ -136,17 +136,6 @@ fn each_protocol_carries_what_is_billed_and_is_cut_at_the_limit_alone() {
         drop(before);
         let _now = client(host, &panel, &user, &certificate, SOCKS);
         passes(host, &server);
-    }
-}
-
-/// What lies in buffers on the way is counted already: with little of it, what a client receives in a
-/// second is what is counted in that second.
-fn small_buffers(host: &Namespace) {
-    for name in ["tcp_rmem", "tcp_wmem"] {
-        host.run(
-            "sysctl",
-            &["-qw", &format!("net.ipv4.{name}=4096 65536 131072")],
-        );
     }
 }
 

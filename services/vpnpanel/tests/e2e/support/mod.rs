@@ -24,4 +24,4 @@ pub(crate) use panel::{Panel, Subscriber};
 pub(crate) use postgres::Postgres;
 pub(crate) use product::{ALL_IN_ONE, ControlPlane, FLEET, REPLICATED};
 pub(crate) use redis::Redis;
-pub(crate) use traffic::Traffic;
+pub(crate) use traffic::{Traffic, small_buffers};

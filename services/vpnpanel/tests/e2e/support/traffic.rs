@@ -9,6 +9,15 @@ use std::time::{Duration, Instant};
 
 use vpnpanel_node_agent::testing::Namespace;
 
+/// What lies in buffers on the way is counted already: with little of it, what a client receives in a
+/// second is what is counted in that second.
+pub(crate) fn small_buffers(host: &Namespace) {
+    for name in ["tcp_rmem", "tcp_wmem"] {
+        let setting = format!("net.ipv4.{name}=4096 65536 131072");
+        host.run("sysctl", &["-qw", &setting]);
+    }
+}
+
 /// A subscriber that uses its tunnel until this is stopped.
 pub(crate) struct Traffic {
     shared: Arc<Shared>,
@@ -83,16 +92,21 @@ impl Shared {
     fn download(&self, server: SocketAddr, bytes_per_second: u64) -> std::io::Result<()> {
         const ENDLESS: u64 = 1 << 50;
         const STANDSTILL: Duration = Duration::from_secs(60);
+        const CATCHES_UP: Duration = Duration::from_secs(1);
         let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_millis(100)))?;
         write!(stream, "GET /{ENDLESS} HTTP/1.1\r\nHost: test\r\n\r\n")?;
         self.connections.fetch_add(1, Ordering::Relaxed);
         let mut buffer = vec![0; 32 << 10];
-        let (mut last, began, mut received) = (Instant::now(), Instant::now(), 0_u64);
+        let (mut last, mut began, mut received) = (Instant::now(), Instant::now(), 0_u64);
         while !self.stopping.load(Ordering::Relaxed) {
             match stream.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(read) => {
+                    if last.elapsed() > CATCHES_UP {
+                        // Who was stopped goes on at the pace, and not faster.
+                        (began, received) = (Instant::now(), 0);
+                    }
                     received += read as u64;
                     self.received.fetch_add(read as u64, Ordering::Relaxed);
                     self.note_gap(last);
