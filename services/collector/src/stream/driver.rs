@@ -2,9 +2,10 @@
 //! its effects out. All the rules are the session's (`vpnpanel_link::collector::session`); here is only
 //! I/O, and that it is bounded.
 
+mod work;
+
 use std::{error::Error as _, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -16,7 +17,7 @@ use tracing::{debug, info, warn};
 use vpnpanel_api::agent::v1::ConnectRequest;
 use vpnpanel_domain::NodeId;
 use vpnpanel_link::{
-    Command, CommandResult, Down, Grant, Hello, RemovalBound, Revision, StateEpoch, Up,
+    Command, Down, Grant, RemovalBound, Revision, Up,
     collector::{
         DesiredRead,
         open::{Opening, Refusal},
@@ -606,93 +607,6 @@ impl Driver {
             Effect::Close(why) => return Err(Error::Closed(why)),
         }
         Ok(())
-    }
-
-    /// Answers a Hello, together with others'.
-    fn open(&mut self, hello: Box<Hello>) {
-        self.agent_version.clone_from(&hello.agent_version);
-        let (greeter, node) = (self.parts.greeter.clone(), self.node);
-        self.work.push(Box::pin(async move {
-            Done::Opened(match greeter.open(node, hello).await {
-                Ok(opening) => Ok(Ok(Box::new(opening))),
-                Err(Error::Store(StoreError::Refused(refusal))) => Ok(Err(refusal)),
-                Err(error) => Err(error),
-            })
-        }));
-    }
-
-    /// Finds out what there is to tell the node at all, together with others.
-    fn first_look(&mut self, since: Option<Revision>) {
-        self.first = First::Look { commands: false };
-        let (greeter, node) = (self.parts.greeter.clone(), self.node);
-        let generation = self.session.generation();
-        self.work.push(Box::pin(async move {
-            Done::Looked(since, greeter.look(node, generation, since).await)
-        }));
-    }
-
-    fn renew(&mut self, csr: Bytes) {
-        let (renewals, peer) = (self.parts.renewals.clone(), self.peer.clone());
-        self.work.push(Box::pin(async move {
-            Done::Told(Event::Renewed(renewals.answer(peer.serial(), csr).await))
-        }));
-    }
-
-    fn load_commands(&mut self) {
-        let (store, node) = (self.parts.store.clone(), self.node);
-        let generation = self.session.generation();
-        self.work.push(Box::pin(async move {
-            Done::Commanded(store.commands_to_send(node, generation).await)
-        }));
-    }
-
-    fn answered(&mut self, result: CommandResult) {
-        info!(
-            event = "link.command_answered",
-            command_id = %result.id,
-            outcome = ?result.answer.outcome,
-            "a node has answered a command"
-        );
-        let (store, node) = (self.parts.store.clone(), self.node);
-        let generation = self.session.generation();
-        self.work.push(Box::pin(async move {
-            Done::Answered(store.command_answered(node, generation, result).await)
-        }));
-    }
-
-    fn reported(&mut self, epoch: StateEpoch) {
-        let (store, node) = (self.parts.store.clone(), self.node);
-        let generation = self.session.generation();
-        self.work.push(Box::pin(async move {
-            Done::Reported(store.node_reported(node, generation, epoch).await)
-        }));
-    }
-
-    fn load(&mut self, since: Option<Revision>) {
-        let (snapshots, node) = (self.parts.snapshots.clone(), self.node);
-        let generation = self.session.generation();
-        let allowances = Arc::clone(&self.parts.allowances);
-        self.work.push(Box::pin(async move {
-            let state = snapshots.read(node, generation, since).await;
-            // Behind the state: whoever has a limit there has a lease by now.
-            let grants = match &state {
-                Ok(_) => allowances.of_node(node, generation).await,
-                Err(_) => Ok(Vec::new()),
-            };
-            Done::Loaded(state, grants)
-        }));
-    }
-
-    fn look_up_allowances(&mut self) {
-        if std::mem::replace(&mut self.leasing, true) {
-            self.lease_again = true;
-            return;
-        }
-        let (allowances, node) = (Arc::clone(&self.parts.allowances), self.node);
-        let generation = self.session.generation();
-        self.work.push(Box::pin(async move {
-            Done::Leased(allowances.of_node(node, generation).await)
-        }));
     }
 }
 

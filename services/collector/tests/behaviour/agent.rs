@@ -1,7 +1,7 @@
 //! A scripted agent: says what a test wants it to say, in the wire's own types, and hears what the
 //! collector answers. Whatever it waits for has a deadline.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -93,6 +93,8 @@ pub(crate) struct Link {
     state: DesiredState,
     /// Changes alone, where it was told no more.
     pub(crate) deltas: usize,
+    /// Acknowledgements that came while something else was waited for.
+    acks: VecDeque<UsageAck>,
 }
 
 impl Link {
@@ -111,6 +113,7 @@ impl Link {
             assembly: wire::Assembly::default(),
             state: DesiredState::default(),
             deltas: 0,
+            acks: VecDeque::new(),
         })
     }
 
@@ -155,6 +158,9 @@ impl Link {
 
     /// The next acknowledgement, other messages left out.
     pub(crate) async fn ack(&mut self) -> UsageAck {
+        if let Some(ack) = self.acks.pop_front() {
+            return ack;
+        }
         loop {
             if let Down::UsageAck(ack) = self.next().await.expect("an acknowledgement") {
                 return ack;
@@ -192,8 +198,13 @@ impl Link {
     /// The next update of it, not taken.
     pub(crate) async fn update(&mut self) -> wire::Update {
         loop {
-            let Down::ConfigUpdate(piece) = self.next().await.expect("a desired state") else {
-                continue;
+            let piece = match self.next().await.expect("a desired state") {
+                Down::ConfigUpdate(piece) => piece,
+                Down::UsageAck(ack) => {
+                    self.acks.push_back(ack);
+                    continue;
+                }
+                _ => continue,
             };
             if let Some(update) = self.assembly.push(piece).expect("pieces in order") {
                 return update;
