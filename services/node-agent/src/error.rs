@@ -17,6 +17,11 @@ pub enum Error {
         /// Debian's package of it.
         package: &'static str,
     },
+    /// There is no Xray on this host.
+    #[error(
+        "xray is not installed: put the program xray of Xray-core (https://github.com/XTLS/Xray-core) into the agent's PATH, or name it in VPNPANEL_AGENT_XRAY"
+    )]
+    NoXray,
     /// The process may not do what an engine needs.
     #[error("missing privilege: {what}; run as root or grant it")]
     MissingPrivilege {

@@ -54,6 +54,24 @@ impl XrayProcess {
         process
     }
 
+    /// A server that speaks TLS 1.3 and HTTP/2 with this certificate and nothing else, as REALITY
+    /// wants one to look like.
+    pub fn disguise(host: &Namespace, address: SocketAddr, chain: &str, key: &str) -> Self {
+        let lines = |pem: &str| pem.lines().map(str::to_owned).collect::<Vec<_>>();
+        let config = serde_json::json!({
+            "inbounds": [{
+                "port": address.port(), "protocol": "trojan",
+                "settings": {"clients": [{"password": "nobody knows it"}]},
+                "streamSettings": {"network": "tcp", "security": "tls", "tlsSettings": {
+                    "alpn": ["h2", "http/1.1"],
+                    "certificates": [{"certificate": lines(chain), "key": lines(key)}],
+                }},
+            }],
+            "outbounds": [{"protocol": "blackhole"}],
+        });
+        Self::start(host, &config, address)
+    }
+
     /// What it said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

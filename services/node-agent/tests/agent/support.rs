@@ -334,23 +334,9 @@ impl Drop for Node {
 /// The server that REALITY looks like.
 fn disguise(network: &Topology) -> XrayProcess {
     let made = rcgen::generate_simple_self_signed([DISGUISE.to_owned()]).unwrap();
-    let lines = |pem: String| pem.lines().map(str::to_owned).collect::<Vec<_>>();
-    let config = json!({
-        "inbounds": [{
-            "port": DISGUISE_PORT, "protocol": "trojan",
-            "settings": {"clients": [{"password": "nobody knows it"}]},
-            "streamSettings": {"network": "tcp", "security": "tls", "tlsSettings": {
-                "alpn": ["h2", "http/1.1"],
-                "certificates": [{
-                    "certificate": lines(made.cert.pem()),
-                    "key": lines(made.signing_key.serialize_pem()),
-                }],
-            }},
-        }],
-        "outbounds": [{"protocol": "blackhole"}],
-    });
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     let address = format!("{}:{DISGUISE_PORT}", Topology::SERVER_ADDRESS);
-    XrayProcess::start(network.server(), &config, address.parse().unwrap())
+    XrayProcess::disguise(network.server(), address.parse().unwrap(), &chain, &key)
 }
 
 fn random<const N: usize>() -> [u8; N] {

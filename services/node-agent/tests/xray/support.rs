@@ -101,25 +101,12 @@ impl Node {
     /// REALITY, and a server that it looks like.
     pub(crate) fn reality(&mut self) -> Security {
         let made = rcgen::generate_simple_self_signed([DISGUISE.to_owned()]).unwrap();
-        let lines = |pem: String| pem.lines().map(str::to_owned).collect::<Vec<_>>();
-        let config = json!({
-            "inbounds": [{
-                "port": DISGUISE_PORT, "protocol": "trojan",
-                "settings": {"clients": [{"password": "nobody knows it"}]},
-                "streamSettings": {"network": "tcp", "security": "tls", "tlsSettings": {
-                    "alpn": ["h2", "http/1.1"],
-                    "certificates": [{
-                        "certificate": lines(made.cert.pem()),
-                        "key": lines(made.signing_key.serialize_pem()),
-                    }],
-                }},
-            }],
-            "outbounds": [{"protocol": "blackhole"}],
-        });
         let address: SocketAddr = format!("{}:{DISGUISE_PORT}", Topology::SERVER_ADDRESS)
             .parse()
             .unwrap();
-        self.disguise = Some(XrayProcess::start(self.network.server(), &config, address));
+        let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let server = self.network.server();
+        self.disguise = Some(XrayProcess::disguise(server, address, &chain, &key));
         Security::Reality {
             target: address.to_string(),
             server_names: vec![DISGUISE.to_owned()],

@@ -220,23 +220,9 @@ fn client(
 
 /// What REALITY looks like: any server with TLS 1.3 and HTTP/2.
 fn disguise(host: &Namespace) -> XrayProcess {
-    let certificate = Certificate::of(DISGUISE);
-    let config = json!({
-        "inbounds": [{
-            "port": DISGUISE_PORT, "protocol": "trojan",
-            "settings": {"clients": [{"password": "nobody knows it"}]},
-            "streamSettings": {"network": "tcp", "security": "tls", "tlsSettings": {
-                "alpn": ["h2", "http/1.1"],
-                "certificates": [{
-                    "certificate": Certificate::lines(&certificate.chain),
-                    "key": Certificate::lines(&certificate.key),
-                }],
-            }},
-        }],
-        "outbounds": [{"protocol": "blackhole"}],
-    });
+    let Certificate { chain, key } = Certificate::of(DISGUISE);
     let address = format!("{}:{DISGUISE_PORT}", Topology::SERVER_ADDRESS);
-    XrayProcess::start(host, &config, address.parse().expect("an address"))
+    XrayProcess::disguise(host, address.parse().expect("an address"), &chain, &key)
 }
 
 /// A download through a client's SOCKS proxy, at most so many bytes in a second; 0 is any number.

@@ -26,13 +26,12 @@ const CHUNK: i64 = 4_096;
 pub const LEASES_AHEAD_MS: i64 = 3 * 24 * 3_600_000;
 
 impl Store {
-    /// Opens leases for the users of a node who have a limit, may connect, and have none there: of
-    /// the current period, and of the next where it begins within [`LEASES_AHEAD_MS`]. At most
-    /// 4,096: call again while it returns that many.
+    /// For tests: the first step of [`Store::allowances`], for one node.
     ///
     /// # Errors
     /// [`StoreError::StreamSuperseded`]; a node that is quarantined or has to report gets none, and
     /// while the restore barrier is up nobody does.
+    #[cfg(feature = "testing")]
     pub async fn open_leases(
         &self,
         node: NodeId,
@@ -129,6 +128,9 @@ impl Store {
             .collect()
     }
 
+    /// Opens leases for the users of nodes who have a limit, may connect, and have none there: of the
+    /// current period, and of the next where it begins within [`LEASES_AHEAD_MS`]. At most 4,096. A node
+    /// that is quarantined or has to report gets none, and while the restore barrier is up nobody does.
     async fn open_together(
         &self,
         streams: &[(NodeId, Generation)],

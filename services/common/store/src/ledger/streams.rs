@@ -8,9 +8,11 @@ mod rows;
 use std::collections::HashSet;
 
 use vpnpanel_domain::NodeId;
+#[cfg(feature = "testing")]
+use vpnpanel_link::Grant;
 use vpnpanel_link::collector::NodeFacts;
 use vpnpanel_link::collector::open::{self, Opening};
-use vpnpanel_link::{Generation, Grant, Hello, Pace};
+use vpnpanel_link::{Generation, Hello, Pace};
 
 use self::facts::Gathered;
 use super::{load, write};
@@ -198,10 +200,11 @@ impl Store {
             .transpose()
     }
 
-    /// Grants whose newest version a node has not answered, whoever made them: harmless to repeat.
+    /// For tests: the last step of [`Store::allowances`], for one node.
     ///
     /// # Errors
     /// Those of the database.
+    #[cfg(feature = "testing")]
     pub async fn unanswered_grants(&self, node: NodeId) -> Result<Vec<Grant>> {
         let mut grants = facts::unanswered(self.read(), &[node]).await?;
         Ok(grants.remove(&node).unwrap_or_default())

@@ -224,10 +224,7 @@ impl Process {
 
     fn program(&self) -> Result<PathBuf, Error> {
         let program = self.program.clone().or_else(|| host::find(PROGRAM));
-        program.ok_or(Error::MissingTool {
-            program: PROGRAM,
-            package: "xray",
-        })
+        program.ok_or(Error::NoXray)
     }
 
     /// A new nonce with each start: counters start anew with it.
