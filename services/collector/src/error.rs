@@ -143,6 +143,9 @@ impl From<Error> for Status {
             Error::Store(StoreError::StreamSuperseded) => {
                 Failure::new(ErrorCode::Aborted, "STREAM_SUPERSEDED", error.to_string())
             }
+            Error::Store(StoreError::ReportLost) => {
+                Failure::new(ErrorCode::Aborted, "REPORT_LOST", error.to_string())
+            }
             Error::Store(cause) if cause.is_transient() => Failure::new(
                 ErrorCode::Unavailable,
                 "DATABASE_UNAVAILABLE",

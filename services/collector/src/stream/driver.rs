@@ -603,7 +603,7 @@ impl Driver {
                 _ => self.load_commands(),
             },
             Effect::Answered(result) => self.answered(result),
-            Effect::Reported(epoch) => self.reported(epoch),
+            Effect::Reported { epoch, leases } => self.reported(epoch, leases),
             Effect::Close(why) => return Err(Error::Closed(why)),
         }
         Ok(())

@@ -52,6 +52,7 @@
 //! | row | written by | fenced by |
 //! | --- | --- | --- |
 //! | node: generation, boots, spool | `open` | row lock |
+//! | node: lease reports | `ingest`, reset by `open` | generation and their place in the stream |
 //! | cursor, digests, successor | `ingest` | generation and compare-and-swap |
 //! | marks, buckets, periods | `ingest`, only with cursors that advanced, or by segments | row locks |
 //! | commands | the driver, for [`collector::session::Effect::LoadCommands`] and `Answered` | generation |

@@ -70,6 +70,12 @@ pub enum StoreError {
     /// A newer stream of the node has taken over: nothing of this one is written any more.
     #[error("a newer stream of the node has taken over")]
     StreamSuperseded,
+    /// The database has lost what a node has reported on this stream.
+    #[error(
+        "the database is an older one than when the node reported what it holds, and lacks a part of \
+         it: the node reports again on its next stream"
+    )]
+    ReportLost,
     /// The stream cannot be opened with such an agent.
     #[error(transparent)]
     Refused(vpnpanel_link::collector::open::Refusal),

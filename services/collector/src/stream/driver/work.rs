@@ -64,11 +64,12 @@ impl Driver {
         }));
     }
 
-    pub(super) fn reported(&mut self, epoch: StateEpoch) {
+    pub(super) fn reported(&mut self, epoch: StateEpoch, leases: u64) {
         let (store, node) = (self.parts.store.clone(), self.node);
         let generation = self.session.generation();
         self.work.push(Box::pin(async move {
-            Done::Reported(store.node_reported(node, generation, epoch).await)
+            let reported = store.node_reported(node, generation, epoch, leases);
+            Done::Reported(reported.await)
         }));
     }
 

@@ -38,6 +38,9 @@ pub struct NodeFacts {
     pub spoke: StateEpoch,
     /// What it said; until it has reported.
     pub suspicion: Option<String>,
+    /// How many of the lease reports that its newest stream has handed in are committed, the first
+    /// ones without a gap; counted while the node has to report.
+    pub lease_reports: u64,
 }
 
 /// How far an epoch of a node is committed.
@@ -136,6 +139,12 @@ impl NodeFacts {
     /// What the node holds is not known: it gets no grants before it has reported.
     pub fn must_report(&self, epoch: StateEpoch) -> bool {
         self.reported < epoch || self.suspicion.is_some()
+    }
+
+    /// The first `reports` of its newest stream are on record. Those that are not were committed once,
+    /// and the database is an older one since: nothing follows from what the node did not name.
+    pub fn holds_reports(&self, epoch: StateEpoch, reports: u64) -> bool {
+        !self.must_report(epoch) || self.lease_reports >= reports
     }
 
     /// The node may be granted something, as far as it goes.

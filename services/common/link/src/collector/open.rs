@@ -117,6 +117,7 @@ pub fn open(
         }
     };
     node.generation = Generation(epoch.after(newest.get()));
+    node.lease_reports = 0;
     remember_boot(&mut node, hello);
     // Hello may be late: what it does not know proves nothing. Batches themselves do.
     if node.quarantined.is_none() && node.boot_strikes >= BOOT_STRIKES {

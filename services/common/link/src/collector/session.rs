@@ -113,10 +113,16 @@ pub enum Effect {
     /// Note which of the node's commands that wait this stream is about to carry, fenced by its
     /// generation; answer with `Commands`. One at a time for each session.
     LoadCommands,
-    /// The node has reported all that it holds, and that is committed: free what it did not name,
-    /// and note it, fenced by the generation; where that fails end the stream: it reports again on
-    /// the next. What it may be granted from then on comes as `Grants`.
-    Reported(StateEpoch),
+    /// The node has reported all that it holds, and that was committed: free what it did not name,
+    /// and note it, fenced by the generation and where the database still has all of the lease
+    /// reports ([`super::NodeFacts::holds_reports`]); where that fails end the stream: it reports again
+    /// on the next. What it may be granted from then on comes as `Grants`.
+    Reported {
+        /// Under which epoch.
+        epoch: StateEpoch,
+        /// How many lease reports the stream has handed in by then.
+        leases: u64,
+    },
     /// Note what came of a command, fenced by the generation. Where that fails end the stream: the
     /// command goes out again on the next, and is answered again.
     Answered(CommandResult),
@@ -166,6 +172,8 @@ pub struct Session {
     batches: VecDeque<Batch>,
     segments: VecDeque<Segments>,
     leases: Vec<LeaseState>,
+    /// Lease reports that were handed to transactions: one for each lease and transaction.
+    handed_in: u64,
     lost: Vec<BatchRef>,
     reported: Option<StateEpoch>,
     has_reported: bool,
@@ -219,6 +227,7 @@ impl Session {
             batches: VecDeque::new(),
             segments: VecDeque::new(),
             leases: Vec::new(),
+            handed_in: 0,
             lost: Vec::new(),
             reported: None,
             has_reported: false,
@@ -391,12 +400,15 @@ impl Session {
             batches.push(Decoded { batch, payload });
         }
         self.ingesting = Some(batches.len());
+        let leases_before = self.handed_in;
+        self.handed_in += self.leases.len() as u64;
         effects.push(Effect::Ingest(Submission {
             node: self.node,
             generation: self.generation,
             batches,
             segments: self.segments.drain(..).collect(),
             leases: std::mem::take(&mut self.leases),
+            leases_before,
             lost: std::mem::take(&mut self.lost),
             reported: self.reported.take(),
         }));
@@ -409,7 +421,10 @@ impl Session {
         }
         self.quarantined |= reply.quarantined.is_some();
         self.has_reported |= reply.reported.is_some();
-        effects.extend(reply.reported.map(Effect::Reported));
+        effects.extend(reply.reported.map(|epoch| Effect::Reported {
+            epoch,
+            leases: self.handed_in,
+        }));
         let ack = UsageAck {
             committed: reply.committed,
             resend_from: reply.resend_from,
@@ -503,5 +518,66 @@ mod tests {
             assert!(!look(&mut session, START_MS + HOUR_MS + passed_ms));
         }
         assert!(look(&mut session, START_MS + HOUR_MS + beyond_ms), "silent");
+    }
+
+    fn named(n: u8) -> LeaseState {
+        LeaseState {
+            user: vpnpanel_domain::UserId::from_bytes([n; 16]),
+            period: vpnpanel_domain::PeriodId::from_bytes([n; 16]),
+            lease: vpnpanel_domain::LeaseId::from_bytes([n; 16]),
+            version: 1,
+            allowance: vpnpanel_domain::MicroBytes::ZERO,
+            consumed: vpnpanel_domain::MicroBytes::ZERO,
+        }
+    }
+
+    fn report(session: &mut Session, leases: &[u8]) -> Option<(u64, usize)> {
+        let leases = leases.iter().copied().map(named).collect();
+        let effects = session.step(Event::Frame(Up::LeaseReport(leases)), START_MS);
+        handed_in(effects)
+    }
+
+    /// How many lease reports a submission has before it, and in it.
+    fn handed_in(effects: Vec<Effect>) -> Option<(u64, usize)> {
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Ingest(one) => Some((one.leases_before, one.leases.len())),
+            _ => None,
+        })
+    }
+
+    fn ingested(session: &mut Session, reported: Option<StateEpoch>) -> Vec<Effect> {
+        let reply = Reply {
+            node: session.node,
+            generation: session.generation,
+            committed: Vec::new(),
+            resend_from: None,
+            quarantined: None,
+            missing_segments: Vec::new(),
+            grants: Vec::new(),
+            reported,
+            superseded: false,
+        };
+        session.step(Event::Ingested(reply), START_MS)
+    }
+
+    #[test]
+    fn what_a_node_has_reported_is_said_with_how_many_lease_reports_have_to_be_on_record() {
+        let epoch = StateEpoch(7);
+        let mut session = waits();
+        session.phase = Phase::Live;
+        assert_eq!(report(&mut session, &[1, 2]), Some((0, 2)));
+        assert_eq!(report(&mut session, &[2, 3]), None, "one is under way");
+        assert_eq!(report(&mut session, &[3]), None, "named again");
+        session.step(Event::Frame(Up::Reported(epoch)), START_MS);
+        let next = ingested(&mut session, None);
+        assert_eq!(handed_in(next), Some((2, 2)));
+        let said =
+            ingested(&mut session, Some(epoch))
+                .into_iter()
+                .find_map(|effect| match effect {
+                    Effect::Reported { epoch, leases } => Some((epoch, leases)),
+                    _ => None,
+                });
+        assert_eq!(said, Some((epoch, 4)));
     }
 }

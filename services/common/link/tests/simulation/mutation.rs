@@ -56,10 +56,12 @@ pub(crate) enum Mutation {
     OtherEngineForgotten,
     /// Counters of an engine that could not be read are handed over as an empty sample.
     FailedReadIsEmpty,
+    /// A node has reported what it holds, whether or not the reports are still on record.
+    LostReportsOverlooked,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::AckBeforeCommit,
         Self::ResetOnRead,
         Self::NoSandwich,
@@ -86,5 +88,6 @@ impl Mutation {
         Self::ForkNotFound,
         Self::TimeByWallClock,
         Self::WriteOffForgets,
+        Self::LostReportsOverlooked,
     ];
 }

@@ -46,6 +46,9 @@ pub(crate) struct Plane {
     newest: BTreeMap<NodeId, u64>,
     /// The database was away, and is back.
     failed_over: bool,
+    /// A replica has come as far as the opening of this node's newest stream.
+    pub(crate) lags_behind: Option<NodeId>,
+    replica: Option<Database>,
     /// What it has concluded and could not.
     pub(crate) wrong: Option<String>,
     /// Whether the barrier was up at the last look.
@@ -96,6 +99,8 @@ impl Plane {
             rung: 0,
             newest: BTreeMap::new(),
             failed_over: false,
+            lags_behind: None,
+            replica: None,
             wrong: None,
             was_held: false,
             kept: BTreeMap::new(),
@@ -186,7 +191,9 @@ impl Plane {
                 Effect::LoadCommands | Effect::Answered(_) => {
                     self.command(id, effect, now_ms, random);
                 }
-                Effect::Reported(epoch) => self.reported(id, epoch, now_ms, random),
+                Effect::Reported { epoch, leases } => {
+                    self.reported(id, epoch, leases, now_ms, random);
+                }
                 _ => {}
             }
         }

@@ -42,7 +42,7 @@ pub(super) async fn nodes(tx: &Write, ids: &[NodeId]) -> Result<HashMap<NodeId, 
     let text = format!(
         "SELECT l.node_id, n.tenant_id, l.generation, l.quarantine_reason, l.spool, l.boots,
                 l.boot_strikes, l.last_written_at, l.reported_epoch, l.reported_itself,
-                l.spoke_epoch, l.suspicion, n.draining
+                l.spoke_epoch, l.suspicion, n.draining, l.lease_reports
          FROM node_links l JOIN nodes n ON n.id = l.node_id
          WHERE l.node_id {} AND n.deleted_at IS NULL ORDER BY l.node_id {{for_update_l}}",
         sql::in_ids(&**tx, 1)
@@ -75,6 +75,7 @@ fn node(row: &QueryResult) -> Result<NodeFacts> {
         spoke: StateEpoch(sql::unsigned(sql::get(row, 10)?)),
         draining: sql::get(row, 12)?,
         suspicion: sql::get(row, 11)?,
+        lease_reports: sql::unsigned(sql::get(row, 13)?),
     })
 }
 

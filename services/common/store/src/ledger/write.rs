@@ -168,6 +168,18 @@ async fn cursors(tx: &Write, effects: &Effects) -> Result<()> {
     })
     .await?;
 
+    let mut rows = RowSet::new(&**tx, &[("node_id", Column::Id), ("reports", Column::Big)]);
+    for (node, reports) in &effects.lease_reports {
+        rows.push([Cell::Id(node.uuid()), Cell::Big(sql::stored(*reports)?)]);
+    }
+    run(tx, rows, vec![], |source| {
+        format!(
+            "UPDATE node_links SET lease_reports = s.reports FROM {source}
+             WHERE node_links.node_id = s.node_id"
+        )
+    })
+    .await?;
+
     for (node, reason) in &effects.quarantined {
         quarantine(tx, *node, reason).await?;
     }

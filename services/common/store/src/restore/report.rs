@@ -9,7 +9,7 @@ use super::{Lock, release, standing};
 use crate::audit::Event;
 use crate::changes::{ChangeKind, Entry};
 use crate::connect::Store;
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::ledger::{self, fenced, load, reserve};
 use crate::transaction::Write;
 use crate::{nodes, sql};
@@ -27,16 +27,19 @@ pub struct WrittenOff {
 }
 
 impl Store {
-    /// A node has reported all that it holds on its newest stream: what is on record and was not named
-    /// there is not the node's any more, and is freed. Says whether the barrier came down with it.
+    /// A node has reported all that it holds on its newest stream, in `leases` reports of leases: what is
+    /// on record and was not named there is not the node's any more, and is freed. Says whether the
+    /// barrier came down with it.
     ///
     /// # Errors
-    /// [`crate::StoreError::StreamSuperseded`]; what was freed by then stays freed.
+    /// [`StoreError::StreamSuperseded`]; [`StoreError::ReportLost`] where some of the reports are not on
+    /// record any more. What was freed by then stays freed.
     pub async fn node_reported(
         &self,
         node: NodeId,
         generation: Generation,
         epoch: StateEpoch,
+        leases: u64,
     ) -> Result<bool> {
         loop {
             let tx = self.begin().await?;
@@ -49,6 +52,9 @@ impl Store {
             };
             if !facts.must_report(epoch) {
                 return Ok(false);
+            }
+            if !facts.holds_reports(epoch, leases) {
+                return Err(StoreError::ReportLost);
             }
             let text = format!(
                 "SELECT {} FROM leases l WHERE l.node_id = $1 AND l.state = 'current'
@@ -88,7 +94,7 @@ impl Store {
     /// wait for it. What it reports later is billed, and shows as overrun.
     ///
     /// # Errors
-    /// [`crate::StoreError::NotFound`]; an error in between leaves a part of it done.
+    /// [`StoreError::NotFound`]; an error in between leaves a part of it done.
     pub async fn write_off_node(
         &self,
         tenant: Option<TenantId>,

@@ -357,6 +357,7 @@ impl Agent {
             batches,
             segments: Vec::new(),
             leases: Vec::new(),
+            leases_before: 0,
             lost: Vec::new(),
             reported: None,
         }

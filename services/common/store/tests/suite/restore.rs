@@ -3,6 +3,7 @@
 
 use vpnpanel_domain::{Limit, MicroBytes, PeerId};
 use vpnpanel_link::collector::Policy;
+use vpnpanel_link::collector::ingest::Submission;
 use vpnpanel_link::collector::open::Opening;
 use vpnpanel_link::{
     AppliedState, Digest, EpochSummary, Generation, Grant, Hello, LeaseState, Pace, Revision, Seq,
@@ -25,6 +26,7 @@ on_each_database!(
     a_node_that_is_written_off_is_not_awaited_and_holds_nothing,
     nobody_goes_before_a_node_has_once_had_what_it_should_have,
     a_tenants_node_speaks_for_itself_until_another_says_the_same,
+    a_report_of_which_the_database_lost_a_part_frees_nothing_and_is_made_again,
 );
 
 fn page() -> Page<vpnpanel_domain::NodeId> {
@@ -51,11 +53,16 @@ async fn leased(store: &Store, agent: &Agent) -> Vec<Grant> {
         .unwrap()
 }
 
+/// It has said all, whatever of it is on record.
 async fn reported(store: &Store, agent: &Agent) -> bool {
+    said(store, agent, 0).await.unwrap()
+}
+
+/// It has said all, in so many lease reports.
+async fn said(store: &Store, agent: &Agent, leases: u64) -> Result<bool, StoreError> {
     store
-        .node_reported(agent.node, agent.generation, agent.state_epoch)
+        .node_reported(agent.node, agent.generation, agent.state_epoch, leases)
         .await
-        .unwrap()
 }
 
 fn held(grant: Grant, consumed: u64) -> LeaseState {
@@ -373,4 +380,52 @@ async fn a_tenants_node_speaks_for_itself_until_another_says_the_same(test: Test
     let hello = knowing(theirs);
     assert!(open(&store, theirs, hello).await.restored.is_some());
     assert!(store.restore(page()).await.unwrap().held);
+}
+
+async fn a_report_of_which_the_database_lost_a_part_frees_nothing_and_is_made_again(
+    test: TestStore,
+) {
+    let policy = Policy::default();
+    let world = World::new(test).await;
+    let user = world.user("ada", Limit::Bytes(40 * MIB)).await;
+    world.peer(world.node, user.id).await;
+    let mut agent = Agent::connect(&world.store, world.node).await;
+    let grant = leased(&world.store, &agent).await[0];
+    world.store.declare_restore().await.unwrap();
+    let hello = agent.hello();
+    assert!(open(&world.store, &mut agent, hello).await.welcome.report);
+
+    // It has come as far as the opening of the stream.
+    let replica = world.test.copy().await;
+    let store = replica.store.clone();
+    let report = |agent: &Agent, leases_before| Submission {
+        leases: vec![held(grant, 0)],
+        leases_before,
+        ..agent.submission(Vec::new())
+    };
+    let first = vec![report(&agent, 0)];
+    let ingested = world.store.ingest(first, &policy).await.unwrap();
+    assert!(!ingested.replies[0].superseded);
+    let lost = said(&store, &agent, 1).await;
+    assert!(matches!(lost, Err(StoreError::ReportLost)), "{lost:?}");
+    let second = vec![report(&agent, 1)];
+    let ingested = store.ingest(second, &policy).await.unwrap();
+    assert!(ingested.replies[0].superseded);
+    assert!(store.restore(page()).await.unwrap().held);
+
+    let hello = agent.hello();
+    assert!(open(&store, &mut agent, hello).await.welcome.report);
+    for _ in 0..2 {
+        // Nobody may know what came of a commit: then it is handed in again.
+        let again = vec![report(&agent, 0)];
+        let ingested = store.ingest(again, &policy).await.unwrap();
+        assert!(!ingested.replies[0].superseded);
+    }
+    let more = said(&store, &agent, 2).await;
+    assert!(matches!(more, Err(StoreError::ReportLost)), "counted once");
+    assert!(
+        said(&store, &agent, 1).await.unwrap(),
+        "the barrier is down"
+    );
+    assert_eq!(freed(&store, &agent).await, grant.allowance, "it was kept");
 }

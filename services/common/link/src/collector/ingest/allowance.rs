@@ -94,6 +94,18 @@ impl Ledger<'_> {
         })
     }
 
+    /// A node that has to report has named so many leases on its stream.
+    pub(super) fn count_reports(&mut self, node: NodeId, reports: u64) {
+        let epoch = self.loaded.standing.epoch;
+        let Some(facts) = self.loaded.nodes.get_mut(&node) else {
+            return;
+        };
+        if facts.must_report(epoch) && facts.lease_reports < reports {
+            facts.lease_reports = reports;
+            self.effects.lease_reports.push((node, reports));
+        }
+    }
+
     /// Puts a lease that is held and not on record into the place of what is on record there.
     fn take_up(&mut self, node: NodeId, state: &LeaseState) {
         let key = (node, state.period);

@@ -22,6 +22,8 @@ pub struct Effects {
     pub successors: Vec<Successor>,
     /// When each node's newest batch was written.
     pub written: Vec<(NodeId, i64)>,
+    /// How many lease reports of its newest stream are on record of each node that has to report.
+    pub lease_reports: Vec<(NodeId, u64)>,
     /// New values of marks, whole rows.
     pub marks: Vec<((NodeId, CounterKey), Mark)>,
     /// Usage to add to buckets.

@@ -35,6 +35,9 @@ pub struct Submission {
     pub segments: Vec<Segments>,
     /// Leases that the agent reported.
     pub leases: Vec<LeaseState>,
+    /// How many of them the stream has handed in before these: what is handed in again after a commit
+    /// of which nobody knows what came is counted once.
+    pub leases_before: u64,
     /// Batches that the agent no longer holds: the newest of each epoch.
     pub lost: Vec<BatchRef>,
     /// The agent has reported all that it holds; the reply says so when the rest is committed.
@@ -177,6 +180,7 @@ impl<'a> Ledger<'a> {
             batches,
             segments,
             leases,
+            leases_before,
             lost,
             reported,
         } = submission;
@@ -192,11 +196,14 @@ impl<'a> Ledger<'a> {
             superseded: false,
         };
         // A stream of an earlier life of the database lies below the epoch.
-        let current = generation.get() >= self.loaded.standing.epoch.floor();
+        let epoch = self.loaded.standing.epoch;
+        let current = generation.get() >= epoch.floor();
         match self.loaded.nodes.get(&node) {
             Some(_) if self.knows_more(node, &leases) => reply.superseded = true,
             Some(facts) if facts.generation == generation && current => {
                 reply.quarantined.clone_from(&facts.quarantined);
+                let lost = !facts.holds_reports(epoch, leases_before);
+                reply.superseded = lost && reply.quarantined.is_none();
             }
             _ => reply.superseded = true,
         }
@@ -217,6 +224,7 @@ impl<'a> Ledger<'a> {
                 }
             }
             if reply.quarantined.is_none() {
+                self.count_reports(node, leases_before + leases.len() as u64);
                 let named = leases.into_iter().map(|lease| (node, generation, lease));
                 self.reports.extend(named);
                 reply.reported = reported;
@@ -237,14 +245,8 @@ impl<'a> Ledger<'a> {
         }
         effects.digests.sort_unstable();
         effects.successors.sort_unstable();
-        effects.written.sort_unstable();
-        effects.written.dedup_by(|later, kept| {
-            let same = later.0 == kept.0;
-            if same {
-                kept.1 = kept.1.max(later.1);
-            }
-            same
-        });
+        newest(&mut effects.written);
+        newest(&mut effects.lease_reports);
         effects.leases.sort_unstable_by_key(|(key, _)| *key);
         effects.former.sort_unstable_by_key(|(key, _)| *key);
         effects.starved.sort_unstable();
@@ -261,6 +263,14 @@ impl Needs {
             self.leases.push((node, row.attribution.period));
         }
     }
+}
+
+/// The greatest value of each node.
+fn newest<T: Ord>(values: &mut Vec<(NodeId, T)>) {
+    values.sort_unstable();
+    values.reverse();
+    values.dedup_by_key(|(node, _)| *node);
+    values.reverse();
 }
 
 fn unique<T: Ord>(keys: &mut Vec<T>) {

@@ -17,6 +17,7 @@ fn submission() -> Submission {
         batches: Vec::new(),
         segments: Vec::new(),
         leases: Vec::new(),
+        leases_before: 0,
         lost: Vec::new(),
         reported: None,
     }
@@ -48,6 +49,45 @@ fn decided(loaded: Loaded, submission: Submission) -> Effects {
         NOW_MS,
         &mut Zeros,
     )
+}
+
+fn named() -> LeaseState {
+    LeaseState {
+        user: UserId::from_bytes([4; 16]),
+        period: PeriodId::from_bytes([5; 16]),
+        lease: LeaseId::from_bytes([6; 16]),
+        version: 1,
+        allowance: MicroBytes::ZERO,
+        consumed: MicroBytes::ZERO,
+    }
+}
+
+/// What becomes of one lease report where so many are on record, and the stream has handed in so many
+/// before; `None` where the stream ends.
+fn counted(has_to_report: bool, on_record: u64, leases_before: u64) -> Option<Vec<(NodeId, u64)>> {
+    let mut loaded = loaded();
+    for facts in loaded.nodes.values_mut() {
+        facts.lease_reports = on_record;
+        if has_to_report {
+            facts.reported = StateEpoch(0);
+        }
+    }
+    let report = Submission {
+        leases: vec![named()],
+        leases_before,
+        ..submission()
+    };
+    let effects = decided(loaded, report);
+    (!effects.replies[0].superseded).then_some(effects.lease_reports)
+}
+
+#[test]
+fn a_lease_report_is_counted_once_and_where_one_before_it_is_lost_the_stream_ends() {
+    assert_eq!(counted(true, 0, 0), Some(vec![(node(), 1)]));
+    assert_eq!(counted(true, 3, 3), Some(vec![(node(), 4)]));
+    assert_eq!(counted(true, 4, 3), Some(Vec::new()), "it came again");
+    assert_eq!(counted(true, 2, 3), None);
+    assert_eq!(counted(false, 0, 3), Some(Vec::new()), "nobody asked");
 }
 
 #[test]

@@ -86,6 +86,12 @@ impl Database {
                 facts.last_written_at_ms = facts.last_written_at_ms.max(Some(*at));
             }
         }
+        once(&effects.lease_reports, |(node, _)| *node, "node")?;
+        for (node, reports) in &effects.lease_reports {
+            if let Some(facts) = self.rows.nodes.get_mut(node) {
+                facts.lease_reports = *reports;
+            }
+        }
         once(&effects.marks, |(key, _)| *key, "mark")?;
         for (key, mark) in &effects.marks {
             if let Some(known) = self.rows.marks.get(key)

@@ -1,8 +1,9 @@
 //! How streams open, and what follows when the database turns out to be an older one.
 
+use vpnpanel_domain::NodeId;
 use vpnpanel_link::collector::Witnesses;
 use vpnpanel_link::collector::open::{self, StreamFacts};
-use vpnpanel_link::collector::session::{Event, Session};
+use vpnpanel_link::collector::session::{Effect, Event, Session};
 use vpnpanel_link::{CounterMark, Generation, Hello, Pace, Revision, StateEpoch, Totals};
 
 use super::Plane;
@@ -28,7 +29,26 @@ impl Plane {
         } else {
             self.failed_over = true;
         }
-        let mut older = backup.clone();
+        self.put_in_place(backup.clone());
+        if declared {
+            let epoch = self.database.rows.standing.epoch;
+            self.bump(epoch.restored(StateEpoch(0), self.clock(now_ms)));
+        } else {
+            self.database.window.unheard = self.database.rows.nodes.keys().copied().collect();
+        }
+    }
+
+    /// The database fails over to the replica that lags, and nobody notices: streams go on.
+    pub(crate) fn fail_over(&mut self) -> Result<(), String> {
+        let replica = self.replica.take().ok_or("no stream was opened")?;
+        if replica.revision < self.database.revision {
+            self.crash();
+        }
+        self.put_in_place(replica);
+        Ok(())
+    }
+
+    fn put_in_place(&mut self, mut older: Database) {
         // The truth is never restored.
         older.ceilings.clone_from(&self.database.ceilings);
         older.window.clone_from(&self.database.window);
@@ -36,12 +56,15 @@ impl Plane {
         self.commands.restored();
         self.was_held = true;
         self.was_restored = true;
-        if declared {
-            let epoch = self.database.rows.standing.epoch;
-            self.bump(epoch.restored(StateEpoch(0), self.clock(now_ms)));
-        } else {
-            self.database.window.unheard = self.database.rows.nodes.keys().copied().collect();
-        }
+    }
+
+    /// All that the node holds is reported and committed, and nothing has followed from it yet.
+    pub(crate) fn is_about_to_report(&self, node: NodeId) -> bool {
+        self.work.iter().any(|(id, effect)| {
+            let stream = self.streams.get(id);
+            stream.is_some_and(|stream| stream.node == node)
+                && matches!(effect, Effect::Reported { .. })
+        })
     }
 
     pub(super) fn bump(&mut self, epoch: StateEpoch) {
@@ -181,6 +204,9 @@ impl Plane {
                 self.feed(other, Event::Superseded, now_ms);
             }
         }
+        if self.lags_behind == Some(node) {
+            self.replica = Some(self.database.clone());
+        }
         self.feed(id, Event::Opened(opened), now_ms);
     }
 
@@ -245,6 +271,7 @@ impl Plane {
         &mut self,
         id: u64,
         epoch: StateEpoch,
+        leases: u64,
         now_ms: i64,
         random: &mut Random,
     ) {
@@ -265,6 +292,11 @@ impl Plane {
         let facts = self.database.rows.nodes.get(&node);
         let awaited = facts.is_some_and(|facts| facts.must_report(epoch));
         if epoch == self.database.rows.standing.epoch && awaited {
+            let all = facts.is_some_and(|facts| facts.holds_reports(epoch, leases));
+            saw_if(!all, "state: lease reports were lost before they counted");
+            if !all && self.mutation != Some(Mutation::LostReportsOverlooked) {
+                return self.feed(id, Event::IngestFailed, now_ms);
+            }
             self.database.report(node, generation);
             self.tell_allowances(id, now_ms, random);
         }

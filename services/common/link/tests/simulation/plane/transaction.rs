@@ -82,6 +82,7 @@ impl Plane {
                         state.version = same.map_or(state.version, |lease| lease.version);
                     }
                 }
+                Some(Mutation::LostReportsOverlooked) => submission.leases_before = 0,
                 Some(Mutation::FenceSkipped) => {
                     if let Some(facts) = self.database.rows.nodes.get(&node) {
                         submission.generation = facts.generation;
@@ -204,6 +205,12 @@ fn note_reports(loaded: &Loaded, submissions: &[Submission]) {
             cursor.is_some_and(|cursor| one.batch.seq <= cursor.seq)
         });
         saw_if(again, "state: a batch came again");
+        let epoch = loaded.standing.epoch;
+        let lost = loaded.nodes.get(&node).is_some_and(|facts| {
+            facts.generation == submission.generation
+                && !facts.holds_reports(epoch, submission.leases_before)
+        });
+        saw_if(lost, "state: lease reports were lost before they counted");
         let gives_back = submission.leases.iter().any(|state| {
             let lease = loaded.leases.get(&(node, state.period));
             lease.is_some_and(|lease| {

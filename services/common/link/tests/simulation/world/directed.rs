@@ -136,6 +136,61 @@ impl World {
         seed: u64,
         mutation: Option<Mutation>,
     ) -> Result<(), String> {
+        let mut world = Self::calm_pair(seed, mutation);
+        world.use_nodes(40, &[0])?;
+        let backup = world.plane.database.clone();
+        world.use_nodes(60, &[0])?;
+        world.go_away(0, 150_000);
+        world
+            .plane
+            .restore(&backup, true, world.now_ms, &mut world.random);
+        // An older database knows less of what was billed.
+        world.billed.clear();
+        world.use_nodes(150, &[0, 1])?;
+        if !world.plane.database.rows.standing.held {
+            return Err("the barrier is down though a node is awaited".to_owned());
+        }
+        world.come_to_rest()
+    }
+
+    /// An older backup was put back, and declared. Then the database fails over to a replica that knows
+    /// of a node's stream and of nothing that came on it, at the moment in which all that the node
+    /// holds is committed and nothing has followed from it yet. The node is away from then on.
+    pub(crate) fn failed_over_before_a_report_counts(
+        seed: u64,
+        mutation: Option<Mutation>,
+    ) -> Result<(), String> {
+        let mut world = Self::calm_pair(seed, mutation);
+        let node = world.hosts[0].node;
+        world.use_nodes(40, &[0])?;
+        let backup = world.plane.database.clone();
+        world.use_nodes(60, &[0])?;
+        world.plane.lags_behind = Some(node);
+        world
+            .plane
+            .restore(&backup, true, world.now_ms, &mut world.random);
+        world.billed.clear();
+        for _ in 0..400 {
+            if world.plane.is_about_to_report(node) {
+                break;
+            }
+            world.use_nodes(1, &[])?;
+        }
+        if !world.plane.is_about_to_report(node) {
+            return Err("the node does not report".to_owned());
+        }
+        world.plane.fail_over()?;
+        world.billed.clear();
+        world.go_away(0, 150_000);
+        world.use_nodes(150, &[0, 1])?;
+        if !world.plane.database.rows.standing.held {
+            return Err("the barrier is down though what a node holds was lost".to_owned());
+        }
+        world.come_to_rest()
+    }
+
+    /// Two hosts on which nothing happens, and users with a limit on both.
+    fn calm_pair(seed: u64, mutation: Option<Mutation>) -> Self {
         let mut random = Random::new(seed);
         let calm = Misfortune {
             hosts: 2,
@@ -151,23 +206,15 @@ impl World {
             let now_ms = world.now_ms;
             database.create_user(nodes.clone(), 30_000_000, None, now_ms, &mut world.random);
         }
-        world.use_nodes(40, &[0])?;
-        let backup = world.plane.database.clone();
-        world.use_nodes(60, &[0])?;
-        world.hang_up(0);
-        let host = &mut world.hosts[0];
-        host.away_until_ms = world.now_ms + 150_000;
-        host.answers.push_back((world.now_ms, Answer::Disconnected));
         world
-            .plane
-            .restore(&backup, true, world.now_ms, &mut world.random);
-        // An older database knows less of what was billed.
-        world.billed.clear();
-        world.use_nodes(150, &[0, 1])?;
-        if !world.plane.database.rows.standing.held {
-            return Err("the barrier is down though a node is awaited".to_owned());
-        }
-        world.come_to_rest()
+    }
+
+    /// A host breaks off, and reaches nobody for so long.
+    fn go_away(&mut self, index: usize, for_ms: i64) {
+        self.hang_up(index);
+        let host = &mut self.hosts[index];
+        host.away_until_ms = self.now_ms + for_ms;
+        host.answers.push_back((self.now_ms, Answer::Disconnected));
     }
 
     /// Traffic on some hosts alone.

@@ -105,7 +105,7 @@ pub(super) async fn save(
         format!(
             "UPDATE node_links SET generation = s.generation, collector = $1, opened_at = $2,
                 spool = s.spool, boots = s.boots, boot_strikes = s.boot_strikes,
-                spoke_epoch = s.spoke_epoch, suspicion = NULLIF(s.suspicion, ''),
+                lease_reports = 0, spoke_epoch = s.spoke_epoch, suspicion = NULLIF(s.suspicion, ''),
                 settled_epoch = CASE WHEN s.suspicion = '' THEN settled_epoch ELSE 0 END
              FROM {of_links} WHERE node_links.node_id = s.node_id"
         ),
