@@ -149,6 +149,11 @@ impl StateEpoch {
         self.0.saturating_sub(Self::FIRST.0) << EPOCH_BITS
     }
 
+    /// Half-way to the floor of the next: no number drawn under this epoch comes near it.
+    pub(crate) const fn middle(self) -> u64 {
+        self.floor() + (1 << (EPOCH_BITS - 1))
+    }
+
     /// The number after `last`, under this epoch.
     pub const fn after(self, last: u64) -> u64 {
         let next = last.saturating_add(1);

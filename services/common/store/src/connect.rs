@@ -252,6 +252,8 @@ async fn sqlite(url: &str, options: &Options) -> Result<(DatabaseConnection, Dat
         .foreign_keys(true)
         .busy_timeout(options.statement_timeout)
         .statement_cache_capacity(256)
+        // rows that the thread of a connection reads ahead of whoever takes them
+        .row_buffer_size(1_024)
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864");
     let pool = |max| {

@@ -1,7 +1,7 @@
 //! A limit stops its user, in the kernel and at the byte, and nobody else.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use vpnpanel_node_agent::engine::QUOTA_SLACK;
@@ -21,7 +21,7 @@ fn a_limited_user_is_cut_at_the_limit_and_nobody_else_notices() {
     let server = network.start_server();
     let control = ControlPlane::start(network.node(), ALL_IN_ONE, &[]);
     let panel = control.first_panel();
-    panel.local_node(Topology::NODE_ADDRESS);
+    let node = panel.local_node(Topology::NODE_ADDRESS);
     let inbound = panel.create_inbound("main", json!({}));
     let group = panel.create_group("everyone", &[&inbound]);
     let limit = 20 * MB;
@@ -34,10 +34,26 @@ fn a_limited_user_is_cut_at_the_limit_and_nobody_else_notices() {
 
     let other = Traffic::start(bob_host, server.address(), 3 * MB);
     let download = Download::start(alice_host, &server, 60 * MB);
+    // Whoever looks meanwhile how far the node is behind is answered.
+    let (mut looked, mut used_up) = (Vec::new(), None);
     eventually("alice is limited", Duration::from_secs(60), || {
+        let asked = Instant::now();
+        let sync = panel.sync(&node);
+        looked.push(asked.elapsed());
+        assert!(sync["desiredRevision"].is_string(), "{sync}");
+        if used_up.is_none() && counted() > limit - QUOTA_SLACK {
+            used_up = Some(Instant::now());
+        }
         panel.user(&alice.id)["status"] == "USER_STATUS_LIMITED"
     });
     let cut_at = counted();
+    println!(
+        "shown as limited {:?} after the kernel let the last packet pass; …/sync was read {} times \
+         meanwhile, in {:?} at the longest",
+        used_up.map(|at: Instant| at.elapsed()),
+        looked.len(),
+        looked.iter().max()
+    );
     // The kernel lets the packet pass that reaches the limit; its packets are up to 64 KiB.
     assert!(
         cut_at <= limit + QUOTA_SLACK,

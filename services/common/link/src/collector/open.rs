@@ -103,7 +103,14 @@ pub fn open(
     let mut node = facts.node;
     let mut newest = node.generation;
     let restored = match verdict {
-        Verdict::Nothing => None,
+        Verdict::Nothing => {
+            // What has been lost since the restore that everybody reports for may be an opening of
+            // this node's: its generation is not drawn a second time.
+            if (epoch.floor()..epoch.middle()).contains(&hello.generation.get()) {
+                newest = newest.max(hello.generation);
+            }
+            None
+        }
         Verdict::Restored(evidence) => {
             epoch = epoch.restored(hello.state_epoch, now_ms);
             Some(evidence)

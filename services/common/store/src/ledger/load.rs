@@ -84,9 +84,9 @@ pub(super) async fn cursors(
     tx: &Write,
     keys: &[(NodeId, Epoch)],
 ) -> Result<HashMap<(NodeId, Epoch), Cursor>> {
-    let mut rows = RowSet::new(&**tx, &[("node_id", Column::Id), ("epoch", Column::Bytes)]);
+    let mut rows = RowSet::new(&**tx, &[("node_id", Column::Id), ("epoch", Column::Key)]);
     for (node, epoch) in keys {
-        rows.push([Cell::Id(node.uuid()), Cell::Bytes(epoch.as_bytes())]);
+        rows.push([Cell::Id(node.uuid()), Cell::Key(epoch.as_bytes())]);
     }
     if rows.is_empty() {
         return Ok(HashMap::new());
@@ -122,14 +122,14 @@ async fn digests(
         &**tx,
         &[
             ("node_id", Column::Id),
-            ("epoch", Column::Bytes),
+            ("epoch", Column::Key),
             ("seq", Column::Big),
         ],
     );
     for (node, epoch, seq) in keys {
         rows.push([
             Cell::Id(node.uuid()),
-            Cell::Bytes(epoch.as_bytes()),
+            Cell::Key(epoch.as_bytes()),
             Cell::Big(sql::signed(seq.get())),
         ]);
     }
@@ -162,14 +162,14 @@ pub(super) async fn marks(
         &**tx,
         &[
             ("node_id", Column::Id),
-            ("incarnation", Column::Bytes),
+            ("incarnation", Column::Key),
             ("peer_id", Column::Id),
         ],
     );
     for (node, counter) in keys {
         rows.push([
             Cell::Id(node.uuid()),
-            Cell::Bytes(counter.incarnation.as_bytes()),
+            Cell::Key(counter.incarnation.as_bytes()),
             Cell::Id(counter.peer.uuid()),
         ]);
     }

@@ -77,7 +77,7 @@ async fn cursors(tx: &Write, effects: &Effects) -> Result<()> {
         &**tx,
         &[
             ("node_id", Column::Id),
-            ("epoch", Column::Bytes),
+            ("epoch", Column::Key),
             ("seq", Column::Big),
             ("digest", Column::Bytes),
         ],
@@ -85,7 +85,7 @@ async fn cursors(tx: &Write, effects: &Effects) -> Result<()> {
     for cursor in &effects.cursors {
         rows.push([
             Cell::Id(cursor.node.uuid()),
-            Cell::Bytes(cursor.epoch.as_bytes()),
+            Cell::Key(cursor.epoch.as_bytes()),
             Cell::Big(sql::signed(cursor.seq.get())),
             Cell::Bytes(cursor.digest.as_bytes()),
         ]);
@@ -109,7 +109,7 @@ async fn cursors(tx: &Write, effects: &Effects) -> Result<()> {
         &**tx,
         &[
             ("node_id", Column::Id),
-            ("epoch", Column::Bytes),
+            ("epoch", Column::Key),
             ("seq", Column::Big),
             ("digest", Column::Bytes),
         ],
@@ -117,7 +117,7 @@ async fn cursors(tx: &Write, effects: &Effects) -> Result<()> {
     for digest in &effects.digests {
         rows.push([
             Cell::Id(digest.node.uuid()),
-            Cell::Bytes(digest.epoch.as_bytes()),
+            Cell::Key(digest.epoch.as_bytes()),
             Cell::Big(sql::signed(digest.seq.get())),
             Cell::Bytes(digest.digest.as_bytes()),
         ]);
@@ -135,15 +135,15 @@ async fn cursors(tx: &Write, effects: &Effects) -> Result<()> {
         &**tx,
         &[
             ("node_id", Column::Id),
-            ("epoch", Column::Bytes),
-            ("successor", Column::Bytes),
+            ("epoch", Column::Key),
+            ("successor", Column::Key),
         ],
     );
     for one in &effects.successors {
         rows.push([
             Cell::Id(one.node.uuid()),
-            Cell::Bytes(one.epoch.as_bytes()),
-            Cell::Bytes(one.successor.as_bytes()),
+            Cell::Key(one.epoch.as_bytes()),
+            Cell::Key(one.successor.as_bytes()),
         ]);
     }
     run(tx, rows, vec![], |source| {
@@ -203,7 +203,7 @@ async fn marks(tx: &Write, effects: &Effects) -> Result<()> {
         &**tx,
         &[
             ("node_id", Column::Id),
-            ("incarnation", Column::Bytes),
+            ("incarnation", Column::Key),
             ("peer_id", Column::Id),
             ("up", Column::Big),
             ("down", Column::Big),
@@ -222,7 +222,7 @@ async fn marks(tx: &Write, effects: &Effects) -> Result<()> {
         };
         rows.push([
             Cell::Id(node.uuid()),
-            Cell::Bytes(counter.incarnation.as_bytes()),
+            Cell::Key(counter.incarnation.as_bytes()),
             Cell::Id(counter.peer.uuid()),
             Cell::Big(sql::stored(mark.totals.up)?),
             Cell::Big(sql::stored(mark.totals.down)?),

@@ -221,6 +221,23 @@ fn a_node_that_is_awaited_is_believed_once() {
 }
 
 #[test]
+fn a_generation_that_the_database_lost_while_it_awaits_a_node_is_not_drawn_again() {
+    let mut awaited = facts(None);
+    awaited.node.reported = StateEpoch(999);
+    let welcomed = knowing(&awaited);
+    let opening = opened(awaited.clone(), &welcomed);
+    assert_eq!(opening.restored, None);
+    assert_eq!(opening.node.generation, welcomed.generation.next());
+    // No name of a generation takes the numbers of the epochs to come.
+    let inventing = Hello {
+        generation: Generation(StateEpoch(1_001).floor() - 1),
+        ..welcomed
+    };
+    let expected = awaited.node.generation.next();
+    assert_eq!(opened(awaited, &inventing).node.generation, expected);
+}
+
+#[test]
 fn nobody_believes_a_quarantined_node() {
     let mut facts = young(None);
     facts.node.quarantined = Some("a fork".to_owned());
