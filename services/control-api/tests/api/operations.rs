@@ -39,8 +39,8 @@ async fn begin(
     caller: &Caller,
     request: BatchCreateUsersRequest,
 ) -> Result<Operation, tonic::Status> {
-    let begun = caller.users().batch_create_users(caller.ask(request));
-    Ok(begun.await?.into_inner().operation.unwrap())
+    let begun = caller.users().batch_create_users(caller.ask(request)).await;
+    Ok(begun?.into_inner().operation.unwrap())
 }
 
 async fn get(caller: &Caller, operation: &Operation) -> Operation {
@@ -48,8 +48,8 @@ async fn get(caller: &Caller, operation: &Operation) -> Operation {
         tenant_id: operation.tenant_id.clone(),
         operation_id: operation.id.clone(),
     };
-    let got = caller.operations().get_operation(caller.ask(request));
-    got.await.unwrap().into_inner().operation.unwrap()
+    let got = caller.operations().get_operation(caller.ask(request)).await;
+    got.unwrap().into_inner().operation.unwrap()
 }
 
 async fn items(caller: &Caller, operation: &Operation) -> Vec<OperationItem> {
@@ -65,8 +65,9 @@ async fn items(caller: &Caller, operation: &Operation) -> Vec<OperationItem> {
         };
         let page = caller
             .operations()
-            .list_operation_items(caller.ask(request));
-        let page = page.await.unwrap().into_inner();
+            .list_operation_items(caller.ask(request))
+            .await;
+        let page = page.unwrap().into_inner();
         items.extend(page.items);
         token = page.next_page_token;
         if token.is_empty() {
@@ -198,8 +199,8 @@ async fn a_batch_is_cancelled_between_two_of_its_turns() {
         tenant_id: tenant.to_string(),
         operation_id: begun.id.clone(),
     };
-    let ended = admin.operations().cancel_operation(admin.ask(cancel));
-    let ended = ended.await.unwrap().into_inner().operation.unwrap();
+    let ended = admin.operations().cancel_operation(admin.ask(cancel)).await;
+    let ended = ended.unwrap().into_inner().operation.unwrap();
     assert_eq!(ended.state(), OperationState::Cancelled);
     assert_eq!(ended.done_count, 100);
     assert!(!panel.operations.work().await.unwrap());

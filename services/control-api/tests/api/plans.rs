@@ -465,8 +465,9 @@ async fn a_user_brings_a_key_that_is_never_known_here() {
     key[0] = 9;
     let made = admin
         .users()
-        .create_user_device(device("laptop", key.clone()));
-    let made = made.await.unwrap().into_inner().device.unwrap();
+        .create_user_device(device("laptop", key.clone()))
+        .await;
+    let made = made.unwrap().into_inner().device.unwrap();
     assert!(made.key_is_users);
     assert_eq!(made.public_key, key);
     let more = admin
@@ -487,8 +488,11 @@ async fn a_user_brings_a_key_that_is_never_known_here() {
         tenant_id: tenant.to_string(),
         user_id: ada.id.clone(),
     };
-    let shown = admin.users().list_user_connections(admin.ask(connections));
-    let shown = shown.await.unwrap().into_inner().connections;
+    let shown = admin
+        .users()
+        .list_user_connections(admin.ask(connections))
+        .await;
+    let shown = shown.unwrap().into_inner().connections;
     let own: Vec<_> = shown
         .iter()
         .filter(|it| !it.wireguard_config.contains("PrivateKey = "))
@@ -502,8 +506,11 @@ async fn a_user_brings_a_key_that_is_never_known_here() {
         user_id: ada.id.clone(),
         device_id: made.id,
     };
-    let gone = admin.users().delete_user_device(admin.ask(delete.clone()));
-    gone.await.unwrap();
+    let gone = admin
+        .users()
+        .delete_user_device(admin.ask(delete.clone()))
+        .await;
+    gone.unwrap();
     let gone = admin.users().delete_user_device(admin.ask(delete)).await;
     assert_refused(gone, Code::NotFound, "DEVICE_NOT_FOUND");
     let made = admin

@@ -126,7 +126,10 @@ async fn after_three_weeks_everybody_has_a_plan_that_has_just_begun(test: TestSt
     until(async || runs().await > seen + 2).await;
     assert_eq!(given(&test.store).await, 20);
     for user in all(&test.store, tenant).await {
-        assert_eq!((user.plan_id, user.status), (Some(plan), UserStatus::Active));
+        assert_eq!(
+            (user.plan_id, user.status),
+            (Some(plan), UserStatus::Active)
+        );
         assert!(user.expires_at_ms.unwrap() >= before + 7 * DAY);
     }
     stop.cancel();

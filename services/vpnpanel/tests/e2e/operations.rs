@@ -69,7 +69,10 @@ fn an_operation_goes_on_where_it_was_when_its_process_was_killed() {
             assert_eq!(user["planId"], plan.as_str());
             assert!(made.insert(name), "{user} is there twice");
         }
-        token = page["nextPageToken"].as_str().unwrap_or_default().to_owned();
+        token = page["nextPageToken"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         if token.is_empty() {
             break;
         }
