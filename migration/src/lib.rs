@@ -24,6 +24,7 @@ mod m20261128_000021_certificates;
 mod m20261128_000022_xray;
 mod m20261128_000023_draining;
 mod m20261128_000024_reports;
+mod m20261128_000025_plans;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -66,6 +67,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000022_xray::Migration),
             Box::new(m20261128_000023_draining::Migration),
             Box::new(m20261128_000024_reports::Migration),
+            Box::new(m20261128_000025_plans::Migration),
         ]
     }
 }
@@ -130,6 +132,7 @@ pub fn fingerprint() -> String {
         m20261128_000022_xray::UP,
         m20261128_000023_draining::UP,
         m20261128_000024_reports::UP,
+        m20261128_000025_plans::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -9,6 +9,8 @@ use vpnpanel_api::access::v1::inbound_service_client::InboundServiceClient;
 use vpnpanel_api::auth::v1::auth_service_client::AuthServiceClient;
 use vpnpanel_api::auth::v1::{ChangePasswordRequest, LoginRequest, LogoutRequest};
 use vpnpanel_api::node::v1::node_service_client::NodeServiceClient;
+use vpnpanel_api::operation::v1::operation_service_client::OperationServiceClient;
+use vpnpanel_api::plan::v1::plan_service_client::PlanServiceClient;
 use vpnpanel_api::scheduler::v1::scheduler_service_client::SchedulerServiceClient;
 use vpnpanel_api::system::v1::system_service_client::SystemServiceClient;
 use vpnpanel_api::tenant::v1::tenant_service_client::TenantServiceClient;
@@ -55,6 +57,10 @@ stubs! {
     tenants => TenantServiceClient;
     /// Users: the subscribers of the VPN.
     users => UserServiceClient;
+    /// Plans that users are given.
+    plans => PlanServiceClient;
+    /// Calls that go on after they have answered.
+    operations => OperationServiceClient;
     /// Groups of inbounds.
     groups => GroupServiceClient;
     /// Inbounds: where subscribers connect.

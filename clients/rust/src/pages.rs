@@ -5,6 +5,10 @@ use std::future::Future;
 use tonic::Status;
 use vpnpanel_api::access::v1::{Group, Inbound, ListGroupsRequest, ListInboundsRequest};
 use vpnpanel_api::node::v1::{ListNodesRequest, Node};
+use vpnpanel_api::operation::v1::{
+    ListOperationItemsRequest, ListOperationsRequest, Operation, OperationItem,
+};
+use vpnpanel_api::plan::v1::{ListPlansRequest, Plan};
 use vpnpanel_api::scheduler::v1::{JobRun, ListJobRunsRequest};
 use vpnpanel_api::tenant::v1::{ListTenantsRequest, Tenant};
 use vpnpanel_api::user::v1::{ListUsersRequest, User};
@@ -93,6 +97,9 @@ macro_rules! lists {
 lists! {
     ListTenantsRequest => Tenant: tenants.list_tenants, tenants;
     ListUsersRequest => User: users.list_users, users;
+    ListPlansRequest => Plan: plans.list_plans, plans;
+    ListOperationsRequest => Operation: operations.list_operations, operations;
+    ListOperationItemsRequest => OperationItem: operations.list_operation_items, items;
     ListGroupsRequest => Group: groups.list_groups, groups;
     ListInboundsRequest => Inbound: inbounds.list_inbounds, inbounds;
     ListNodesRequest => Node: nodes.list_nodes, nodes;

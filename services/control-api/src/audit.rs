@@ -22,6 +22,11 @@ pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>
     match after.or(before) {
         Some(Resource::Tenant(_)) => described(wire!(before, Tenant), wire!(after, Tenant)),
         Some(Resource::User(_)) => described(wire!(before, User), wire!(after, User)),
+        Some(Resource::Device(_)) => described(wire!(before, Device), wire!(after, Device)),
+        Some(Resource::Plan(_)) => described(wire!(before, Plan), wire!(after, Plan)),
+        Some(Resource::Operation(_)) => {
+            described(wire!(before, Operation), wire!(after, Operation))
+        }
         Some(Resource::Group(_)) => described(wire!(before, Group), wire!(after, Group)),
         Some(Resource::Inbound(_)) => described(wire!(before, Inbound), wire!(after, Inbound)),
         Some(Resource::Node(_)) => described(wire!(before, Node), wire!(after, Node)),
@@ -35,8 +40,8 @@ pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>
             after.and_then(account).as_ref(),
         ),
         Some(Resource::ApiToken(_)) => described(wire!(before, ApiToken), wire!(after, ApiToken)),
-        // Only sweeps know a status alone; they show it themselves.
-        Some(Resource::UserStatus(..)) | None => Described::default(),
+        // Only sweeps know so little of a user; they show it themselves.
+        Some(Resource::UserStatus(..) | Resource::UserPlan { .. }) | None => Described::default(),
     }
 }
 

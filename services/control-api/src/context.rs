@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use vpnpanel_auth::{
     CachedPolicy, Limits, PasswordHasher, PasswordSignIn, StandingCache, TokenIssuer,
 };
@@ -36,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) api_token_max_life: Duration,
     /// Life of a node's certificate.
     pub(crate) node_certificate_life: Duration,
+    /// Rung when an operation has begun.
+    pub(crate) operations: Notify,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

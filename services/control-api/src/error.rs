@@ -235,6 +235,15 @@ fn store_failure(error: &StoreError) -> Failure {
             message.clone(),
         )
         .quota(*what, message),
+        StoreError::PlanArchived => {
+            Failure::new(ErrorCode::FailedPrecondition, "PLAN_ARCHIVED", message)
+        }
+        StoreError::NoExpireTime => {
+            Failure::new(ErrorCode::FailedPrecondition, "NO_EXPIRE_TIME", message)
+        }
+        StoreError::NoDataLimit => {
+            Failure::new(ErrorCode::FailedPrecondition, "NO_DATA_LIMIT", message)
+        }
         StoreError::CommandNotPending => Failure::new(
             ErrorCode::FailedPrecondition,
             "COMMAND_NOT_PENDING",
@@ -283,6 +292,9 @@ fn not_found_reason(what: &str) -> &'static str {
         "tenant" => "TENANT_NOT_FOUND",
         "user" => "USER_NOT_FOUND",
         "group" => "GROUP_NOT_FOUND",
+        "plan" => "PLAN_NOT_FOUND",
+        "device" => "DEVICE_NOT_FOUND",
+        "operation" => "OPERATION_NOT_FOUND",
         "inbound" => "INBOUND_NOT_FOUND",
         "node" => "NODE_NOT_FOUND",
         "account" => "ACCOUNT_NOT_FOUND",

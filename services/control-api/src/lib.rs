@@ -17,6 +17,7 @@ mod handlers;
 mod held_back;
 mod inbound_settings;
 mod one_time;
+mod operations;
 mod policy;
 mod seal;
 mod second_factor;
@@ -44,7 +45,9 @@ use vpnpanel_api::{
         auth_service_server::AuthServiceServer, signing_key_service_server::SigningKeyServiceServer,
     },
     node::v1::node_service_server::NodeServiceServer,
+    operation::v1::operation_service_server::OperationServiceServer,
     pki::v1::signer_service_server::SignerServiceServer,
+    plan::v1::plan_service_server::PlanServiceServer,
     system::v1::system_service_server::SystemServiceServer,
     tenant::v1::tenant_service_server::TenantServiceServer,
     usage::v1::usage_service_server::UsageServiceServer,
@@ -65,6 +68,7 @@ pub use authority::Authority;
 pub use bootstrap::FirstAdministrator;
 pub use certificate_log::{CertificateRecords, Reconciled};
 pub use error::Error;
+pub use operations::Operations;
 pub use seal::Vault;
 pub use settings::{BootstrapSettings, ControlApiSettings, PasswordArgs, TokenArgs};
 
@@ -100,6 +104,8 @@ pub struct ControlApi {
     pub service: Service,
     /// Set at the very first start: to be told to whoever started the process.
     pub first_administrator: Option<FirstAdministrator>,
+    /// What the service works on beside its calls; it does so by itself.
+    pub operations: Operations,
 }
 
 /// Builds the management API, and makes what a first start needs.
@@ -146,6 +152,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         access: access.clone(),
         api_token_max_life: settings.api_token_max_lifetime.0,
         node_certificate_life,
+        operations: tokio::sync::Notify::new(),
         enrollment_url: settings
             .enrollment_url
             .to_string()
@@ -153,7 +160,9 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
             .to_owned(),
     };
     let guard = access.guard();
-    let router = routes(Api(Arc::new(context)), &guard).into_axum_router();
+    let context = Arc::new(context);
+    let operations = Operations::new(Arc::clone(&context));
+    let router = routes(Api(context), &guard).into_axum_router();
     let router = reflection::mount(router, FILE_DESCRIPTOR_SET)?;
     let mut layer = AuthLayer::new(Arc::clone(guard.authenticator()));
     if !development {
@@ -173,6 +182,11 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         grpc = grpc.tls(tls);
     }
     service.admin(settings.admin_listen);
+    let work = operations.clone();
+    service.task("operations", |stop| async move {
+        work.run(stop).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
     reconciled.register(service.metrics());
     service.check("database", {
         let store = store.clone();
@@ -189,6 +203,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     Ok(ControlApi {
         service,
         first_administrator,
+        operations,
     })
 }
 
@@ -201,6 +216,8 @@ fn routes(api: Api, guard: &AuthGuard) -> Routes {
         .add_service(AccountServiceServer::new(guarded()))
         .add_service(RoleServiceServer::new(guarded()))
         .add_service(UserServiceServer::new(guarded()))
+        .add_service(PlanServiceServer::new(guarded()))
+        .add_service(OperationServiceServer::new(guarded()))
         .add_service(GroupServiceServer::new(guarded()))
         .add_service(InboundServiceServer::new(guarded()))
         .add_service(NodeServiceServer::new(guarded()))

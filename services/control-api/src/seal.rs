@@ -47,6 +47,23 @@ impl Vault {
         })
     }
 
+    /// A device whose private key its user keeps. What it shows to Xray is made here all the same.
+    pub(crate) fn device_of_key(
+        &self,
+        name: &str,
+        public_key: [u8; 32],
+    ) -> Result<NewDevice, Error> {
+        let made = self.new_device(name)?;
+        Ok(NewDevice {
+            keys: DeviceKeys {
+                public_key,
+                sealed_private_key: None,
+                ..made.keys
+            },
+            ..made
+        })
+    }
+
     fn device_keys(&self, id: DeviceId) -> Result<DeviceKeys, Error> {
         let (secret, public_key) = keys::pair()?;
         let preshared = keys::preshared()?;

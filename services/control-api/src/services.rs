@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status, metadata::MetadataValue};
-use vpnpanel_api::{access, account, audit, auth, node, pki, system, tenant, usage, user};
+use vpnpanel_api::{
+    access, account, audit, auth, node, operation, pki, plan, system, tenant, usage, user,
+};
 
 use crate::{caller::Caller, context::Context, handlers};
 
@@ -152,6 +154,20 @@ service! { account::v1::role_service_server::RoleService {
 service! { user::v1::user_service_server::UserService {
     create_user(user::v1::CreateUserRequest) -> user::v1::CreateUserResponse
         = handlers::user::create;
+    batch_create_users(user::v1::BatchCreateUsersRequest) -> user::v1::BatchCreateUsersResponse
+        = handlers::operation::batch_create_users;
+    extend_user(user::v1::ExtendUserRequest) -> user::v1::ExtendUserResponse
+        = handlers::user::extend;
+    undelete_user(user::v1::UndeleteUserRequest) -> user::v1::UndeleteUserResponse
+        = handlers::user::undelete;
+    change_user_plan(user::v1::ChangeUserPlanRequest) -> user::v1::ChangeUserPlanResponse
+        = handlers::user::change_plan;
+    create_user_device(user::v1::CreateUserDeviceRequest) -> user::v1::CreateUserDeviceResponse
+        = handlers::device::create;
+    list_user_devices(user::v1::ListUserDevicesRequest) -> user::v1::ListUserDevicesResponse
+        = handlers::device::list;
+    delete_user_device(user::v1::DeleteUserDeviceRequest) -> user::v1::DeleteUserDeviceResponse
+        = handlers::device::delete;
     get_user(user::v1::GetUserRequest) -> user::v1::GetUserResponse = handlers::user::get;
     list_users(user::v1::ListUsersRequest) -> user::v1::ListUsersResponse = handlers::user::list;
     update_user(user::v1::UpdateUserRequest) -> user::v1::UpdateUserResponse
@@ -170,6 +186,30 @@ service! { user::v1::user_service_server::UserService {
         = handlers::user::periods;
     list_user_connections(user::v1::ListUserConnectionsRequest)
         -> user::v1::ListUserConnectionsResponse = handlers::connection::list;
+}}
+
+service! { plan::v1::plan_service_server::PlanService {
+    create_plan(plan::v1::CreatePlanRequest) -> plan::v1::CreatePlanResponse
+        = handlers::plan::create;
+    get_plan(plan::v1::GetPlanRequest) -> plan::v1::GetPlanResponse = handlers::plan::get;
+    list_plans(plan::v1::ListPlansRequest) -> plan::v1::ListPlansResponse = handlers::plan::list;
+    update_plan(plan::v1::UpdatePlanRequest) -> plan::v1::UpdatePlanResponse
+        = handlers::plan::update;
+    delete_plan(plan::v1::DeletePlanRequest) -> plan::v1::DeletePlanResponse
+        = handlers::plan::delete;
+    undelete_plan(plan::v1::UndeletePlanRequest) -> plan::v1::UndeletePlanResponse
+        = handlers::plan::undelete;
+}}
+
+service! { operation::v1::operation_service_server::OperationService {
+    get_operation(operation::v1::GetOperationRequest) -> operation::v1::GetOperationResponse
+        = handlers::operation::get;
+    list_operations(operation::v1::ListOperationsRequest) -> operation::v1::ListOperationsResponse
+        = handlers::operation::list;
+    list_operation_items(operation::v1::ListOperationItemsRequest)
+        -> operation::v1::ListOperationItemsResponse = handlers::operation::items;
+    cancel_operation(operation::v1::CancelOperationRequest)
+        -> operation::v1::CancelOperationResponse = handlers::operation::cancel;
 }}
 
 service! { access::v1::group_service_server::GroupService {

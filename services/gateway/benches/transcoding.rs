@@ -66,6 +66,7 @@ fn user(n: u64) -> User {
         speed_limit_up_bps: 0,
         speed_limit_down_bps: 0,
         usage_reset: Some(MONTHLY),
+        ..User::default()
     }
 }
 
@@ -110,6 +111,13 @@ macro_rules! not_measured {
 not_measured! {
     update_user: UpdateUserRequest => UpdateUserResponse;
     delete_user: DeleteUserRequest => DeleteUserResponse;
+    batch_create_users: BatchCreateUsersRequest => BatchCreateUsersResponse;
+    extend_user: ExtendUserRequest => ExtendUserResponse;
+    undelete_user: UndeleteUserRequest => UndeleteUserResponse;
+    change_user_plan: ChangeUserPlanRequest => ChangeUserPlanResponse;
+    create_user_device: CreateUserDeviceRequest => CreateUserDeviceResponse;
+    list_user_devices: ListUserDevicesRequest => ListUserDevicesResponse;
+    delete_user_device: DeleteUserDeviceRequest => DeleteUserDeviceResponse;
     disable_user: DisableUserRequest => DisableUserResponse;
     enable_user: EnableUserRequest => EnableUserResponse;
     reset_user_usage: ResetUserUsageRequest => ResetUserUsageResponse;

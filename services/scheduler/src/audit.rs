@@ -5,7 +5,7 @@ use vpnpanel_audit::described;
 use vpnpanel_domain::UserStatus;
 use vpnpanel_store::{Described, Resource};
 
-/// Shows the status of a user as it was and as it is; jobs know nothing else of it.
+/// Shows the status and the plan of a user as they were and as they are; jobs know nothing else of it.
 pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>) -> Described {
     described(
         before.and_then(user).as_ref(),
@@ -14,12 +14,14 @@ pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>
 }
 
 fn user(resource: Resource<'_>) -> Option<User> {
-    let Resource::UserStatus(_, _, status) = resource else {
-        return None;
+    let (plan, status) = match resource {
+        Resource::UserStatus(_, _, status) => (None, status),
+        Resource::UserPlan { plan, status, .. } => (plan, status),
+        _ => return None,
     };
     let status = match status {
-        // A user that waits for its first traffic may connect.
-        UserStatus::Active | UserStatus::OnHold => WireStatus::Active,
+        UserStatus::Active => WireStatus::Active,
+        UserStatus::OnHold => WireStatus::OnHold,
         UserStatus::Limited => WireStatus::Limited,
         UserStatus::Expired => WireStatus::Expired,
         UserStatus::Disabled => WireStatus::Disabled,
@@ -27,6 +29,7 @@ fn user(resource: Resource<'_>) -> Option<User> {
     };
     Some(User {
         status: status.into(),
+        plan_id: plan.map(|id| id.to_string()).unwrap_or_default(),
         ..User::default()
     })
 }

@@ -149,6 +149,9 @@ pub(crate) async fn make_users(store: &Store, tenant: TenantId, count: usize) ->
                 reset_strategy: ResetStrategy::None,
                 expires_at_ms: None,
                 on_hold_ms: None,
+                plan_id: None,
+                next_plan: None,
+                device_limit: 0,
                 disabled: false,
                 devices: Vec::new(),
             }

@@ -276,6 +276,9 @@ impl Fleet {
             expires_at_ms: None,
             on_hold_ms: None,
             disabled: false,
+            plan_id: None,
+            next_plan: None,
+            device_limit: 0,
             devices: vec![NewDevice {
                 id: device,
                 name: "phone".to_owned(),

@@ -2,6 +2,8 @@
 //! to the nodes, and from then on they stand: whatever is changed holds behind them. Only a window
 //! that has no end may still get one.
 
+use jiff::ToSpan;
+
 use crate::{Error, ResetStrategy, Schedule, Window, Zone};
 
 /// A window, and by what it was found: what a period's row keeps.
@@ -91,6 +93,21 @@ impl Calendar {
             anchor_ms,
         }
     }
+}
+
+/// The calendar month of a zone that an instant lies in.
+///
+/// # Errors
+/// [`Error::InstantOutOfRange`].
+pub fn month_of(zone: &Zone, at_ms: i64) -> Result<Window, Error> {
+    let first = zone.date_at(at_ms)?.first_of_month();
+    let next = first
+        .checked_add(1.month())
+        .map_err(|_| Error::InstantOutOfRange(at_ms))?;
+    Ok(Window {
+        starts_ms: zone.start_of(first)?,
+        ends_ms: Some(zone.start_of(next)?),
+    })
 }
 
 #[cfg(test)]
@@ -184,5 +201,19 @@ mod tests {
             DAY_MS
         );
         assert!(since.window.starts_ms >= next.window.ends_ms.unwrap());
+    }
+
+    #[test]
+    fn months_are_those_of_the_zone_and_follow_each_other() {
+        let berlin: Zone = "Europe/Berlin".parse().unwrap();
+        let march = month_of(&berlin, at("2026-03-31T21:59:59Z")).unwrap();
+        assert_eq!(march.starts_ms, at("2026-02-28T23:00:00Z"));
+        assert_eq!(march.ends_ms, Some(at("2026-03-31T22:00:00Z")));
+        let april = month_of(&berlin, march.ends_ms.unwrap()).unwrap();
+        assert_eq!(april.starts_ms, march.ends_ms.unwrap());
+        for (month, days) in [("2028-02-15", 29), ("2027-02-15", 28), ("2026-12-31", 31)] {
+            let month = month_of(&Zone::utc(), at(&format!("{month}T12:00:00Z"))).unwrap();
+            assert_eq!(month.ends_ms.unwrap() - month.starts_ms, days * DAY_MS);
+        }
     }
 }

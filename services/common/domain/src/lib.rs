@@ -8,19 +8,21 @@ pub mod bytes;
 pub mod calendar;
 pub mod id;
 pub mod period;
+pub mod plan;
 pub mod speed;
 pub mod status;
 pub mod xray;
 pub mod zone;
 
 pub use bytes::{Limit, MicroBytes, Multiplier};
-pub use calendar::{Calendar, Planned};
+pub use calendar::{Calendar, Planned, month_of};
 pub use id::{
     AccountId, ApiTokenId, AuditEventId, CommandId, DeviceId, EndpointTemplateId, GroupId,
     InboundId, JobId, JoinTokenId, LeaseId, MembershipId, NodeId, OperationId, PeerId, PeriodId,
     PlanId, SessionId, TenantId, UserId, WebhookId,
 };
 pub use period::{ResetStrategy, Schedule, Window};
+pub use plan::{NextPlanStart, PlanFacts};
 pub use speed::{Speed, SpeedLimit};
 pub use status::{UserFacts, UserStatus};
 pub use xray::{
@@ -47,6 +49,9 @@ pub enum Error {
     /// The text names no user status.
     #[error("unknown user status {0:?}")]
     UnknownUserStatus(String),
+    /// The text does not say when a next plan follows.
+    #[error("unknown start of a next plan {0:?}")]
+    UnknownNextPlanStart(String),
     /// A rolling period has to last from 1 to 3,660 days.
     #[error("a rolling period lasts from 1 to 3660 days, not {0}")]
     RollingDays(u32),

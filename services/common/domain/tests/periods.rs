@@ -75,6 +75,54 @@ fn a_midnight_that_does_not_exist_begins_after_the_gap() {
 }
 
 #[test]
+fn a_midnight_that_comes_twice_begins_with_the_first() {
+    // Havana put its clocks back from one o'clock to midnight.
+    let zone = "America/Havana";
+    let daily = schedule(ResetStrategy::Daily, zone, "2023-11-03T10:00");
+    let starts = starts(&daily, at("2023-11-03T10:00", zone), 4);
+    let lengths: Vec<_> = starts
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]) / 3_600_000)
+        .collect();
+    assert_eq!(lengths, [24, 25, 24]);
+    assert_eq!(starts[1], at("2023-11-05T00:00", zone));
+}
+
+#[test]
+fn each_end_of_a_month_is_kept_over_february_of_any_year() {
+    for (anchor, expected) in [
+        ("2027-12-29", ["2028-01-29", "2028-02-29", "2028-03-29"]),
+        ("2027-12-30", ["2028-01-30", "2028-02-29", "2028-03-30"]),
+        ("2026-12-29", ["2027-01-29", "2027-02-28", "2027-03-29"]),
+        ("2026-12-31", ["2027-01-31", "2027-02-28", "2027-03-31"]),
+    ] {
+        let from = format!("{anchor}T23:59");
+        let monthly = schedule(ResetStrategy::Monthly, "UTC", &from);
+        let expected = expected.map(|day| at(&format!("{day}T00:00"), "UTC"));
+        assert_eq!(starts(&monthly, at(&from, "UTC"), 3), expected, "{anchor}");
+    }
+}
+
+#[test]
+fn weeks_and_years_keep_their_day_over_a_change_of_the_clock() {
+    let zone = "Europe/Berlin";
+    let weekly = schedule(ResetStrategy::Weekly, zone, "2026-10-20T10:00");
+    let expected = ["2026-10-27", "2026-11-03"].map(|day| at(&format!("{day}T00:00"), zone));
+    let anchor = at("2026-10-20T10:00", zone);
+    assert_eq!(starts(&weekly, anchor, 2), expected);
+    let length = weekly.window_at(expected[0]).unwrap();
+    assert_eq!(length.ends_ms.unwrap() - length.starts_ms, 7 * 86_400_000);
+    let first = weekly.window_at(anchor).unwrap();
+    assert_eq!(
+        first.ends_ms.unwrap() - at("2026-10-20T00:00", zone),
+        7 * 86_400_000 + 3_600_000
+    );
+    let rolling = schedule(ResetStrategy::Rolling { days: 7 }, zone, "2026-10-20T10:00");
+    let window = rolling.window_at(anchor).unwrap();
+    assert_eq!(window.ends_ms.unwrap() - anchor, 7 * 86_400_000);
+}
+
+#[test]
 fn a_date_that_does_not_exist_makes_no_empty_window() {
     // Samoa had no 30 December 2011.
     let daily = schedule(ResetStrategy::Daily, "Pacific/Apia", "2011-12-28T10:00");

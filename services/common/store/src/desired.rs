@@ -17,6 +17,7 @@ use crate::connect::Store;
 use crate::connections::address;
 use crate::error::Result;
 use crate::inbound_settings::InboundSettings;
+use crate::ledger::months;
 use crate::nodes::{self, Node};
 use crate::removals::{self, Removals};
 use crate::{amount, sql, users};
@@ -58,7 +59,7 @@ pub struct NodeUser {
     pub tenant_id: TenantId,
     /// What it may do now.
     pub status: UserStatus,
-    /// Its tenant is suspended: whatever the status says, its traffic does not pass.
+    /// Its tenant is suspended, or has used up its month: whatever the status says, its traffic does not pass.
     pub suspended: bool,
     /// When it ends.
     pub expires_at_ms: Option<i64>,
@@ -198,22 +199,23 @@ pub(crate) async fn users(
         "SELECT u.id, u.tenant_id, u.disabled, u.expires_at, u.on_hold, q.id, q.ends_at,
                 q.limit_bytes, q.billed_bytes, q.billed_micro,
                 p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key, d.id,
-                t.suspended_at, n.id, n.ends_at, n.limit_bytes, n.billed_bytes, n.billed_micro,
+                COALESCE(t.suspended_at, m.over_at), n.id, n.ends_at, n.limit_bytes, n.billed_bytes, n.billed_micro,
                 u.speed_up_bps, u.speed_down_bps, d.sealed_seed
          FROM peers p
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
-         JOIN tenants t ON t.id = p.tenant_id
+         JOIN tenants t ON t.id = p.tenant_id {}
          JOIN periods q ON q.tenant_id = u.tenant_id AND q.id = u.period_id
          LEFT JOIN periods n ON n.tenant_id = u.tenant_id AND n.id = u.next_period_id
          JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
          WHERE p.inbound_id {} AND u.deleted_at IS NULL {}
          ORDER BY u.id, p.id",
+        months::join_over(2),
         sql::in_ids(db, 1),
         only.map_or_else(String::new, |_| {
-            format!("AND p.user_id {}", sql::in_ids(db, 2))
+            format!("AND p.user_id {}", sql::in_ids(db, 3))
         }),
     );
-    let mut values = vec![sql::ids(db, opened.keys().copied())];
+    let mut values = vec![sql::ids(db, opened.keys().copied()), now.into()];
     values.extend(only.map(|only| sql::ids(db, only.iter().copied())));
     let mut users: Vec<NodeUser> = Vec::new();
     for row in &sql::all(db, text, values).await? {

@@ -67,6 +67,15 @@ pub enum StoreError {
     /// The command was given to its node, or has ended.
     #[error("the command was given to the node already, or has ended")]
     CommandNotPending,
+    /// The plan is in the archive.
+    #[error("the plan is archived, so that nobody is given it: UndeletePlan takes it out")]
+    PlanArchived,
+    /// There is no end that could be put off.
+    #[error("the user has no expire time that could be put off")]
+    NoExpireTime,
+    /// There is no limit that could be raised.
+    #[error("the user has no data limit in its current period that could be raised")]
+    NoDataLimit,
     /// A newer stream of the node has taken over: nothing of this one is written any more.
     #[error("a newer stream of the node has taken over")]
     StreamSuperseded,

@@ -4,8 +4,9 @@
 //! - Every mutation appends what it changed to the change log in its own transaction.
 //! - A tenant is part of every key and every query; another tenant's resource is not found.
 //! - Secrets arrive sealed: the store sees opaque bytes.
-//! - Locks are taken in one order, so that no two transactions wait for each other: node →
-//!   cursor → account → owner → group → period → user → address pool → lease and usage (sorted) → change log.
+//! - Locks are taken in one order, so that no two transactions wait for each other: job or
+//!   operation → node → cursor → account → owner → plan → group → period → user → address pool → lease
+//!   and usage (sorted) → a tenant's month → change log.
 
 mod account_change;
 mod accounts;
@@ -24,6 +25,7 @@ mod connections;
 mod desired;
 mod desired_changes;
 mod device_keys;
+mod devices;
 mod doorbell;
 mod entity;
 mod error;
@@ -39,10 +41,12 @@ mod ledger;
 mod memberships;
 mod node_states;
 mod nodes;
+mod operations;
 mod page;
 mod passwords;
 mod peers;
 mod periods;
+mod plans;
 mod ports;
 mod reconciliation;
 mod removals;
@@ -63,6 +67,8 @@ mod transaction;
 mod usage;
 mod user_change;
 mod user_create;
+mod user_extend;
+mod user_plan;
 mod users;
 mod walls;
 
@@ -84,6 +90,7 @@ pub use connections::{Connection, ConnectionAccess};
 pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodePeerAccess, NodePeriod, NodeUser};
 pub use desired_changes::{ChangesWanted, DesiredChanges};
 pub use device_keys::{DeviceKeys, MakeDeviceKeys};
+pub use devices::{Device, MAX_DEVICES};
 pub use error::{PortInUse, Result, StoreError};
 pub use grants::Grantor;
 pub use groups::{Group, GroupPatch, NewGroup};
@@ -96,13 +103,18 @@ pub use jobs::{Job, JobEnd, JobLease, JobRun};
 pub use join_tokens::{JoinToken, NewJoinToken};
 pub use ledger::{
     AheadCursor, FirstLook, Greeting, Ingested, LEASES_AHEAD_MS, LedgerTotals, NodesAhead,
-    PARTITION_MS, ROLL_AFTER_MS, Seen, UsageKept, UsageRoll,
+    PARTITION_MS, ROLL_AFTER_MS, Seen, TenantMonth, UsageKept, UsageRoll,
 };
 pub use memberships::{Joining, Member, Membership};
 pub use node_states::{Answered, Engine, Liveness, NodeState, Progress, ResourceError};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
+pub use operations::{
+    ItemFailure, ItemState, MAX_OPERATION_ITEMS, MAX_OPERATIONS, NewOperation, Operation,
+    OperationItem, OperationLease, OperationState,
+};
 pub use page::Page;
 pub use periods::Period;
+pub use plans::{NewPlan, NextPlan, Plan, PlanFilter, PlanPatch, PlanTerms};
 pub use reconciliation::{LoggedCertificate, RevokedCertificate, TakenIn};
 pub use removals::Removals;
 pub use renewal::{Renewal, RenewalRefusal, ShownCertificate};
@@ -117,7 +129,9 @@ pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
 pub use usage::{Usage, UsageQuery, UsageSeries};
 pub use user_change::UserPatch;
 pub use user_create::{MAX_NEW_USERS, NewDevice, NewUser};
-pub use users::{User, UserFilter};
+pub use user_extend::Extension;
+pub use user_plan::{PlanCursor, PlanOver};
+pub use users::{DELETED_USERS_KEPT_MS, User, UserFilter};
 pub use vpnpanel_link::{CommandAnswer, CommandKind, CommandOutcome, CommandResult};
 
 /// A fresh id: UUIDv7 with random bits, so that none comes twice, not even after the database

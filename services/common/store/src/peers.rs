@@ -73,6 +73,31 @@ pub(crate) async fn remove_all(tx: &mut Write, tenant: TenantId, user: UserId) -
     Ok(())
 }
 
+/// Removes every peer of a device of a user.
+pub(crate) async fn remove_of_device(
+    tx: &mut Write,
+    tenant: TenantId,
+    user: UserId,
+    device: DeviceId,
+) -> Result<()> {
+    let rows = sql::all(
+        &**tx,
+        "DELETE FROM peers WHERE tenant_id = $1 AND user_id = $2 AND device_id = $3
+         RETURNING inbound_id, ipv4",
+        vec![
+            tenant.uuid().into(),
+            user.uuid().into(),
+            device.uuid().into(),
+        ],
+    )
+    .await?;
+    for inbound in released(tx, &rows).await? {
+        let entry = Entry::new(ChangeKind::Peers, Some(tenant), user).on_inbound(inbound);
+        tx.changed(entry.of_user(user));
+    }
+    Ok(())
+}
+
 async fn remove_ungranted(
     tx: &Write,
     tenant: TenantId,

@@ -165,14 +165,15 @@ impl Standing {
     /// Those of a user whose quota begins now.
     pub(crate) fn begin(calendar: &Calendar, limit: Limit, now: i64) -> Result<Self> {
         let first = calendar.first(now).map_err(wrong)?;
-        Self::from(calendar, Announced::new(first, limit))
+        Self::from(calendar, Announced::new(first, limit), limit)
     }
 
-    /// A current period, and a new one to follow it.
-    pub(crate) fn from(calendar: &Calendar, current: Announced) -> Result<Self> {
+    /// A current period, and a new one to follow it with the limit that the user has: the current one
+    /// may have been given more for once.
+    pub(crate) fn from(calendar: &Calendar, current: Announced, limit: Limit) -> Result<Self> {
         let next = calendar.after(current.planned).map_err(wrong)?;
         Ok(Self {
-            next: next.map(|planned| Announced::new(planned, current.limit)),
+            next: next.map(|planned| Announced::new(planned, limit)),
             current,
         })
     }
@@ -182,6 +183,14 @@ impl Standing {
         match &self.next {
             Some(next) if self.current.has_ended(now) => next,
             _ => &self.current,
+        }
+    }
+
+    /// As [`Standing::in_force`], to be changed.
+    pub(crate) fn in_force_mut(&mut self, now: i64) -> &mut Announced {
+        match &mut self.next {
+            Some(next) if self.current.has_ended(now) => next,
+            _ => &mut self.current,
         }
     }
 

@@ -195,7 +195,7 @@ impl Due {
                 Announced::new(planned, self.limit)
             }
         };
-        let periods = Standing::from(&calendar, current)?;
+        let periods = Standing::from(&calendar, current, self.limit)?;
         let opened = std::iter::once(current).filter(|_| announced.is_none());
         let facts = UserFacts {
             limit: current.limit,
@@ -245,6 +245,7 @@ async fn write(tx: &Write, rolled: &[Rolled]) -> Result<()> {
             ("period_id", Column::Id),
             ("next_period_id", Column::Id),
             ("ends_at", Column::Big),
+            ("starts_at", Column::Big),
             ("status", Column::Text),
         ],
     );
@@ -256,17 +257,22 @@ async fn write(tx: &Write, rolled: &[Rolled]) -> Result<()> {
             // No column of a set is null: the current one once more stands for it, and −1.
             Cell::Id(user.periods.next_id().unwrap_or(current)),
             Cell::Big(user.periods.ends_at().unwrap_or(-1)),
+            Cell::Big(user.periods.current.planned.window.starts_ms),
             Cell::Text(user.status.as_str()),
         ]);
     }
     if rows.is_empty() {
         return Ok(());
     }
-    // Not a change of the user: whoever edits it goes on.
+    // Not a change of the user: whoever edits it goes on. Who waits for the end of a period to go on
+    // with the next plan is found by the mark.
     let text = format!(
         "UPDATE users SET period_id = s.period_id,
             next_period_id = NULLIF(s.next_period_id, s.period_id),
-            period_ends_at = NULLIF(s.ends_at, -1), status = s.status
+            period_ends_at = NULLIF(s.ends_at, -1), status = s.status,
+            next_plan_due_at = CASE
+                WHEN users.next_plan_id IS NULL OR users.next_plan_start <> 'first_end' THEN NULL
+                ELSE s.starts_at END
          FROM {} WHERE users.id = s.id",
         rows.source(1)
     );

@@ -24,6 +24,7 @@ pub(crate) fn statement(
         text = text
             .replace("{for_update}", lock("FOR NO KEY UPDATE"))
             .replace("{for_update_l}", lock("FOR NO KEY UPDATE OF l"))
+            .replace("{for_update_m}", lock("FOR NO KEY UPDATE OF m"))
             .replace("{for_update_p}", lock("FOR NO KEY UPDATE OF p"))
             .replace(
                 "{for_update_u_free}",

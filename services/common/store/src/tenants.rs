@@ -11,6 +11,7 @@ use crate::connect::Store;
 use crate::entity::tenant::{ActiveModel, Column, Entity, Model};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
+use crate::ledger::months;
 use crate::page::Page;
 use crate::sql;
 use crate::transaction::Write;
@@ -45,7 +46,8 @@ pub struct TenantLimits {
     pub users: Option<u64>,
     /// Dedicated nodes that are not deleted.
     pub nodes: Option<u64>,
-    /// Billed bytes per calendar month; soft.
+    /// Billed bytes per calendar month: beyond them its users' traffic stops, as soon as that is counted
+    /// and nodes are told.
     pub bytes: Option<u64>,
 }
 
@@ -111,6 +113,9 @@ impl Store {
             .map_err(StoreError::unique("name"))?;
         tx.changed(Entry::new(ChangeKind::Tenant, Some(new.id), new.id));
         let made = Tenant::try_from(row)?;
+        if made.limits.bytes.is_some() {
+            months::set_limit(&mut tx, made.id, &made.time_zone, made.limits.bytes).await?;
+        }
         tx.audit(Event::created(&made).of_platform());
         tx.commit().await?;
         Ok(made)
@@ -207,6 +212,10 @@ impl Store {
             .map_err(StoreError::unique("name"))?;
         tx.changed(Entry::new(ChangeKind::Tenant, Some(id), id));
         let changed = Tenant::try_from(row)?;
+        if before.limits.bytes != changed.limits.bytes {
+            let most = changed.limits.bytes;
+            months::set_limit(&mut tx, id, &changed.time_zone, most).await?;
+        }
         tx.audit(Event::changed(&before, &changed));
         tx.commit().await?;
         Ok(changed)

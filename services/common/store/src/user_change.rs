@@ -7,6 +7,7 @@ use sea_orm::sea_query::LockType;
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use vpnpanel_domain::{
     Calendar, GroupId, Limit, PeriodId, ResetStrategy, Speed, TenantId, UserFacts, UserId,
+    UserStatus,
 };
 
 use crate::audit::Event;
@@ -17,6 +18,7 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
 use crate::peers::{self, Scope};
 use crate::periods::{self, Announced, Standing};
+use crate::plans::{self, NextPlan};
 use crate::tenants::{check_version, name_key};
 use crate::transaction::Write;
 use crate::user_create::add_to_groups;
@@ -41,16 +43,23 @@ pub struct UserPatch {
     /// When a new period begins; holds behind the periods that are announced, the current one and
     /// the next. One that has no end gets it now.
     pub reset_strategy: Option<ResetStrategy>,
-    /// When it ends; `Some(None)` is never.
+    /// When it ends; `Some(None)` is never. Either ends a wait for the first traffic.
     pub expires_at_ms: Option<Option<i64>>,
+    /// It waits for its first traffic, and lasts so long from then on instead of up to its end;
+    /// `Some(None)` is not any more.
+    pub on_hold_ms: Option<Option<i64>>,
+    /// How many devices it may have; 0 is as many as anybody.
+    pub device_limit: Option<u32>,
+    /// What follows; `Some(None)` is nothing.
+    pub next_plan: Option<Option<NextPlan>>,
     /// Disabled by hand.
     pub disabled: Option<bool>,
 }
 
 /// A user whose row and periods are locked.
 pub(crate) struct Locked {
-    row: Model,
-    periods: Standing,
+    pub(crate) row: Model,
+    pub(crate) periods: Standing,
 }
 
 impl Store {
@@ -58,7 +67,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::StaleVersion`], [`StoreError::AlreadyExists`] for
-    /// the name, [`StoreError::InvalidReference`] for a group, [`StoreError::PoolExhausted`].
+    /// the name, [`StoreError::InvalidReference`] for a group or a plan, [`StoreError::PlanArchived`],
+    /// [`StoreError::PoolExhausted`].
     pub async fn update_user(
         &self,
         tenant: TenantId,
@@ -67,6 +77,8 @@ impl Store {
         version: Option<u64>,
     ) -> Result<User> {
         let mut tx = self.begin_in(tenant).await?;
+        let next = patch.next_plan.flatten();
+        plans::hold(&tx, tenant, next.map(|next| next.plan_id)).await?;
         if let Some(groups) = &patch.group_ids {
             groups::hold(&tx, tenant, groups).await?;
         }
@@ -98,8 +110,16 @@ impl Store {
             user.set_strategy(&tx, tenant, strategy).await?;
         }
         if let Some(expires_at) = patch.expires_at_ms {
-            user.row.expires_at = expires_at;
-            change.expires_at = Set(expires_at);
+            user.set_end(&mut change, expires_at);
+        }
+        if let Some(on_hold) = patch.on_hold_ms {
+            user.set_hold(&mut change, on_hold, tx.now);
+        }
+        if let Some(devices) = patch.device_limit {
+            change.device_limit = Set(i64::from(devices));
+        }
+        if let Some(next) = patch.next_plan {
+            set_next(&mut change, next);
         }
         if let Some(disabled) = patch.disabled {
             user.row.disabled = disabled;
@@ -159,15 +179,10 @@ impl Store {
             return self.user(tenant, id).await;
         }
         let mut user = lock(&tx, tenant, id).await?;
-        let now = tx.now;
-        let before = users::load(&*tx, tenant, id, now).await?;
+        let before = users::load(&*tx, tenant, id, tx.now).await?;
         let strategy = periods::strategy(user.row.reset_strategy.clone())?;
-        let calendar = calendar(&tx, tenant, strategy).await?;
         let limit = Limit::from_wire(sql::unsigned(user.row.limit_bytes));
-        periods::close(&tx, Some(tenant), user.periods.ids()).await?;
-        user.periods = Standing::begin(&calendar, limit, now)?;
-        let opened = std::iter::once(user.periods.current).chain(user.periods.next);
-        periods::open(&tx, opened.map(|period| (tenant, id, period))).await?;
+        user.begin_anew(&tx, tenant, strategy, limit).await?;
         save(&mut tx, tenant, &user, ActiveModel::default()).await?;
         let user = users::load(&*tx, tenant, id, tx.now).await?;
         tx.audit(Event::changed(&before, &user));
@@ -207,8 +222,75 @@ impl Locked {
         self.row.credentials_version
     }
 
+    /// What it may do but for a hand that has disabled it.
+    pub(crate) fn status_unless_disabled(&self, now: i64) -> UserStatus {
+        UserFacts {
+            disabled: false,
+            ..self.facts(now)
+        }
+        .status(now)
+    }
+
+    fn facts(&self, now: i64) -> UserFacts {
+        let in_force = self.periods.in_force(now);
+        UserFacts {
+            deleted: self.row.deleted_at.is_some(),
+            disabled: self.row.disabled,
+            expires_at_ms: self.row.expires_at,
+            limit: in_force.limit,
+            used: in_force.used,
+            on_hold: self.row.on_hold,
+        }
+    }
+
+    /// It ends then, whenever its clock began or was to begin.
+    pub(crate) fn set_end(&mut self, change: &mut ActiveModel, expires_at: Option<i64>) {
+        self.row.expires_at = expires_at;
+        change.expires_at = Set(expires_at);
+        self.set_clock(change, None, None);
+    }
+
+    /// It waits for its first traffic, or does not any more.
+    pub(crate) fn set_hold(&mut self, change: &mut ActiveModel, on_hold: Option<i64>, now: i64) {
+        if on_hold.is_some() {
+            self.set_end(change, None);
+        }
+        self.set_clock(change, on_hold, on_hold.map(|_| now));
+    }
+
+    fn set_clock(&mut self, change: &mut ActiveModel, on_hold: Option<i64>, since: Option<i64>) {
+        self.row.on_hold = on_hold.is_some();
+        self.row.on_hold_ms = on_hold;
+        change.on_hold = Set(self.row.on_hold);
+        change.on_hold_ms = Set(on_hold);
+        change.hold_since = Set(since);
+        change.started_at = Set(None);
+    }
+
+    /// Its quota begins anew now: what stands is closed, and what silent nodes hold of it remains
+    /// spendable there.
+    pub(crate) async fn begin_anew(
+        &mut self,
+        tx: &Write,
+        tenant: TenantId,
+        strategy: ResetStrategy,
+        limit: Limit,
+    ) -> Result<()> {
+        let calendar = calendar(tx, tenant, strategy).await?;
+        periods::close(tx, Some(tenant), self.periods.ids()).await?;
+        self.periods = Standing::begin(&calendar, limit, tx.now)?;
+        let user = UserId::new(self.row.id);
+        let opened = std::iter::once(self.periods.current).chain(self.periods.next);
+        periods::open(tx, opened.map(|period| (tenant, user, period))).await
+    }
+
     /// The limit holds in both periods that stand: nodes hold allowances of either.
-    async fn set_limit(&mut self, tx: &Write, tenant: TenantId, limit: Limit) -> Result<()> {
+    pub(crate) async fn set_limit(
+        &mut self,
+        tx: &Write,
+        tenant: TenantId,
+        limit: Limit,
+    ) -> Result<()> {
         let text = format!(
             "UPDATE periods SET limit_bytes = $1 WHERE tenant_id = $2 AND id {}",
             sql::in_ids(&**tx, 3)
@@ -219,6 +301,7 @@ impl Locked {
             sql::ids(&**tx, self.periods.ids()),
         ];
         sql::run(&**tx, text, values).await?;
+        self.row.limit_bytes = sql::signed(limit.to_wire());
         self.periods.current.limit = limit;
         if let Some(next) = &mut self.periods.next {
             next.limit = limit;
@@ -248,7 +331,8 @@ impl Locked {
             *next = ended;
             return Ok(());
         }
-        self.periods = Standing::from(&calendar, ended)?;
+        let limit = Limit::from_wire(sql::unsigned(self.row.limit_bytes));
+        self.periods = Standing::from(&calendar, ended, limit)?;
         let user = UserId::new(self.row.id);
         let next = self.periods.next.map(|next| (tenant, user, next));
         periods::open(tx, next).await
@@ -258,8 +342,16 @@ impl Locked {
 /// Locks a live user's periods and then the user. Ingest locks periods by the thousand and a user
 /// only when it crosses its limit, so that is the order for everybody.
 pub(crate) async fn lock(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
-    let find =
-        || Entity::find_by_id((tenant.uuid(), id.uuid())).filter(Column::DeletedAt.is_null());
+    let user = lock_kept(tx, tenant, id).await?;
+    match user.row.deleted_at {
+        None => Ok(user),
+        Some(_) => Err(StoreError::NotFound("user")),
+    }
+}
+
+/// As [`lock`], also a user that was deleted.
+pub(crate) async fn lock_kept(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
+    let find = || Entity::find_by_id((tenant.uuid(), id.uuid()));
     let missing = || StoreError::NotFound("user");
     // A reset or a rollover may put other periods in place between the two locks; it is rare.
     for _ in 0..4 {
@@ -297,18 +389,9 @@ pub(crate) async fn save(
     change: ActiveModel,
 ) -> Result<()> {
     let id = UserId::new(user.row.id);
-    let in_force = user.periods.in_force(tx.now);
-    let facts = UserFacts {
-        deleted: user.row.deleted_at.is_some(),
-        disabled: user.row.disabled,
-        expires_at_ms: user.row.expires_at,
-        limit: in_force.limit,
-        used: in_force.used,
-        on_hold: user.row.on_hold,
-    };
     Entity::update_many()
         .set(ActiveModel {
-            status: Set(facts.status(tx.now).as_str().to_owned()),
+            status: Set(user.facts(tx.now).status(tx.now).as_str().to_owned()),
             period_id: Set(user.periods.current.id.uuid()),
             next_period_id: Set(user.periods.next_id()),
             period_ends_at: Set(user.periods.ends_at()),
@@ -325,7 +408,14 @@ pub(crate) async fn save(
     Ok(())
 }
 
-async fn set_groups(
+/// What follows is due at the next end that comes from now on.
+pub(crate) fn set_next(change: &mut ActiveModel, next: Option<NextPlan>) {
+    change.next_plan_id = Set(next.map(|next| next.plan_id.uuid()));
+    change.next_plan_start = Set(plans::start_of(next).to_string());
+    change.next_plan_due_at = Set(None);
+}
+
+pub(crate) async fn set_groups(
     tx: &mut Write,
     tenant: TenantId,
     user: UserId,

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use sea_orm::{ActiveValue, EntityTrait};
 use vpnpanel_domain::{
-    Calendar, DeviceId, GroupId, Limit, MicroBytes, ResetStrategy, SpeedLimit, TenantId, UserFacts,
-    UserId, Zone,
+    Calendar, DeviceId, GroupId, Limit, MicroBytes, PlanId, ResetStrategy, SpeedLimit, TenantId,
+    UserFacts, UserId, Zone,
 };
 
 use crate::audit::Event;
@@ -18,6 +18,7 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
 use crate::peers::{self, Scope};
 use crate::periods::{self, Standing};
+use crate::plans::{self, NextPlan};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::tenants::name_key;
 use crate::transaction::Write;
@@ -50,6 +51,12 @@ pub struct NewUser {
     pub on_hold_ms: Option<i64>,
     /// Disabled from the start.
     pub disabled: bool,
+    /// The plan that it is made from.
+    pub plan_id: Option<PlanId>,
+    /// What follows.
+    pub next_plan: Option<NextPlan>,
+    /// How many devices it may have; 0 is as many as anybody.
+    pub device_limit: u32,
     /// Its devices.
     pub devices: Vec<NewDevice>,
 }
@@ -69,9 +76,9 @@ impl Store {
     /// Makes a user.
     ///
     /// # Errors
-    /// [`StoreError::AlreadyExists`] for the name, [`StoreError::InvalidReference`] for a group,
-    /// [`StoreError::PoolExhausted`], [`StoreError::LimitReached`], [`StoreError::NotFound`] for
-    /// the tenant.
+    /// [`StoreError::AlreadyExists`] for the name, [`StoreError::InvalidReference`] for a group or a
+    /// plan, [`StoreError::PlanArchived`], [`StoreError::PoolExhausted`],
+    /// [`StoreError::LimitReached`], [`StoreError::NotFound`] for the tenant.
     pub async fn create_user(
         &self,
         tenant: TenantId,
@@ -114,8 +121,12 @@ impl Store {
     }
 }
 
-async fn create(tx: &mut Write, tenant: TenantId, new: Vec<NewUser>) -> Result<()> {
+/// Makes users in a transaction of the caller's.
+pub(crate) async fn create(tx: &mut Write, tenant: TenantId, new: Vec<NewUser>) -> Result<()> {
     let zone = admit(tx, tenant, new.len()).await?;
+    let given = new.iter().filter_map(|user| user.plan_id);
+    let followed = new.iter().filter_map(|user| user.next_plan);
+    plans::hold_all(tx, tenant, given, followed.map(|next| next.plan_id)).await?;
     let wanted: BTreeSet<GroupId> = new.iter().flat_map(|user| user.group_ids.clone()).collect();
     groups::hold(tx, tenant, &wanted).await?;
 
@@ -192,21 +203,19 @@ pub(crate) async fn add_to_groups(
 
 /// Refuses more users than the tenant's limit permits; answers the tenant's zone. The tenant is
 /// locked only where it has a limit.
-async fn admit(tx: &Write, tenant: TenantId, more: usize) -> Result<Zone> {
-    let row = sql::one(
-        &**tx,
-        "SELECT time_zone, max_users FROM tenants WHERE id = $1 AND deleted_at IS NULL",
-        vec![tenant.uuid().into()],
-    )
-    .await?
-    .ok_or(StoreError::NotFound("tenant"))?;
+pub(crate) async fn admit(tx: &Write, tenant: TenantId, more: usize) -> Result<Zone> {
+    let find = "SELECT time_zone, max_users FROM tenants WHERE id = $1 AND deleted_at IS NULL";
+    let find = async |lock: &str| {
+        sql::one(&**tx, format!("{find} {lock}"), vec![tenant.uuid().into()])
+            .await?
+            .ok_or(StoreError::NotFound("tenant"))
+    };
+    let mut row = find("").await?;
+    if sql::get::<Option<i64>>(&row, 1)?.is_some() {
+        // What it says is what it says once nobody else can add users or change it.
+        row = find("{for_update}").await?;
+    }
     if let Some(most) = sql::get::<Option<i64>>(&row, 1)? {
-        sql::one(
-            &**tx,
-            "SELECT id FROM tenants WHERE id = $1 {for_update}",
-            vec![tenant.uuid().into()],
-        )
-        .await?;
         let count = sql::one(
             &**tx,
             "SELECT COUNT(*) FROM users WHERE tenant_id = $1 AND deleted_at IS NULL",
@@ -255,6 +264,13 @@ fn row(new: &NewUser, periods: &Standing, tenant: TenantId, now: i64) -> user::M
         speed_up_bps: sql::signed(new.speed.up.bps()),
         speed_down_bps: sql::signed(new.speed.down.bps()),
         deleted_at: None,
+        plan_id: new.plan_id.map(PlanId::uuid),
+        next_plan_id: new.next_plan.map(|next| next.plan_id.uuid()),
+        next_plan_start: plans::start_of(new.next_plan).to_string(),
+        next_plan_due_at: None,
+        device_limit: i64::from(new.device_limit),
+        hold_since: new.on_hold_ms.map(|_| now),
+        started_at: None,
     }
 }
 
@@ -263,16 +279,28 @@ fn devices(
     tenant: TenantId,
     now: i64,
 ) -> impl Iterator<Item = device::ActiveModel> {
-    let id = user.id.uuid();
-    user.devices.iter().map(move |new| device::ActiveModel {
+    let id = user.id;
+    user.devices
+        .iter()
+        .map(move |new| device_row(new, tenant, id, now))
+}
+
+/// The row of a new device of a user.
+pub(crate) fn device_row(
+    new: &NewDevice,
+    tenant: TenantId,
+    user: UserId,
+    now: i64,
+) -> device::ActiveModel {
+    device::ActiveModel {
         tenant_id: ActiveValue::Set(tenant.uuid()),
         id: ActiveValue::Set(new.id.uuid()),
-        user_id: ActiveValue::Set(id),
+        user_id: ActiveValue::Set(user.uuid()),
         name: ActiveValue::Set(new.name.clone()),
         public_key: ActiveValue::Set(new.keys.public_key.to_vec()),
         sealed_private_key: ActiveValue::Set(new.keys.sealed_private_key.clone()),
         sealed_preshared_key: ActiveValue::Set(new.keys.sealed_preshared_key.clone()),
         created_at: ActiveValue::Set(now),
         sealed_seed: ActiveValue::Set(Some(new.keys.sealed_seed.clone())),
-    })
+    }
 }

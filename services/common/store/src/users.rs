@@ -6,15 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::{ConnectionTrait, QueryResult};
 use uuid::Uuid;
 use vpnpanel_domain::{
-    GroupId, Limit, ResetStrategy, Speed, SpeedLimit, TenantId, UserFacts, UserId, UserStatus,
+    GroupId, Limit, PlanId, ResetStrategy, Speed, SpeedLimit, TenantId, UserFacts, UserId,
+    UserStatus,
 };
 
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::page::Page;
 use crate::periods::{self, Period};
+use crate::plans::{self, NextPlan};
 use crate::sql;
 use crate::tenants::name_key;
+
+/// For how long a deleted user can be taken back: 30 days.
+pub const DELETED_USERS_KEPT_MS: i64 = 30 * 24 * 3_600_000;
 
 /// A subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,12 @@ pub struct User {
     /// Its clock starts at the first traffic and lasts this long; `None` once it runs, or when
     /// it never waited.
     pub on_hold_ms: Option<i64>,
+    /// The plan that it was made from or has come to.
+    pub plan_id: Option<PlanId>,
+    /// What follows.
+    pub next_plan: Option<NextPlan>,
+    /// How many devices it may have; 0 is as many as anybody.
+    pub device_limit: u32,
     /// The quota window in force.
     pub period: Period,
     /// Grows with each revocation of its credentials.
@@ -54,17 +65,21 @@ pub struct User {
     pub created_at_ms: i64,
     /// When it was last changed.
     pub updated_at_ms: i64,
+    /// When it was deleted.
+    pub deleted_at_ms: Option<i64>,
 }
 
 /// Which users to list; what is `None` does not matter.
 #[derive(Debug, Clone, Default)]
 pub struct UserFilter {
-    /// Of this status, as it is now.
+    /// Of this status, as it is now. Deleted ones are listed while they can be taken back.
     pub status: Option<UserStatus>,
     /// Whose name begins so, without regard to case.
     pub username_prefix: Option<String>,
     /// Of this group.
     pub group_id: Option<GroupId>,
+    /// Of this plan.
+    pub plan_id: Option<PlanId>,
 }
 
 impl Store {
@@ -76,7 +91,7 @@ impl Store {
         load(&self.read_in(tenant).await?, tenant, id, self.now_ms()).await
     }
 
-    /// Users of a tenant that are not deleted, in the order they were made.
+    /// Users of a tenant in the order they were made; deleted ones only where they are asked for.
     ///
     /// # Errors
     /// Those of the database.
@@ -126,11 +141,20 @@ pub(crate) fn list(
             values.len()
         ));
     }
+    if let Some(plan) = filter.plan_id {
+        values.push(plan.uuid().into());
+        narrows.push_str(&format!(" AND u.plan_id = ${}", values.len()));
+    }
     values.push(i64::from(page.size).into());
     let limit = values.len();
+    let mut is_there = "u.deleted_at IS NULL".to_owned();
+    if filter.status == Some(UserStatus::Deleted) {
+        values.push(now.saturating_sub(DELETED_USERS_KEPT_MS).into());
+        is_there = format!("u.deleted_at > ${}", values.len());
+    }
     let found = |behind: &str, condition: &str| {
         format!(
-            "{} WHERE u.tenant_id = $1 AND u.deleted_at IS NULL AND {behind}{condition}{narrows}",
+            "{} WHERE u.tenant_id = $1 AND {is_there} AND {behind}{condition}{narrows}",
             select(2)
         )
     };
@@ -180,12 +204,23 @@ pub(crate) async fn load(
     id: UserId,
     now: i64,
 ) -> Result<User> {
+    let user = load_kept(db, tenant, id, now).await?;
+    match user.deleted_at_ms {
+        None => Ok(user),
+        Some(_) => Err(StoreError::NotFound("user")),
+    }
+}
+
+/// As [`load`], also of a user that was deleted.
+pub(crate) async fn load_kept(
+    db: &impl ConnectionTrait,
+    tenant: TenantId,
+    id: UserId,
+    now: i64,
+) -> Result<User> {
     let rows = sql::all(
         db,
-        format!(
-            "{} WHERE u.tenant_id = $1 AND u.id = $3 AND u.deleted_at IS NULL",
-            select(2)
-        ),
+        format!("{} WHERE u.tenant_id = $1 AND u.id = $3", select(2)),
         vec![tenant.uuid().into(), now.into(), id.uuid().into()],
     )
     .await?;
@@ -200,7 +235,8 @@ pub(crate) fn select(now: usize) -> String {
     format!(
         "SELECT u.id, u.username, u.note, u.disabled, u.expires_at, u.on_hold, u.on_hold_ms,
                 u.limit_bytes, u.reset_strategy, u.credentials_version, u.version, u.created_at,
-                u.updated_at, {}, u.speed_up_bps, u.speed_down_bps
+                u.updated_at, {}, u.speed_up_bps, u.speed_down_bps, u.plan_id, u.next_plan_id,
+                u.next_plan_start, u.device_limit, u.deleted_at
          FROM users u {}",
         periods::COLUMNS,
         periods::join_in_force(now)
@@ -270,8 +306,9 @@ async fn with_groups(
 fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
     let on_hold: bool = sql::get(row, 5)?;
     let period = periods::period(row, 13)?;
+    let deleted_at_ms: Option<i64> = sql::get(row, 29)?;
     let facts = UserFacts {
-        deleted: false,
+        deleted: deleted_at_ms.is_some(),
         disabled: sql::get(row, 3)?,
         expires_at_ms: sql::get(row, 4)?,
         limit: period.limit,
@@ -291,6 +328,10 @@ fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
         reset_strategy: periods::strategy(sql::get(row, 8)?)?,
         expires_at_ms: facts.expires_at_ms,
         on_hold_ms: if on_hold { sql::get(row, 6)? } else { None },
+        plan_id: sql::get::<Option<Uuid>>(row, 25)?.map(PlanId::new),
+        next_plan: plans::next_of(sql::get(row, 26)?, &sql::get::<String>(row, 27)?)?,
+        device_limit: plans::devices(sql::get(row, 28)?),
+        deleted_at_ms,
         period,
         credentials_version: sql::unsigned(sql::get(row, 9)?),
         version: sql::unsigned(sql::get(row, 10)?),

@@ -3,24 +3,30 @@
 use std::collections::BTreeSet;
 
 use vpnpanel_api::user::v1::{
-    CreateUserRequest, CreateUserResponse, DeleteUserRequest, DeleteUserResponse,
-    DisableUserRequest, DisableUserResponse, EnableUserRequest, EnableUserResponse, GetUserRequest,
+    ChangeUserPlanRequest, ChangeUserPlanResponse, CreateUserRequest, CreateUserResponse,
+    DeleteUserRequest, DeleteUserResponse, DisableUserRequest, DisableUserResponse,
+    EnableUserRequest, EnableUserResponse, ExtendUserRequest, ExtendUserResponse, GetUserRequest,
     GetUserResponse, ListUserPeriodsRequest, ListUserPeriodsResponse, ListUsersRequest,
-    ListUsersResponse, Period, ResetStrategy as WireStrategy, ResetUserUsageRequest,
-    ResetUserUsageResponse, RevokeUserCredentialsRequest, RevokeUserCredentialsResponse,
-    UpdateUserRequest, UpdateUserResponse, UsageReset, User, UserStatus as WireStatus,
+    ListUsersResponse, Period, ResetUserUsageRequest, ResetUserUsageResponse,
+    RevokeUserCredentialsRequest, RevokeUserCredentialsResponse, UndeleteUserRequest,
+    UndeleteUserResponse, UpdateUserRequest, UpdateUserResponse, User, UserStatus as WireStatus,
 };
 use vpnpanel_domain::{
-    GroupId, Limit, ResetStrategy, Speed, SpeedLimit, TenantId, UserId, UserStatus,
+    GroupId, Limit, PlanId, ResetStrategy, Speed, SpeedLimit, TenantId, UserId, UserStatus,
 };
-use vpnpanel_store::{self as store, NewUser, UserFilter, UserPatch, fresh_id};
+use vpnpanel_store::{
+    self as store, Extension, NewUser, NextPlan, Plan, PlanTerms, StoreError, UserFilter,
+    UserPatch, fresh_id,
+};
 
 use crate::{
     Error,
     caller::Caller,
     context::Context,
-    wire::{IntoWire, etag, ids, mask::Mask, page::List, request, text, time},
+    wire::{IntoWire, etag, ids, mask::Mask, page::List, request, terms, text, time},
 };
+
+const DAY_MS: i64 = 24 * 3_600_000;
 
 /// Name of the one device that a user is made with.
 const FIRST_DEVICE: &str = "device-1";
@@ -34,6 +40,9 @@ const CHANGEABLE: &[&str] = &[
     "speed_limit_up_bps",
     "speed_limit_down_bps",
     "usage_reset",
+    "on_hold_duration",
+    "device_limit",
+    "next_plan",
 ];
 
 pub(crate) async fn create(
@@ -50,8 +59,30 @@ pub(crate) async fn create(
         &message,
     )?;
     let user = message.user.unwrap_or_default();
-    let new = NewUser {
-        id: fresh_id(),
+    let plan = match ids::optional("user.plan_id", &user.plan_id)? {
+        None => None,
+        Some(id) => Some(plan_of(context, tenant_id, id).await?),
+    };
+    let new = new_user(context, fresh_id(), user, plan.as_ref())?;
+    let made = context
+        .acting(caller)
+        .create_user(tenant_id, new, key.as_ref())
+        .await?;
+    Ok(CreateUserResponse {
+        user: Some(made.into_wire()),
+    })
+}
+
+/// A user to make, from a plan where one is given: of one call, or one of many.
+pub(crate) fn new_user(
+    context: &Context,
+    id: UserId,
+    user: User,
+    plan: Option<&Plan>,
+) -> Result<NewUser, Error> {
+    check_clock(&user)?;
+    let mut new = NewUser {
+        id,
         username: text::name("user.username", &user.username)?,
         group_ids: groups(&user)?,
         limit: Limit::from_wire(user.data_limit_bytes),
@@ -61,18 +92,30 @@ pub(crate) async fn create(
         },
         reset_strategy: reset_strategy(&user)?,
         expires_at_ms: expires_at(&user)?,
-        on_hold_ms: None,
+        on_hold_ms: on_hold(&user),
         disabled: false,
+        plan_id: plan.map(|plan| plan.id),
+        next_plan: next_plan(&user)?,
+        device_limit: user.device_limit,
         devices: vec![context.vault.new_device(FIRST_DEVICE)?],
         note: user.note,
     };
-    let made = context
-        .acting(caller)
-        .create_user(tenant_id, new, key.as_ref())
-        .await?;
-    Ok(CreateUserResponse {
-        user: Some(made.into_wire()),
-    })
+    if let Some(plan) = plan {
+        fill(&mut new, &plan.terms, context.store.now_ms());
+    }
+    Ok(new)
+}
+
+/// The plan that a user is made from.
+async fn plan_of(context: &Context, tenant: TenantId, id: PlanId) -> Result<Plan, Error> {
+    match context.store.plan(tenant, id).await {
+        Err(StoreError::NotFound(_)) => Err(StoreError::InvalidReference {
+            what: "user.plan_id",
+            id: id.to_string(),
+        }
+        .into()),
+        other => Ok(other?),
+    }
 }
 
 pub(crate) async fn get(
@@ -93,15 +136,17 @@ pub(crate) async fn list(
 ) -> Result<ListUsersResponse, Error> {
     let tenant_id: TenantId = ids::required("tenant_id", &message.tenant_id)?;
     let filter = UserFilter {
-        status: status(message.status())?,
+        status: status(message.status()),
         group_id: ids::optional("group_id", &message.group_id)?,
+        plan_id: ids::optional("plan_id", &message.plan_id)?,
         username_prefix: (!message.username_prefix.is_empty()).then_some(message.username_prefix),
     };
     let list = List::new("users")
         .of(tenant_id)
         .of(message.status)
         .of(filter.username_prefix.as_deref().unwrap_or_default())
-        .of(&message.group_id);
+        .of(&message.group_id)
+        .of(&message.plan_id);
     let page = list.page(message.page_size, &message.page_token)?;
     let mut users = context
         .store
@@ -121,6 +166,7 @@ pub(crate) async fn update(
 ) -> Result<UpdateUserResponse, Error> {
     let user = message.user.unwrap_or_default();
     let (tenant_id, id) = named(&user.tenant_id, &user.id)?;
+    check_clock(&user)?;
     let mask = Mask::read(message.update_mask.as_ref(), CHANGEABLE)?;
     let username = mask.take("username", !user.username.is_empty(), &user.username);
     let in_groups = mask.take("group_ids", !user.group_ids.is_empty(), &user);
@@ -130,6 +176,9 @@ pub(crate) async fn update(
     let down = user.speed_limit_down_bps != 0;
     let down = mask.take("speed_limit_down_bps", down, &user);
     let usage_reset = mask.take("usage_reset", user.usage_reset.is_some(), &user);
+    let hold = user.on_hold_duration.is_some();
+    let next = mask.take("next_plan", user.next_plan.is_some(), &user);
+    let devices = user.device_limit;
     let patch = UserPatch {
         username: username
             .map(|name| text::name("user.username", name))
@@ -140,6 +189,9 @@ pub(crate) async fn update(
         speed_up: up.map(speed_up).transpose()?,
         speed_down: down.map(speed_down).transpose()?,
         reset_strategy: usage_reset.map(reset_strategy).transpose()?,
+        on_hold_ms: mask.take("on_hold_duration", hold, on_hold(&user)),
+        device_limit: mask.take("device_limit", devices != 0, devices),
+        next_plan: next.map(next_plan).transpose()?,
         note: mask.take("note", !user.note.is_empty(), user.note.clone()),
         ..UserPatch::default()
     };
@@ -193,6 +245,74 @@ pub(crate) async fn enable(
         .set_user_disabled(tenant_id, id, false)
         .await?;
     Ok(EnableUserResponse {
+        user: Some(changed.into_wire()),
+    })
+}
+
+pub(crate) async fn extend(
+    context: &Context,
+    caller: &Caller,
+    message: ExtendUserRequest,
+) -> Result<ExtendUserResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let key = request::key(
+        caller,
+        Some(tenant_id),
+        "ExtendUser",
+        &message.request_id,
+        &message,
+    )?;
+    if message.days == 0 && message.data_bytes == 0 {
+        return Err(Error::field(
+            "days",
+            "one of days and data_bytes is required",
+        ));
+    }
+    let by = Extension {
+        time_ms: i64::from(message.days) * DAY_MS,
+        bytes: message.data_bytes,
+    };
+    let changed = context
+        .acting(caller)
+        .extend_user(tenant_id, id, by, key.as_ref())
+        .await?;
+    Ok(ExtendUserResponse {
+        user: Some(changed.into_wire()),
+    })
+}
+
+pub(crate) async fn undelete(
+    context: &Context,
+    caller: &Caller,
+    message: UndeleteUserRequest,
+) -> Result<UndeleteUserResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let back = context.acting(caller).undelete_user(tenant_id, id).await?;
+    Ok(UndeleteUserResponse {
+        user: Some(back.into_wire()),
+    })
+}
+
+pub(crate) async fn change_plan(
+    context: &Context,
+    caller: &Caller,
+    message: ChangeUserPlanRequest,
+) -> Result<ChangeUserPlanResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let key = request::key(
+        caller,
+        Some(tenant_id),
+        "ChangeUserPlan",
+        &message.request_id,
+        &message,
+    )?;
+    let plan = ids::required("plan_id", &message.plan_id)?;
+    let version = etag::expected(&message.etag)?;
+    let changed = context
+        .acting(caller)
+        .change_user_plan(tenant_id, id, plan, version, key.as_ref())
+        .await?;
+    Ok(ChangeUserPlanResponse {
         user: Some(changed.into_wire()),
     })
 }
@@ -269,9 +389,7 @@ pub(crate) fn named(tenant: &str, user: &str) -> Result<(TenantId, UserId), Erro
 }
 
 fn groups(user: &User) -> Result<BTreeSet<GroupId>, Error> {
-    Ok(ids::list("user.group_ids", &user.group_ids)?
-        .into_iter()
-        .collect())
+    terms::groups("user.group_ids", &user.group_ids)
 }
 
 fn expires_at(user: &User) -> Result<Option<i64>, Error> {
@@ -281,51 +399,76 @@ fn expires_at(user: &User) -> Result<Option<i64>, Error> {
 }
 
 fn speed_up(user: &User) -> Result<Speed, Error> {
-    speed("user.speed_limit_up_bps", user.speed_limit_up_bps)
+    terms::speed("user.speed_limit_up_bps", user.speed_limit_up_bps)
 }
 
 fn speed_down(user: &User) -> Result<Speed, Error> {
-    speed("user.speed_limit_down_bps", user.speed_limit_down_bps)
-}
-
-fn speed(field: &'static str, bps: u64) -> Result<Speed, Error> {
-    Speed::new(bps).map_err(|error| Error::field(field, error.to_string()))
+    terms::speed("user.speed_limit_down_bps", user.speed_limit_down_bps)
 }
 
 fn reset_strategy(user: &User) -> Result<ResetStrategy, Error> {
-    let Some(reset) = &user.usage_reset else {
-        return Ok(ResetStrategy::None);
-    };
-    let days = reset.rolling_days;
-    let strategy = match reset.strategy() {
-        WireStrategy::Unspecified | WireStrategy::None => ResetStrategy::None,
-        WireStrategy::Daily => ResetStrategy::Daily,
-        WireStrategy::Weekly => ResetStrategy::Weekly,
-        WireStrategy::Monthly => ResetStrategy::Monthly,
-        WireStrategy::Yearly => ResetStrategy::Yearly,
-        WireStrategy::Rolling => ResetStrategy::Rolling { days },
-    };
-    let field = "user.usage_reset.rolling_days";
-    if days != 0 && !matches!(strategy, ResetStrategy::Rolling { .. }) {
-        return Err(Error::field(field, "is only for a rolling quota"));
-    }
-    strategy
-        .validate()
-        .map_err(|error| Error::field(field, error.to_string()))?;
-    Ok(strategy)
+    terms::reset_strategy("user.usage_reset.rolling_days", user.usage_reset.as_ref())
 }
 
-fn status(status: WireStatus) -> Result<Option<UserStatus>, Error> {
-    Ok(match status {
+fn next_plan(user: &User) -> Result<Option<NextPlan>, Error> {
+    terms::next_plan("user.next_plan.plan_id", user.next_plan.as_ref())
+}
+
+fn on_hold(user: &User) -> Option<i64> {
+    user.on_hold_duration.as_ref().map(time::duration_ms)
+}
+
+/// Who waits for its first traffic has no end yet.
+fn check_clock(user: &User) -> Result<(), Error> {
+    match (&user.on_hold_duration, &user.expire_time) {
+        (Some(_), Some(_)) => Err(Error::field(
+            "user.on_hold_duration",
+            "cannot be set together with expire_time",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Fills in what a user was given nothing else for.
+fn fill(new: &mut NewUser, terms: &PlanTerms, now_ms: i64) {
+    if new.limit == Limit::None {
+        new.limit = terms.limit;
+    }
+    if new.speed.up == Speed::UNLIMITED {
+        new.speed.up = terms.speed.up;
+    }
+    if new.speed.down == Speed::UNLIMITED {
+        new.speed.down = terms.speed.down;
+    }
+    if new.reset_strategy == ResetStrategy::None {
+        new.reset_strategy = terms.reset_strategy;
+    }
+    if new.device_limit == 0 {
+        new.device_limit = terms.device_limit;
+    }
+    if new.group_ids.is_empty() {
+        new.group_ids.clone_from(&terms.group_ids);
+    }
+    if new.expires_at_ms.is_none() && new.on_hold_ms.is_none() {
+        if terms.on_first_use {
+            new.on_hold_ms = terms.duration_ms;
+        } else {
+            new.expires_at_ms = terms.duration_ms.map(|it| now_ms.saturating_add(it));
+        }
+    }
+    new.next_plan = new.next_plan.or(terms.next);
+}
+
+fn status(status: WireStatus) -> Option<UserStatus> {
+    match status {
         WireStatus::Unspecified => None,
         WireStatus::Active => Some(UserStatus::Active),
         WireStatus::Limited => Some(UserStatus::Limited),
         WireStatus::Expired => Some(UserStatus::Expired),
         WireStatus::Disabled => Some(UserStatus::Disabled),
-        WireStatus::Deleted => {
-            return Err(Error::field("status", "deleted users are not listed"));
-        }
-    })
+        WireStatus::Deleted => Some(UserStatus::Deleted),
+        WireStatus::OnHold => Some(UserStatus::OnHold),
+    }
 }
 
 impl IntoWire for store::User {
@@ -333,8 +476,8 @@ impl IntoWire for store::User {
 
     fn into_wire(self) -> User {
         let status = match self.status {
-            // A user that waits for its first traffic may connect.
-            UserStatus::Active | UserStatus::OnHold => WireStatus::Active,
+            UserStatus::Active => WireStatus::Active,
+            UserStatus::OnHold => WireStatus::OnHold,
             UserStatus::Limited => WireStatus::Limited,
             UserStatus::Expired => WireStatus::Expired,
             UserStatus::Disabled => WireStatus::Disabled,
@@ -358,6 +501,11 @@ impl IntoWire for store::User {
             etag: etag::of(self.version),
             speed_limit_up_bps: self.speed.up.bps(),
             speed_limit_down_bps: self.speed.down.bps(),
+            plan_id: self.plan_id.map(|id| id.to_string()).unwrap_or_default(),
+            on_hold_duration: self.on_hold_ms.map(time::duration_of_ms),
+            device_limit: self.device_limit,
+            next_plan: self.next_plan.map(IntoWire::into_wire),
+            delete_time: self.deleted_at_ms.map(time::timestamp),
         }
     }
 }
@@ -375,25 +523,6 @@ impl IntoWire for store::Period {
             usage_reset: Some(self.reset_strategy.into_wire()),
             data_limit_bytes: self.limit.to_wire(),
             used_bytes: self.used.floor_bytes(),
-        }
-    }
-}
-
-impl IntoWire for ResetStrategy {
-    type Wire = UsageReset;
-
-    fn into_wire(self) -> UsageReset {
-        let (strategy, rolling_days) = match self {
-            Self::None => (WireStrategy::None, 0),
-            Self::Daily => (WireStrategy::Daily, 0),
-            Self::Weekly => (WireStrategy::Weekly, 0),
-            Self::Monthly => (WireStrategy::Monthly, 0),
-            Self::Yearly => (WireStrategy::Yearly, 0),
-            Self::Rolling { days } => (WireStrategy::Rolling, days),
-        };
-        UsageReset {
-            strategy: strategy.into(),
-            rolling_days,
         }
     }
 }

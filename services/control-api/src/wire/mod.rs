@@ -7,6 +7,7 @@ pub(crate) mod mask;
 pub(crate) mod page;
 pub(crate) mod range;
 pub(crate) mod request;
+pub(crate) mod terms;
 pub(crate) mod text;
 pub(crate) mod time;
 

@@ -30,6 +30,15 @@ pub(crate) fn duration(of: std::time::Duration) -> Duration {
     }
 }
 
+/// The wire's form of milliseconds that are not negative.
+pub(crate) fn duration_of_ms(ms: i64) -> Duration {
+    Duration {
+        seconds: ms / 1000,
+        // Below a thousand, so that the product fits.
+        nanos: (ms % 1000) as i32 * 1_000_000,
+    }
+}
+
 /// Milliseconds of a duration, which is not negative; finer parts are cut off.
 pub(crate) fn duration_ms(of: &Duration) -> i64 {
     of.seconds

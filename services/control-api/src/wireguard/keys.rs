@@ -31,6 +31,17 @@ pub(crate) fn preshared() -> Result<SecretKey, Error> {
     random()
 }
 
+/// Whether anything can be agreed on with the holder of a public key: not so with the few points of small
+/// order (RFC 7748, section 6.1), of which everybody knows what comes out.
+///
+/// # Errors
+/// [`Error::Random`].
+pub(crate) fn is_usable(public: &[u8; 32]) -> Result<bool, Error> {
+    let secret = StaticSecret::from(*random()?);
+    let agreed = secret.diffie_hellman(&PublicKey::from(*public));
+    Ok(agreed.was_contributory())
+}
+
 /// The text form of a key.
 pub(crate) fn text(key: &[u8; 32]) -> Zeroizing<String> {
     Zeroizing::new(STANDARD.encode(key))
@@ -58,6 +69,15 @@ mod tests {
         assert_eq!(public_of(&secret), public);
         assert_ne!(pair().unwrap().1, public);
         assert_ne!(*preshared().unwrap(), *preshared().unwrap());
+    }
+
+    #[test]
+    fn keys_of_small_order_are_none() {
+        let mut one = [0; 32];
+        one[0] = 1;
+        assert!(!is_usable(&[0; 32]).unwrap());
+        assert!(!is_usable(&one).unwrap());
+        assert!(is_usable(&pair().unwrap().1).unwrap());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod certificates;
 mod credentials;
 mod people;
+mod plans;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use tonic::{Request, client::Grpc, codegen::http::uri::PathAndQuery};
@@ -478,6 +479,9 @@ async fn perform(stage: &mut Stage, method: &'static Method, id: &str) -> Expect
                 return expected;
             }
             if let Some(expected) = credentials::perform(stage, method, id).await {
+                return expected;
+            }
+            if let Some(expected) = plans::perform(stage, method, id).await {
                 return expected;
             }
             let expected = people::perform(stage, method, id).await;

@@ -21,7 +21,9 @@ use vpnpanel_api::{
         signing_key_service_client::SigningKeyServiceClient,
     },
     node::v1::{CreateNodeRequest, Node, node_service_client::NodeServiceClient},
+    operation::v1::operation_service_client::OperationServiceClient,
     pki::v1::signer_service_client::SignerServiceClient,
+    plan::v1::plan_service_client::PlanServiceClient,
     system::v1::system_service_client::SystemServiceClient,
     tenant::v1::tenant_service_client::TenantServiceClient,
     usage::v1::usage_service_client::UsageServiceClient,
@@ -29,8 +31,8 @@ use vpnpanel_api::{
 };
 use vpnpanel_auth::{PasswordHasher, PasswordSettings, Role};
 use vpnpanel_control_api::{
-    Access, AccessArgs, Authority, CertificateRecords, ControlApiSettings, Parts, StoredAccounts,
-    Vault, build,
+    Access, AccessArgs, Authority, CertificateRecords, ControlApiSettings, Operations, Parts,
+    StoredAccounts, Vault, build,
 };
 use vpnpanel_domain::{AccountId, TenantId, Zone};
 use vpnpanel_pki::{MasterKey, Sealer};
@@ -56,6 +58,7 @@ pub(crate) struct Panel {
     pub(crate) authority: Authority,
     pub(crate) access: Access,
     router: axum::Router,
+    pub(crate) operations: Operations,
     hash: String,
     pub(crate) database: Arc<TestStore>,
     pub(crate) certificates: CertificateRecords,
@@ -140,6 +143,7 @@ impl Panel {
             authority,
             access,
             router: built.service.router("api").unwrap(),
+            operations: built.operations,
             hash: hasher.hash(PASSWORD.into()).await.unwrap(),
             database,
             certificates,
@@ -278,6 +282,8 @@ impl Caller {
         groups: GroupServiceClient,
         inbounds: InboundServiceClient,
         nodes: NodeServiceClient,
+        plans: PlanServiceClient,
+        operations: OperationServiceClient,
         usage: UsageServiceClient,
         system: SystemServiceClient,
         audit: AuditServiceClient,

@@ -7,6 +7,9 @@ mod certificates;
 mod commands;
 mod credentials;
 mod expiry;
+mod months;
+mod next_plans;
+mod operations;
 mod periods;
 mod signing_keys;
 mod usage_retention;
@@ -25,6 +28,9 @@ pub use certificates::PruneCertificates;
 pub use commands::ExpireNodeCommands;
 pub use credentials::ForgetCredentials;
 pub use expiry::ExpireUsers;
+pub use months::BeginMonths;
+pub use next_plans::GiveNextPlans;
+pub use operations::ForgetOperations;
 pub use periods::RollPeriods;
 pub use signing_keys::{RotateSigningKeys, SigningKeys};
 pub use usage_retention::RetainUsage;
@@ -69,6 +75,9 @@ pub fn all(settings: &Settings, keys: SigningKeys) -> Vec<Arc<dyn Job>> {
     vec![
         Arc::new(ExpireUsers::new(settings)),
         Arc::new(RollPeriods::new(settings)),
+        Arc::new(GiveNextPlans::new(settings)),
+        Arc::new(BeginMonths::new(settings)),
+        Arc::new(ForgetOperations),
         Arc::new(RetainAudit::new(settings)),
         Arc::new(RotateSigningKeys::new(settings, keys)),
         Arc::new(ForgetCredentials),

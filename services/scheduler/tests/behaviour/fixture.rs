@@ -85,6 +85,9 @@ pub(crate) async fn users_with(
             reset_strategy,
             expires_at_ms,
             on_hold_ms: None,
+            plan_id: None,
+            next_plan: None,
+            device_limit: 0,
             disabled: false,
             devices: Vec::new(),
         }

@@ -12,5 +12,6 @@ mod expiry;
 mod fixture;
 mod leases;
 mod periods;
+mod plans;
 mod signing_keys;
 mod usage;

@@ -93,7 +93,14 @@ macro_rules! bare_user_service {
 
 bare_user_service! {
     create_user(CreateUserRequest) -> CreateUserResponse,
+    batch_create_users(BatchCreateUsersRequest) -> BatchCreateUsersResponse,
     list_users(ListUsersRequest) -> ListUsersResponse,
+    extend_user(ExtendUserRequest) -> ExtendUserResponse,
+    undelete_user(UndeleteUserRequest) -> UndeleteUserResponse,
+    change_user_plan(ChangeUserPlanRequest) -> ChangeUserPlanResponse,
+    create_user_device(CreateUserDeviceRequest) -> CreateUserDeviceResponse,
+    list_user_devices(ListUserDevicesRequest) -> ListUserDevicesResponse,
+    delete_user_device(DeleteUserDeviceRequest) -> DeleteUserDeviceResponse,
     update_user(UpdateUserRequest) -> UpdateUserResponse,
     delete_user(DeleteUserRequest) -> DeleteUserResponse,
     disable_user(DisableUserRequest) -> DisableUserResponse,

@@ -6,6 +6,7 @@
 //! | `VPNPANEL_TEST_SEED` | replays the random choices of a run |
 //! | `VPNPANEL_TEST_KILLS` | how many processes are killed under traffic (default 8) |
 //! | `VPNPANEL_TEST_CHAOS_SECS` | how long everything of a replicated fleet breaks (default 120) |
+//! | `VPNPANEL_TEST_BATCH` | how many users one operation makes (default 4000) |
 //! | `VPNPANEL_TEST_OUTAGE_SECS` | how long the control plane is away (default 15) |
 #![allow(
     clippy::unwrap_used,
@@ -25,6 +26,7 @@ mod crashes;
 mod drains;
 mod fleet;
 mod hard_cap;
+mod operations;
 mod outage;
 mod periods;
 mod quota;

@@ -11,7 +11,11 @@ use vpnpanel_api::{
         inbound::Settings,
     },
     node::v1::{CreateNodeCommandRequest, CreateNodeRequest, Node, NodeCommandKind},
-    user::v1::{CreateUserRequest, User},
+    plan::v1::{CreatePlanRequest, Plan},
+    user::v1::{
+        BatchCreateUsersRequest, BatchUser, CreateUserDeviceRequest, CreateUserRequest, Device,
+        User,
+    },
 };
 use vpnpanel_domain::{AccountId, TenantId, Zone};
 use vpnpanel_runtime::rpc::InProcess;
@@ -169,8 +173,31 @@ impl Stage {
             };
             let path = "/vpnpanel.access.v1.GroupService/CreateGroup";
             ids.put(scope, "group_id", self.make(path, admin, &group).await);
+            let plan = CreatePlanRequest {
+                tenant_id: tenant_id.clone(),
+                plan: Some(Plan {
+                    name: "month".to_owned(),
+                    ..Plan::default()
+                }),
+                request_id: String::new(),
+            };
+            let path = "/vpnpanel.plan.v1.PlanService/CreatePlan";
+            let plan_id = self.make(path, admin, &plan).await;
+            ids.put(scope, "plan_id", plan_id.clone());
+            let batch = BatchCreateUsersRequest {
+                tenant_id: tenant_id.clone(),
+                plan_id,
+                users: vec![BatchUser {
+                    username: "bob".to_owned(),
+                    ..BatchUser::default()
+                }],
+                request_id: String::new(),
+            };
+            let path = "/vpnpanel.user.v1.UserService/BatchCreateUsers";
+            let operation = self.make(path, admin, &batch).await;
+            ids.put(scope, "operation_id", operation);
             let user = CreateUserRequest {
-                tenant_id,
+                tenant_id: tenant_id.clone(),
                 user: Some(User {
                     username: "ada".to_owned(),
                     ..User::default()
@@ -178,7 +205,19 @@ impl Stage {
                 request_id: String::new(),
             };
             let path = "/vpnpanel.user.v1.UserService/CreateUser";
-            ids.put(scope, "user_id", self.make(path, admin, &user).await);
+            let user_id = self.make(path, admin, &user).await;
+            let device = CreateUserDeviceRequest {
+                tenant_id,
+                user_id: user_id.clone(),
+                device: Some(Device {
+                    name: "phone".to_owned(),
+                    ..Device::default()
+                }),
+                request_id: String::new(),
+            };
+            ids.put(scope, "user_id", user_id);
+            let path = "/vpnpanel.user.v1.UserService/CreateUserDevice";
+            ids.put(scope, "device_id", self.make(path, admin, &device).await);
         }
         for scope in [None].into_iter().chain(all.map(Some)) {
             let filter = AuditFilter::default();

@@ -76,6 +76,11 @@ impl Making<'_> {
             value.as_bool().unwrap()
         });
         if field.cardinality() == Cardinality::Repeated {
+            if let (Kind::Message(inner), "users") = (field.kind(), field.name()) {
+                // A batch of nothing is none.
+                let item = self.message(&inner, &format!("{path}."));
+                return Some(Value::List(vec![Value::Message(item)]));
+            }
             let grants = self.makes && field.name() == "permissions";
             return grants.then(|| Value::List(vec![Value::String("audit.readOwn".to_owned())]));
         }
@@ -93,6 +98,7 @@ impl Making<'_> {
             Kind::Uint32 if self.makes && field.name() == "port" => {
                 Some(Value::U32(20_000 + next() % 40_000))
             }
+            Kind::Uint32 if field.name() == "days" => Some(Value::U32(1)),
             Kind::Enum(_) if self.makes && path == "kind" => Some(Value::EnumNumber(1)),
             Kind::String => {
                 let uuid = rules.is_some_and(|rules| {

@@ -22,6 +22,9 @@ use crate::{
 /// The fields of a request that name what belongs to somebody, apart from the tenant.
 const OWNED: &[&str] = &[
     "user_id",
+    "plan_id",
+    "device_id",
+    "operation_id",
     "group_id",
     "inbound_id",
     "node_id",

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 use vpnpanel_domain::{AccountId, NodeId, TenantId};
 
 use super::Resource;
 use crate::connect::Store;
+use crate::error::{Result, StoreError};
 
 /// Most roles in tenants that an event of the platform names.
 const MOST_ELSEWHERE: usize = 20;
@@ -92,6 +93,57 @@ impl Attribution {
         }
     }
 
+    /// What outlives the request, where what was asked for goes on after it.
+    pub(crate) fn to_json(&self) -> Value {
+        let held = self
+            .held
+            .iter()
+            .map(|held| json!({"tenant": held.tenant.map(|it| it.to_string()), "role": held.role}));
+        json!({
+            "actor": self.actor,
+            "held": held.collect::<Vec<_>>(),
+            "credential": self.credential,
+            "address": self.address,
+            "userAgent": self.user_agent,
+            "requestId": self.request_id,
+            "method": self.method,
+        })
+    }
+
+    /// The one that [`Attribution::to_json`] wrote.
+    pub(crate) fn from_json(stored: &Value, describe: Describe) -> Result<Self> {
+        let corrupt = |what: &str| StoreError::corrupt("operations.attribution", what);
+        let text = |name: &str| -> Result<String> {
+            let value = stored.get(name).and_then(Value::as_str);
+            Ok(value.ok_or_else(|| corrupt(name))?.to_owned())
+        };
+        let held = stored
+            .get("held")
+            .and_then(Value::as_array)
+            .ok_or_else(|| corrupt("held"))?;
+        let held = held.iter().map(|held| {
+            let role = held.get("role").and_then(Value::as_str);
+            let tenant = match held.get("tenant").and_then(Value::as_str) {
+                None => None,
+                Some(id) => Some(id.parse().map_err(|_| corrupt("tenant"))?),
+            };
+            Ok(HeldRole {
+                tenant,
+                role: role.ok_or_else(|| corrupt("role"))?.to_owned(),
+            })
+        });
+        Ok(Self {
+            actor: text("actor")?,
+            held: held.collect::<Result<_>>()?,
+            credential: text("credential")?,
+            address: text("address")?,
+            user_agent: text("userAgent")?,
+            request_id: text("requestId")?,
+            method: Cow::Owned(text("method")?),
+            describe,
+        })
+    }
+
     /// How an account is named as an actor.
     pub fn account(id: AccountId) -> String {
         format!("account:{id}")
@@ -138,6 +190,29 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asked_is_the_same_when_it_goes_on() {
+        let tenant = TenantId::new(Uuid::from_u128(7));
+        let role = |tenant| HeldRole {
+            tenant,
+            role: "owner".to_owned(),
+        };
+        let who = Attribution {
+            actor: "account:1".to_owned(),
+            held: vec![role(None), role(Some(tenant))],
+            credential: "session:2".to_owned(),
+            address: "192.0.2.1".to_owned(),
+            user_agent: "curl \"x\"".to_owned(),
+            request_id: "r".to_owned(),
+            method: "/a.B/C".into(),
+            ..Attribution::anonymous()
+        };
+        let again = Attribution::from_json(&who.to_json(), who.describe).unwrap();
+        assert_eq!(again.to_json(), who.to_json());
+        assert_eq!(again.held, who.held);
+        assert!(Attribution::from_json(&json!({}), who.describe).is_err());
+    }
 
     #[test]
     fn an_event_names_the_roles_that_counted_where_it_happened() {

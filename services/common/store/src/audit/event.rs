@@ -1,15 +1,18 @@
 //! What happened, as the queries of the store say it.
 
-use vpnpanel_domain::{TenantId, UserId, UserStatus};
+use vpnpanel_domain::{PlanId, TenantId, UserId, UserStatus};
 
 use super::{Describe, Described};
 use crate::accounts::Account;
 use crate::api_tokens::ApiToken;
 use crate::commands::NodeCommand;
+use crate::devices::Device;
 use crate::groups::Group;
 use crate::inbounds::Inbound;
 use crate::memberships::Member;
 use crate::nodes::Node;
+use crate::operations::Operation;
+use crate::plans::Plan;
 use crate::roles::Role;
 use crate::tenants::Tenant;
 use crate::users::User;
@@ -23,6 +26,23 @@ pub enum Resource<'a> {
     User(&'a User),
     /// Of a subscriber, the status alone: what a sweep over thousands of them knows.
     UserStatus(TenantId, UserId, UserStatus),
+    /// Of a subscriber, its plan and status: what a sweep that moves it on knows.
+    UserPlan {
+        /// The tenant.
+        tenant: TenantId,
+        /// The user.
+        user: UserId,
+        /// Its plan.
+        plan: Option<PlanId>,
+        /// Its status.
+        status: UserStatus,
+    },
+    /// A device of a subscriber.
+    Device(&'a Device),
+    /// A plan.
+    Plan(&'a Plan),
+    /// A long-running call.
+    Operation(&'a Operation),
     /// A group.
     Group(&'a Group),
     /// An inbound.
@@ -47,7 +67,10 @@ impl Resource<'_> {
         match self {
             Self::Tenant(it) => Some(it.id),
             Self::User(it) => Some(it.tenant_id),
-            Self::UserStatus(tenant, ..) => Some(tenant),
+            Self::UserStatus(tenant, ..) | Self::UserPlan { tenant, .. } => Some(tenant),
+            Self::Device(it) => Some(it.tenant_id),
+            Self::Plan(it) => Some(it.tenant_id),
+            Self::Operation(it) => Some(it.tenant_id),
             Self::Group(it) => Some(it.tenant_id),
             Self::Inbound(it) => it.tenant_id,
             Self::Node(it) => it.tenant_id,
@@ -61,7 +84,10 @@ impl Resource<'_> {
     fn kind(self) -> &'static str {
         match self {
             Self::Tenant(_) => "tenant",
-            Self::User(_) | Self::UserStatus(..) => "user",
+            Self::User(_) | Self::UserStatus(..) | Self::UserPlan { .. } => "user",
+            Self::Device(_) => "device",
+            Self::Plan(_) => "plan",
+            Self::Operation(_) => "operation",
             Self::Group(_) => "group",
             Self::Inbound(_) => "inbound",
             Self::Node(_) => "node",
@@ -77,7 +103,10 @@ impl Resource<'_> {
         match self {
             Self::Tenant(it) => it.id.to_string(),
             Self::User(it) => it.id.to_string(),
-            Self::UserStatus(_, id, _) => id.to_string(),
+            Self::UserStatus(_, id, _) | Self::UserPlan { user: id, .. } => id.to_string(),
+            Self::Device(it) => it.id.to_string(),
+            Self::Plan(it) => it.id.to_string(),
+            Self::Operation(it) => it.id.to_string(),
             Self::Group(it) => it.id.to_string(),
             Self::Inbound(it) => it.id.to_string(),
             Self::Node(it) => it.id.to_string(),
@@ -100,7 +129,9 @@ macro_rules! resources {
     )+};
 }
 
-resources! { Tenant, User, Group, Inbound, Node, NodeCommand, Member, Role, ApiToken, }
+resources! {
+    Tenant, User, Device, Plan, Operation, Group, Inbound, Node, NodeCommand, Member, Role, ApiToken,
+}
 
 /// Whether what was asked for was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

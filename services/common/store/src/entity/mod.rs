@@ -8,6 +8,7 @@ pub(crate) mod group;
 pub(crate) mod inbound;
 pub(crate) mod node;
 pub(crate) mod node_certificate;
+pub(crate) mod plan;
 pub(crate) mod session;
 pub(crate) mod signing_key;
 pub(crate) mod tenant;

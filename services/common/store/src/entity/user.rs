@@ -29,6 +29,13 @@ pub(crate) struct Model {
     pub(crate) speed_up_bps: i64,
     pub(crate) speed_down_bps: i64,
     pub(crate) deleted_at: Option<i64>,
+    pub(crate) plan_id: Option<Uuid>,
+    pub(crate) next_plan_id: Option<Uuid>,
+    pub(crate) next_plan_start: String,
+    pub(crate) next_plan_due_at: Option<i64>,
+    pub(crate) device_limit: i64,
+    pub(crate) hold_since: Option<i64>,
+    pub(crate) started_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

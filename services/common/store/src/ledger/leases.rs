@@ -366,6 +366,8 @@ fn lacking_of(of_nodes: &str, now: usize, period: &str, condition: &str) -> Stri
          WHERE b.node_id {of_nodes} AND t.suspended_at IS NULL AND u.deleted_at IS NULL
            AND NOT u.disabled AND u.limit_bytes > 0
            AND (u.expires_at IS NULL OR u.expires_at > ${now}) {condition}
+           AND NOT EXISTS (SELECT 1 FROM tenant_months m WHERE m.tenant_id = t.id
+                AND m.over_at IS NOT NULL AND m.ends_at > ${now})
            AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.node_id = b.node_id
                 AND l.period_id = {period} AND l.state = 'current')
            AND (NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = b.node_id AND n.draining)

@@ -14,24 +14,28 @@ use vpnpanel_link::{
     StateEpoch, Totals,
 };
 
+use super::first_use::{Clock, Clocks};
+use super::months;
 use crate::error::{Result, StoreError};
 use crate::restore::{self, Lock};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::transaction::Write;
 use crate::{amount, sql};
 
-/// Loads and locks, in the order of locks.
-pub(super) async fn load(tx: &Write, needs: &Needs) -> Result<Loaded> {
-    Ok(Loaded {
+/// Loads and locks, in the order of locks; and what clocks there are to begin.
+pub(super) async fn load(tx: &Write, needs: &Needs) -> Result<(Loaded, Clocks)> {
+    let mut clocks = Clocks::new();
+    let loaded = Loaded {
         standing: restore::standing(tx, Lock::Shared).await?,
         nodes: nodes(tx, &needs.nodes).await?,
         cursors: cursors(tx, &needs.cursors).await?,
         digests: digests(tx, &needs.digests).await?,
         marks: marks(tx, &needs.marks).await?,
-        periods: periods(tx, &needs.periods).await?,
+        periods: with_clocks(tx, &needs.periods, &mut clocks).await?,
         leases: leases(tx, &needs.leases).await?,
         former: former(tx, &needs.former).await?,
-    })
+    };
+    Ok((loaded, clocks))
 }
 
 /// Links of nodes that were not deleted, locked.
@@ -227,19 +231,30 @@ pub(crate) async fn periods(
     tx: &Write,
     ids: &[PeriodId],
 ) -> Result<HashMap<PeriodId, PeriodFacts>> {
+    with_clocks(tx, ids, &mut Clocks::new()).await
+}
+
+/// Periods, locked, with the clocks of their users that begin with traffic.
+async fn with_clocks(
+    tx: &Write,
+    ids: &[PeriodId],
+    clocks: &mut Clocks,
+) -> Result<HashMap<PeriodId, PeriodFacts>> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
     let text = format!(
         "SELECT p.id, p.user_id, p.tenant_id, p.limit_bytes, p.billed_bytes, p.billed_micro,
                 p.reserved_bytes, p.reserved_micro, p.closed_at, u.disabled, u.expires_at,
-                u.deleted_at, t.suspended_at
+                u.deleted_at, COALESCE(t.suspended_at, m.over_at), u.on_hold_ms, u.hold_since,
+                u.started_at, p.starts_at
          FROM periods p JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
-         JOIN tenants t ON t.id = p.tenant_id
+         JOIN tenants t ON t.id = p.tenant_id {}
          WHERE p.id {} ORDER BY p.id {{for_update_p}}",
+        months::join_over(2),
         sql::in_ids(&**tx, 1)
     );
-    let values = vec![sql::ids(&**tx, ids.iter().copied())];
+    let values = vec![sql::ids(&**tx, ids.iter().copied()), tx.now.into()];
     let mut periods = HashMap::with_capacity(ids.len());
     for row in &sql::all(&**tx, text, values).await? {
         // Being over the limit is not asked here: then there is nothing to grant anyway.
@@ -251,6 +266,15 @@ pub(crate) async fn periods(
             used: MicroBytes::ZERO,
             on_hold: false,
         };
+        if sql::get::<Option<i64>>(row, 13)?.is_some() {
+            let starts_at: i64 = sql::get(row, 16)?;
+            let clock = Clock {
+                since: sql::get::<Option<i64>>(row, 14)?.unwrap_or(starts_at),
+                started_at: sql::get(row, 15)?,
+                period_starts_at: starts_at,
+            };
+            clocks.insert(PeriodId::new(sql::get(row, 0)?), clock);
+        }
         let closed = sql::get::<Option<i64>>(row, 8)?.is_some();
         let suspended = sql::get::<Option<i64>>(row, 12)?.is_some();
         let facts = PeriodFacts {

@@ -3,12 +3,15 @@
 //! says what follows, and its effects are written in bulk. No rule of the link is repeated here.
 //!
 //! Locks: the installation, shared, which says whether anything may be granted; the links of the nodes, which guard their cursors, digests and marks; then the periods,
-//! which guard their leases; then users that cross their limit. Each in the order of ids.
+//! which guard their leases; then users whose clock begins or who cross their limit; last of all the
+//! months of tenants. Each in the order of ids.
 
 mod ahead;
+pub(crate) mod first_use;
 mod floors;
 mod leases;
 pub(crate) mod load;
+pub(crate) mod months;
 mod partitions;
 mod review;
 mod rollup;
@@ -28,6 +31,7 @@ pub use ahead::{AheadCursor, NodesAhead};
 pub use floors::UsageKept;
 pub use leases::LEASES_AHEAD_MS;
 pub(crate) use leases::reserve;
+pub use months::TenantMonth;
 pub use partitions::PARTITION_MS;
 pub use review::LedgerTotals;
 pub(crate) use rollup::{DAY_MS, HOUR_MS};
@@ -94,9 +98,9 @@ impl Store {
     async fn ingest_once(&self, submissions: Vec<Submission>, policy: &Policy) -> Result<Ingested> {
         let needs = ingest::needs(&submissions);
         let mut tx = self.begin().await?;
-        let loaded = load::load(&tx, &needs).await?;
+        let (loaded, clocks) = load::load(&tx, &needs).await?;
         let effects = ingest::decide(loaded, submissions, policy, tx.now, &mut Drawn::seeded()?);
-        write::write(&mut tx, &effects).await?;
+        write::write(&mut tx, &effects, &clocks).await?;
         tx.commit().await?;
         Ok(Ingested {
             replies: effects.replies,

@@ -10,7 +10,8 @@ use vpnpanel_link::collector::LeaseFacts;
 use vpnpanel_link::collector::ingest::{BucketCredit, Crossing, Effects, OrphanReason};
 use vpnpanel_link::{Bucket, Row};
 
-use super::rollup;
+use super::first_use::{self, Clocks};
+use super::{months, rollup};
 use crate::changes::Entry;
 use crate::error::{Result, StoreError};
 use crate::row_set::{Cell, Column, RowSet};
@@ -41,7 +42,7 @@ macro_rules! add_billed {
 pub(super) use add_billed;
 
 /// Writes, in the order of locks.
-pub(crate) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
+pub(crate) async fn write(tx: &mut Write, effects: &Effects, clocks: &Clocks) -> Result<()> {
     cursors(tx, effects).await?;
     marks(tx, effects).await?;
     buckets(tx, &effects.buckets).await?;
@@ -53,7 +54,9 @@ pub(crate) async fn write(tx: &mut Write, effects: &Effects) -> Result<()> {
     let former: Vec<_> = effects.former.iter().map(current_key).collect();
     leases(tx, &former).await?;
     unbilled(tx, effects).await?;
-    limited(tx, &effects.limited).await
+    first_use::start(tx, clocks, &effects.buckets).await?;
+    limited(tx, &effects.limited).await?;
+    months::count(tx, &effects.buckets).await
 }
 
 /// Runs a statement on the rows, if there are any; returns how many it changed.

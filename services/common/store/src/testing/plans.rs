@@ -11,7 +11,7 @@ use crate::page::Page;
 use crate::rollover::{self, RollCursor};
 use crate::sql;
 use crate::usage::{self, OF_NODE, OF_NODES, OF_USER, UsageQuery};
-use crate::{connections, device_keys, periods, users};
+use crate::{connections, device_keys, devices, operations, periods, plans, user_plan, users};
 
 impl TestStore {
     /// Plans of the lists and sweeps that go by periods, as [`TestStore::usage_plans`].
@@ -47,6 +47,44 @@ impl TestStore {
             self.plan(connections::SELECT.to_owned(), user).await,
             self.plan(unseeded, vec![]).await,
         ]
+    }
+
+    /// Plans of what is read of the plans of a tenant, of users who wait for one, of devices and of
+    /// operations, as [`TestStore::usage_plans`].
+    pub async fn plan_plans(&self) -> Vec<String> {
+        let (tenant, id): (TenantId, Uuid) = (crate::fresh_id(), Uuid::now_v7());
+        let filter = plans::PlanFilter::default();
+        let named = plans::PlanFilter {
+            name_prefix: Some("m".to_owned()),
+            archived: true,
+        };
+        let of_plan = users::UserFilter {
+            plan_id: Some(id.into()),
+            ..users::UserFilter::default()
+        };
+        let deleted = users::UserFilter {
+            status: Some(UserStatus::Deleted),
+            ..users::UserFilter::default()
+        };
+        let failed = Some(operations::ItemState::Failed);
+        let mut found = Vec::new();
+        for (text, values) in [
+            plans::list(tenant, &filter, Page::after(10, id.into())),
+            plans::list(tenant, &named, Page::first(10)),
+            users::list(tenant, &of_plan, Page::after(10, id.into()), 1),
+            users::list(tenant, &deleted, Page::after(10, id.into()), 1),
+            user_plan::over(user_plan::PlanCursor::default(), 10),
+            (
+                devices::SELECT.to_owned(),
+                vec![tenant.uuid().into(), id.into()],
+            ),
+            operations::list(tenant, Page::after(10, id.into())),
+            operations::list_items(tenant, id.into(), None, Page::after(10, 7)),
+            operations::list_items(tenant, id.into(), failed, Page::after(10, 7)),
+        ] {
+            found.push(self.plan(text, values).await);
+        }
+        found
     }
 
     /// Plans of the list of users, as [`TestStore::usage_plans`]: of all of them, and of each status.

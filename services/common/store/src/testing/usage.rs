@@ -5,6 +5,7 @@ use vpnpanel_link::Bucket;
 use vpnpanel_link::collector::ingest::{BucketCredit, Effects};
 
 use super::TestStore;
+use crate::ledger::first_use::Clocks;
 use crate::ledger::write;
 use crate::users::User;
 
@@ -25,7 +26,9 @@ impl TestStore {
             ..Effects::default()
         };
         let mut tx = self.store.begin().await.expect("a transaction");
-        write::write(&mut tx, &effects).await.expect("usage");
+        write::write(&mut tx, &effects, &Clocks::new())
+            .await
+            .expect("usage");
         tx.commit().await.expect("a commit");
     }
 }

@@ -146,6 +146,20 @@ BEGIN
             limit_bytes, reset_strategy, period_id, credentials_version, version, created_at,
             updated_at)
         VALUES (t, o, 'ada', 'ada', '', 'active', FALSE, FALSE, 0, 'none', o, 1, 1, 1, 1);
+        INSERT INTO plans (tenant_id, id, name, name_key, note, limit_bytes, reset_strategy,
+            on_first_use, speed_up_bps, speed_down_bps, device_limit, next_plan_start, version,
+            created_at, updated_at)
+        VALUES (t, o, 'month', 'month', '', 0, 'none', FALSE, 0, 0, 0, 'first_end', 1, 1, 1);
+        INSERT INTO plan_groups (tenant_id, plan_id, group_id) VALUES (t, o, o);
+        INSERT INTO tenant_months (tenant_id, starts_at, ends_at, billed_bytes, billed_micro)
+        VALUES (t, 0, 9000000000000, 0, 0);
+        INSERT INTO operations (tenant_id, id, kind, state, plan_id, attribution, actor, total,
+            done, failed, waiting, fence, lease_until, created_at, ended_at)
+        VALUES (t, o, 'batch_create_users', 'ended', o, '{}', 'nobody', 1, 1, 0, '', 1, 1, 1,
+            9000000000000);
+        INSERT INTO operation_items (tenant_id, operation_id, number, state, name, note,
+            resource_id, error_reason, error_message)
+        VALUES (t, o, 0, 'done', 'ada', '', o, '', '');
         INSERT INTO user_groups (tenant_id, user_id, group_id) VALUES (t, o, o);
         INSERT INTO devices (tenant_id, id, user_id, name, public_key, created_at)
         VALUES (t, o, o, 'phone', lead::bytea, 1);

@@ -243,6 +243,9 @@ pub(crate) fn new_user(name: &str, groups: impl Into<BTreeSet<GroupId>>) -> NewU
         reset_strategy: ResetStrategy::None,
         expires_at_ms: None,
         on_hold_ms: None,
+        plan_id: None,
+        next_plan: None,
+        device_limit: 0,
         disabled: false,
         devices: vec![NewDevice {
             id: device,

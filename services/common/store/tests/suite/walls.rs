@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use vpnpanel_domain::{
-    AccountId, ApiTokenId, CommandId, GroupId, InboundId, Limit, MicroBytes, NodeId, TenantId,
+    AccountId, ApiTokenId, CommandId, GroupId, InboundId, Limit, MicroBytes, NextPlanStart, NodeId,
+    OperationId, PlanId, TenantId,
 };
 use vpnpanel_link::collector::Policy;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    ApiTokenOwner, AuditFilter, CommandKind, Event, Grantor, GroupPatch, InboundPatch,
+    ApiTokenOwner, AuditFilter, CommandKind, Event, Extension, Grantor, GroupPatch, InboundPatch,
     InboundSettings, Joining, NewApiToken, NewGroup, NewInbound, NewJoinToken, NewNodeCommand,
-    NewRole, NodePatch, NodeSelector, Page, Store, StoreError, TenantPatch, UsageQuery, User,
+    NewOperation, NewPlan, NewRole, NewUser, NextPlan, NodePatch, NodeSelector, Page, PlanFilter,
+    PlanPatch, PlanTerms, Store, StoreError, TenantLimits, TenantPatch, UsageQuery, User,
     UserFilter, UserPatch, fresh_id, on_each_database,
 };
 
@@ -76,6 +78,8 @@ struct Tenant {
     member: AccountId,
     token: ApiTokenId,
     command: CommandId,
+    plan: PlanId,
+    operation: OperationId,
 }
 
 impl Tenant {
@@ -116,7 +120,25 @@ impl Tenant {
             ttl_ms: 1_000,
         };
         store.create_node_command(Some(id), new).await.unwrap();
+        let plan = fresh_id();
+        let new = NewPlan {
+            id: plan,
+            tenant_id: id,
+            name: "month".to_owned(),
+            note: String::new(),
+            terms: PlanTerms::default(),
+        };
+        store.create_plan(new, None).await.unwrap();
+        let operation = fresh_id();
+        let new = NewOperation {
+            id: operation,
+            plan_id: plan,
+            users: vec![("eve".to_owned(), String::new())],
+        };
+        store.create_operation(id, new, None).await.unwrap();
         Self {
+            plan,
+            operation,
             id,
             node,
             inbound,
@@ -210,6 +232,80 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
     refused!(tried, store.reset_user_usage(us, user, None));
     refused!(tried, store.revoke_user_credentials(us, user, &Keys, None));
     refused!(tried, store.delete_user(us, user, None));
+    refused!(tried, store.undelete_user(us, user));
+    let more = Extension {
+        bytes: 1,
+        ..Extension::default()
+    };
+    refused!(tried, store.extend_user(us, user, more, None));
+    refused!(
+        tried,
+        store.change_user_plan(us, user, theirs.plan, None, None)
+    );
+    let mine = ours.user.id;
+    refused!(
+        tried,
+        store.change_user_plan(us, mine, theirs.plan, None, None)
+    );
+    let waits = UserPatch {
+        next_plan: Some(Some(follows(theirs.plan))),
+        ..UserPatch::default()
+    };
+    refused!(tried, store.update_user(us, mine, waits, None));
+    refused!(tried, store.user_devices(us, user));
+    let device = || new_user("x", []).devices.remove(0);
+    refused!(tried, store.create_user_device(us, user, device(), None));
+    let of_theirs = store.user_devices(theirs.id, user).await.unwrap()[0].id;
+    refused!(tried, store.delete_user_device(us, user, of_theirs));
+    refused!(tried, store.delete_user_device(us, mine, of_theirs));
+    let made = || NewUser {
+        plan_id: Some(theirs.plan),
+        ..new_user("bob", [])
+    };
+    refused!(tried, store.create_user(us, made(), None));
+
+    refused!(tried, store.plan(us, theirs.plan));
+    let patch = PlanPatch::default();
+    refused!(tried, store.update_plan(us, theirs.plan, patch, None));
+    for patch in [
+        PlanPatch {
+            next: Some(Some(follows(theirs.plan))),
+            ..PlanPatch::default()
+        },
+        PlanPatch {
+            group_ids: Some([theirs.group].into()),
+            ..PlanPatch::default()
+        },
+    ] {
+        refused!(tried, store.update_plan(us, ours.plan, patch, None));
+    }
+    refused!(tried, store.delete_plan(us, theirs.plan, None));
+    refused!(tried, store.undelete_plan(us, theirs.plan));
+    let new = NewPlan {
+        id: fresh_id(),
+        tenant_id: us,
+        name: "with theirs".to_owned(),
+        note: String::new(),
+        terms: PlanTerms {
+            group_ids: [theirs.group].into(),
+            ..PlanTerms::default()
+        },
+    };
+    refused!(tried, store.create_plan(new, None));
+
+    let all = Page::first(1);
+    refused!(tried, store.operation(us, theirs.operation));
+    refused!(
+        tried,
+        store.operation_items(us, theirs.operation, None, all)
+    );
+    refused!(tried, store.cancel_operation(us, theirs.operation));
+    let new = NewOperation {
+        id: fresh_id(),
+        plan_id: theirs.plan,
+        users: vec![("bob".to_owned(), String::new())],
+    };
+    refused!(tried, store.create_operation(us, new, None));
     let into = || new_user("bob", [theirs.group]);
     refused!(tried, store.create_user(us, into(), None));
     refused!(tried, store.create_users(us, vec![into()]));
@@ -321,8 +417,18 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
     assert_all_are_tried(&tried, &LISTS.into());
 }
 
+fn follows(plan_id: PlanId) -> NextPlan {
+    NextPlan {
+        plan_id,
+        start: NextPlanStart::default(),
+    }
+}
+
 /// Methods that [`lists_and_sums_are_of_one_tenant`] tries.
-const LISTS: [&str; 13] = [
+const LISTS: [&str; 16] = [
+    "plans",
+    "operations",
+    "tenant_month",
     "users",
     "groups",
     "nodes",
@@ -343,6 +449,17 @@ async fn lists_and_sums_are_of_one_tenant(test: TestStore) {
     ours.use_bytes(&test.store, 10).await;
     theirs.use_bytes(&test.store, 1_000).await;
     let lease = lease(&test.store).await;
+    // From now on: what was used before is counted too.
+    for tenant in [ours.id, theirs.id] {
+        let patch = TenantPatch {
+            limits: Some(TenantLimits {
+                bytes: Some(1 << 40),
+                ..TenantLimits::default()
+            }),
+            ..TenantPatch::default()
+        };
+        test.store.update_tenant(tenant, patch, None).await.unwrap();
+    }
     let store = test.store.acting(somebody());
     let (us, owner) = (ours.id, Some(ours.id));
     let mut tried = BTreeSet::new();
@@ -370,6 +487,18 @@ async fn lists_and_sums_are_of_one_tenant(test: TestStore) {
     assert_eq!(none.unwrap(), []);
     let groups = call!(tried, store.groups(us, Page::first(10))).unwrap();
     assert_eq!(ids(&groups, |it| it.id), [ours.group]);
+    for archived in [false, true] {
+        let filter = PlanFilter {
+            archived,
+            ..PlanFilter::default()
+        };
+        let plans = call!(tried, store.plans(us, &filter, Page::first(10))).unwrap();
+        assert_eq!(ids(&plans, |it| it.id), [ours.plan]);
+    }
+    let operations = call!(tried, store.operations(us, Page::first(10))).unwrap();
+    assert_eq!(ids(&operations, |it| it.id), [ours.operation]);
+    let month = call!(tried, store.tenant_month(us)).unwrap();
+    assert_eq!(month.unwrap().used, MicroBytes::from_bytes(20));
     let nodes = call!(tried, store.nodes(owner, Page::first(10))).unwrap();
     assert_eq!(ids(&nodes, |it| it.id), [ours.node]);
     let inbounds = call!(tried, store.inbounds(owner, Page::first(10))).unwrap();
@@ -471,6 +600,7 @@ fn methods_of_tenants() -> BTreeMap<String, String> {
                     "NewInbound",
                     "NewApiToken",
                     "NewTenant",
+                    "NewPlan",
                     "ApiTokenOwner",
                 ]
                 .iter()
