@@ -23,6 +23,7 @@ mod m20261128_000020_restore;
 mod m20261128_000021_certificates;
 mod m20261128_000022_xray;
 mod m20261128_000023_draining;
+mod m20261128_000026_subscriptions;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -64,6 +65,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000021_certificates::Migration),
             Box::new(m20261128_000022_xray::Migration),
             Box::new(m20261128_000023_draining::Migration),
+            Box::new(m20261128_000026_subscriptions::Migration),
         ]
     }
 }
@@ -127,6 +129,7 @@ pub fn fingerprint() -> String {
         m20261128_000021_certificates::UP,
         m20261128_000022_xray::UP,
         m20261128_000023_draining::UP,
+        m20261128_000026_subscriptions::UP,
     ] {
         text.hash(&mut hasher);
     }

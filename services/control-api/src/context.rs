@@ -9,8 +9,15 @@ use vpnpanel_domain::AccountId;
 use vpnpanel_store::{HeldRole, Store};
 
 use crate::{
-    Error, access::Access, authority::Authority, caller::Caller,
-    certificate_log::CertificateRecords, direct::Direct, held_back::HeldBack, seal::Vault,
+    Error,
+    access::Access,
+    authority::Authority,
+    caller::Caller,
+    certificate_log::CertificateRecords,
+    direct::Direct,
+    held_back::HeldBack,
+    seal::Vault,
+    subscription::{Links, SubscriptionFetches},
 };
 
 /// The parts of the service, shared by all handlers.
@@ -36,6 +43,10 @@ pub(crate) struct Context {
     pub(crate) api_token_max_life: Duration,
     /// Life of a node's certificate.
     pub(crate) node_certificate_life: Duration,
+    /// Where subscriptions are fetched.
+    pub(crate) links: Links,
+    /// That they were.
+    pub(crate) fetches: SubscriptionFetches,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

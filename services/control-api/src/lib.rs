@@ -45,6 +45,7 @@ use vpnpanel_api::{
     },
     node::v1::node_service_server::NodeServiceServer,
     pki::v1::signer_service_server::SignerServiceServer,
+    subscription::v1::subscription_service_server::SubscriptionServiceServer,
     system::v1::system_service_server::SystemServiceServer,
     tenant::v1::tenant_service_server::TenantServiceServer,
     usage::v1::usage_service_server::UsageServiceServer,
@@ -66,9 +67,14 @@ pub use bootstrap::FirstAdministrator;
 pub use certificate_log::{CertificateRecords, Reconciled};
 pub use error::Error;
 pub use seal::Vault;
-pub use settings::{BootstrapSettings, ControlApiSettings, PasswordArgs, TokenArgs};
+pub use settings::{
+    BootstrapSettings, ControlApiSettings, PasswordArgs, SubscriptionSettings, TokenArgs,
+};
+pub use subscription::SubscriptionFetches;
 
-use crate::{context::Context, direct::Direct, held_back::HeldBack, services::Api};
+use crate::{
+    context::Context, direct::Direct, held_back::HeldBack, services::Api, subscription::Links,
+};
 
 /// What the service stands on.
 #[derive(Debug)]
@@ -100,6 +106,9 @@ pub struct ControlApi {
     pub service: Service,
     /// Set at the very first start: to be told to whoever started the process.
     pub first_administrator: Option<FirstAdministrator>,
+    /// What the service writes down as long as it runs; to be written down by whoever serves its
+    /// router alone.
+    pub subscription_fetches: SubscriptionFetches,
 }
 
 /// Builds the management API, and makes what a first start needs.
@@ -128,6 +137,10 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     let reconciled = certificates.reconcile(&store, &authority).await?;
     // Devices of before Xray have nothing to show there.
     while store.seed_devices(&|id| Ok(vault.new_seed(id)?)).await? {}
+    // Users of before subscriptions have no link.
+    let link = |id| Ok(vault.new_subscription_token(id)?);
+    while store.link_subscriptions(&link).await? {}
+    let fetches = SubscriptionFetches::new(store.clone());
     let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
     let accounts = Arc::new(StoredAccounts::new(store.clone()));
     let context = Context {
@@ -146,6 +159,8 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         access: access.clone(),
         api_token_max_life: settings.api_token_max_lifetime.0,
         node_certificate_life,
+        links: Links::new(&settings.subscriptions),
+        fetches: fetches.clone(),
         enrollment_url: settings
             .enrollment_url
             .to_string()
@@ -182,6 +197,13 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         }
     });
     service.grpc("api", grpc);
+    service.task("subscription-fetches", {
+        let fetches = fetches.clone();
+        move |stop| async move {
+            fetches.keep_writing(stop).await;
+            Ok::<(), Error>(())
+        }
+    });
     // The last that can fail: whoever called tells the password at once.
     let first_administrator = bootstrap::first_start(&store, &hasher, &settings.bootstrap).await?;
     // The roles may have been seeded just now.
@@ -189,6 +211,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     Ok(ControlApi {
         service,
         first_administrator,
+        subscription_fetches: fetches,
     })
 }
 
@@ -201,6 +224,7 @@ fn routes(api: Api, guard: &AuthGuard) -> Routes {
         .add_service(AccountServiceServer::new(guarded()))
         .add_service(RoleServiceServer::new(guarded()))
         .add_service(UserServiceServer::new(guarded()))
+        .add_service(SubscriptionServiceServer::new(guarded()))
         .add_service(GroupServiceServer::new(guarded()))
         .add_service(InboundServiceServer::new(guarded()))
         .add_service(NodeServiceServer::new(guarded()))

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status, metadata::MetadataValue};
-use vpnpanel_api::{access, account, audit, auth, node, pki, system, tenant, usage, user};
+use vpnpanel_api::{
+    access, account, audit, auth, node, pki, subscription, system, tenant, usage, user,
+};
 
 use crate::{caller::Caller, context::Context, handlers};
 
@@ -164,6 +166,8 @@ service! { user::v1::user_service_server::UserService {
         = handlers::user::enable;
     revoke_user_credentials(user::v1::RevokeUserCredentialsRequest)
         -> user::v1::RevokeUserCredentialsResponse = handlers::user::revoke_credentials;
+    rotate_user_subscription(user::v1::RotateUserSubscriptionRequest)
+        -> user::v1::RotateUserSubscriptionResponse = handlers::user::rotate_subscription;
     reset_user_usage(user::v1::ResetUserUsageRequest) -> user::v1::ResetUserUsageResponse
         = handlers::user::reset_usage;
     list_user_periods(user::v1::ListUserPeriodsRequest) -> user::v1::ListUserPeriodsResponse
@@ -171,6 +175,19 @@ service! { user::v1::user_service_server::UserService {
     list_user_connections(user::v1::ListUserConnectionsRequest)
         -> user::v1::ListUserConnectionsResponse = handlers::connection::list;
 }}
+
+/// What it answers depends on the caller's headers, and has headers of its own.
+#[tonic::async_trait]
+impl subscription::v1::subscription_service_server::SubscriptionService for Api {
+    async fn get_subscription(
+        &self,
+        request: Request<subscription::v1::GetSubscriptionRequest>,
+    ) -> Result<Response<subscription::v1::GetSubscriptionResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let caller = Caller::of(&metadata, &extensions);
+        Ok(handlers::subscription::get(&self.0, &caller, &metadata, message).await?)
+    }
+}
 
 service! { access::v1::group_service_server::GroupService {
     create_group(access::v1::CreateGroupRequest) -> access::v1::CreateGroupResponse

@@ -151,6 +151,7 @@ pub(crate) async fn make_users(store: &Store, tenant: TenantId, count: usize) ->
                 on_hold_ms: None,
                 disabled: false,
                 devices: Vec::new(),
+                subscription: None,
             }
         });
         store.create_users(tenant, new.collect()).await.unwrap();

@@ -19,6 +19,7 @@ use crate::idempotency::{self, RequestKey};
 use crate::peers::{self, Scope};
 use crate::periods::{self, Standing};
 use crate::row_set::{Cell, Column, RowSet};
+use crate::subscriptions::SubscriptionToken;
 use crate::tenants::name_key;
 use crate::transaction::Write;
 use crate::users::{self, User};
@@ -52,6 +53,9 @@ pub struct NewUser {
     pub disabled: bool,
     /// Its devices.
     pub devices: Vec<NewDevice>,
+    /// The token of its subscription's link; without one it gets it from
+    /// [`Store::link_subscriptions`].
+    pub subscription: Option<SubscriptionToken>,
 }
 
 /// A device to make.
@@ -255,6 +259,8 @@ fn row(new: &NewUser, periods: &Standing, tenant: TenantId, now: i64) -> user::M
         speed_up_bps: sql::signed(new.speed.up.bps()),
         speed_down_bps: sql::signed(new.speed.down.bps()),
         deleted_at: None,
+        subscription_hash: new.subscription.as_ref().map(|it| it.hash.to_vec()),
+        sealed_subscription: new.subscription.as_ref().map(|it| it.sealed.clone()),
     }
 }
 

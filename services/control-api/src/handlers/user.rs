@@ -8,7 +8,8 @@ use vpnpanel_api::user::v1::{
     GetUserResponse, ListUserPeriodsRequest, ListUserPeriodsResponse, ListUsersRequest,
     ListUsersResponse, Period, ResetStrategy as WireStrategy, ResetUserUsageRequest,
     ResetUserUsageResponse, RevokeUserCredentialsRequest, RevokeUserCredentialsResponse,
-    UpdateUserRequest, UpdateUserResponse, UsageReset, User, UserStatus as WireStatus,
+    RotateUserSubscriptionRequest, RotateUserSubscriptionResponse, UpdateUserRequest,
+    UpdateUserResponse, UsageReset, User, UserStatus as WireStatus,
 };
 use vpnpanel_domain::{
     GroupId, Limit, ResetStrategy, Speed, SpeedLimit, TenantId, UserId, UserStatus,
@@ -50,8 +51,9 @@ pub(crate) async fn create(
         &message,
     )?;
     let user = message.user.unwrap_or_default();
+    let id = fresh_id();
     let new = NewUser {
-        id: fresh_id(),
+        id,
         username: text::name("user.username", &user.username)?,
         group_ids: groups(&user)?,
         limit: Limit::from_wire(user.data_limit_bytes),
@@ -64,6 +66,7 @@ pub(crate) async fn create(
         on_hold_ms: None,
         disabled: false,
         devices: vec![context.vault.new_device(FIRST_DEVICE)?],
+        subscription: Some(context.vault.new_subscription_token(id)?),
         note: user.note,
     };
     let made = context
@@ -71,24 +74,25 @@ pub(crate) async fn create(
         .create_user(tenant_id, new, key.as_ref())
         .await?;
     Ok(CreateUserResponse {
-        user: Some(made.into_wire()),
+        user: Some(shown(context, caller, made)?),
     })
 }
 
 pub(crate) async fn get(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: GetUserRequest,
 ) -> Result<GetUserResponse, Error> {
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let found = context.store.user(tenant_id, id).await?;
     Ok(GetUserResponse {
-        user: Some(context.store.user(tenant_id, id).await?.into_wire()),
+        user: Some(shown(context, caller, found)?),
     })
 }
 
 pub(crate) async fn list(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: ListUsersRequest,
 ) -> Result<ListUsersResponse, Error> {
     let tenant_id: TenantId = ids::required("tenant_id", &message.tenant_id)?;
@@ -109,7 +113,10 @@ pub(crate) async fn list(
         .await?;
     let next_page_token = list.cut(&page, &mut users, |user| user.id.uuid());
     Ok(ListUsersResponse {
-        users: users.into_iter().map(IntoWire::into_wire).collect(),
+        users: users
+            .into_iter()
+            .map(|user| shown(context, caller, user))
+            .collect::<Result<_, _>>()?,
         next_page_token,
     })
 }
@@ -149,7 +156,7 @@ pub(crate) async fn update(
         .update_user(tenant_id, id, patch, version)
         .await?;
     Ok(UpdateUserResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -178,7 +185,7 @@ pub(crate) async fn disable(
         .set_user_disabled(tenant_id, id, true)
         .await?;
     Ok(DisableUserResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -193,7 +200,7 @@ pub(crate) async fn enable(
         .set_user_disabled(tenant_id, id, false)
         .await?;
     Ok(EnableUserResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -215,7 +222,7 @@ pub(crate) async fn reset_usage(
         .reset_user_usage(tenant_id, id, key.as_ref())
         .await?;
     Ok(ResetUserUsageResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -232,12 +239,36 @@ pub(crate) async fn revoke_credentials(
         &message.request_id,
         &message,
     )?;
+    let link = context.vault.new_subscription_token(id)?;
     let changed = context
         .acting(caller)
-        .revoke_user_credentials(tenant_id, id, &context.vault, key.as_ref())
+        .revoke_user_credentials(tenant_id, id, &context.vault, link, key.as_ref())
         .await?;
     Ok(RevokeUserCredentialsResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
+    })
+}
+
+pub(crate) async fn rotate_subscription(
+    context: &Context,
+    caller: &Caller,
+    message: RotateUserSubscriptionRequest,
+) -> Result<RotateUserSubscriptionResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let key = request::key(
+        caller,
+        Some(tenant_id),
+        "RotateUserSubscription",
+        &message.request_id,
+        &message,
+    )?;
+    let link = context.vault.new_subscription_token(id)?;
+    let changed = context
+        .acting(caller)
+        .rotate_subscription(tenant_id, id, link, key.as_ref())
+        .await?;
+    Ok(RotateUserSubscriptionResponse {
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -257,6 +288,24 @@ pub(crate) async fn periods(
     Ok(ListUserPeriodsResponse {
         periods: periods.into_iter().map(IntoWire::into_wire).collect(),
         next_page_token,
+    })
+}
+
+/// A user as a caller sees it: with the link of its subscription only where the caller may read its
+/// secrets.
+fn shown(context: &Context, caller: &Caller, user: store::User) -> Result<User, Error> {
+    let tenant = Some(user.tenant_id);
+    let sees_secrets = caller.principal()?.permits("user.readSecrets", tenant);
+    let subscription_url = match sees_secrets {
+        true => context.links.of_user(&context.vault, &user)?.to_string(),
+        false => String::new(),
+    };
+    let fetched = user.fetched.clone();
+    Ok(User {
+        subscription_url,
+        subscription_fetch_time: fetched.as_ref().map(|it| time::timestamp(it.at_ms)),
+        subscription_client: fetched.map(|it| it.client).unwrap_or_default(),
+        ..user.into_wire()
     })
 }
 
@@ -358,6 +407,10 @@ impl IntoWire for store::User {
             etag: etag::of(self.version),
             speed_limit_up_bps: self.speed.up.bps(),
             speed_limit_down_bps: self.speed.down.bps(),
+            // Of these only some may see the first, and none is a change of the user.
+            subscription_url: String::new(),
+            subscription_fetch_time: None,
+            subscription_client: String::new(),
         }
     }
 }

@@ -22,6 +22,7 @@ use vpnpanel_api::{
     },
     node::v1::{CreateNodeRequest, Node, node_service_client::NodeServiceClient},
     pki::v1::signer_service_client::SignerServiceClient,
+    subscription::v1::subscription_service_client::SubscriptionServiceClient,
     system::v1::system_service_client::SystemServiceClient,
     tenant::v1::tenant_service_client::TenantServiceClient,
     usage::v1::usage_service_client::UsageServiceClient,
@@ -30,7 +31,7 @@ use vpnpanel_api::{
 use vpnpanel_auth::{PasswordHasher, PasswordSettings, Role};
 use vpnpanel_control_api::{
     Access, AccessArgs, Authority, CertificateRecords, ControlApiSettings, Parts, StoredAccounts,
-    Vault, build,
+    SubscriptionFetches, Vault, build,
 };
 use vpnpanel_domain::{AccountId, TenantId, Zone};
 use vpnpanel_pki::{MasterKey, Sealer};
@@ -59,6 +60,7 @@ pub(crate) struct Panel {
     hash: String,
     pub(crate) database: Arc<TestStore>,
     pub(crate) certificates: CertificateRecords,
+    pub(crate) subscription_fetches: SubscriptionFetches,
     _log: Arc<TempDir>,
     _stop: DropGuard,
 }
@@ -143,6 +145,7 @@ impl Panel {
             hash: hasher.hash(PASSWORD.into()).await.unwrap(),
             database,
             certificates,
+            subscription_fetches: built.subscription_fetches.clone(),
             _log: log,
             _stop: stop.drop_guard(),
         }
@@ -282,6 +285,7 @@ impl Caller {
         system: SystemServiceClient,
         audit: AuditServiceClient,
         signer: SignerServiceClient,
+        subscriptions: SubscriptionServiceClient,
         signing_keys: SigningKeyServiceClient,
     }
 

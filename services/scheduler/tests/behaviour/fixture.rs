@@ -87,6 +87,7 @@ pub(crate) async fn users_with(
             on_hold_ms: None,
             disabled: false,
             devices: Vec::new(),
+            subscription: None,
         }
     });
     store.create_users(id, new.collect()).await.unwrap();

@@ -29,6 +29,8 @@ pub(crate) struct Model {
     pub(crate) speed_up_bps: i64,
     pub(crate) speed_down_bps: i64,
     pub(crate) deleted_at: Option<i64>,
+    pub(crate) subscription_hash: Option<Vec<u8>>,
+    pub(crate) sealed_subscription: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

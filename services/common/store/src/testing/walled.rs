@@ -146,6 +146,8 @@ BEGIN
             limit_bytes, reset_strategy, period_id, credentials_version, version, created_at,
             updated_at)
         VALUES (t, o, 'ada', 'ada', '', 'active', FALSE, FALSE, 0, 'none', o, 1, 1, 1, 1);
+        INSERT INTO subscription_fetches (tenant_id, user_id, fetched_at, client)
+        VALUES (t, o, 1, 'client');
         INSERT INTO user_groups (tenant_id, user_id, group_id) VALUES (t, o, o);
         INSERT INTO devices (tenant_id, id, user_id, name, public_key, created_at)
         VALUES (t, o, o, 'phone', lead::bytea, 1);

@@ -30,6 +30,7 @@ mod restore;
 mod rollups;
 mod schema;
 mod signing_keys;
+mod subscriptions;
 mod suspension;
 mod users;
 mod walls;
