@@ -43,7 +43,7 @@ async fn what_the_client_has_is_not_given_once_more() {
         (Method::GET, "\"of another\"", 200),
     ] {
         let headers = [("if-none-match", tag)];
-        let answer = gateway.send(method, "/v1/files/a/b", &headers, b"").await;
+        let answer = gateway.send(method, "/v1/files/a/b", &headers, "").await;
         assert_eq!(answer.status, status, "{tag}");
         assert_eq!(answer.headers["etag"], "\"of the file\"");
         assert_eq!(answer.headers["content-disposition"], "attachment");
