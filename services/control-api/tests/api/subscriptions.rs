@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tonic::{Code, Response, Status};
 use vpnpanel_api::{
-    auth::v1::CreateApiTokenRequest,
+    auth::v1::{ApiToken, CreateApiTokenRequest},
     subscription::v1::{GetSubscriptionRequest, GetSubscriptionResponse},
     user::v1::{
         DeleteUserRequest, DisableUserRequest, GetUserRequest, ListUsersRequest,
@@ -84,10 +84,12 @@ async fn the_link_is_shown_to_those_who_may_read_the_users_secrets_alone() {
     let operator = panel.signed_in(Role::Operator, Some(tenant)).await;
     let auditor = panel.signed_in(Role::Auditor, Some(tenant)).await;
     let request = CreateApiTokenRequest {
-        tenant_id: tenant.to_string(),
-        name: "reads".to_owned(),
-        permissions: vec!["user.read".to_owned()],
-        ..CreateApiTokenRequest::default()
+        api_token: Some(ApiToken {
+            tenant_id: tenant.to_string(),
+            name: "reads".to_owned(),
+            permissions: vec!["user.read".to_owned()],
+            ..ApiToken::default()
+        }),
     };
     let made = operator
         .auth()
