@@ -270,8 +270,8 @@ mod tests {
                 "ada@example.com".to_owned(),
                 "https://panel.example.com/sub/TOKEN".to_owned(),
                 texts.active.to_owned(),
-                format!("15.0 {}", texts.units[3]),
-                "2026-10-03 22:13 UTC".to_owned(),
+                format!("15.0 <span class=\"unit\">{}</span>", texts.units[3]),
+                "2026-10-03 14:13 UTC".to_owned(),
                 "vless://".to_owned(),
                 "PrivateKey = ".to_owned(),
             ] {
