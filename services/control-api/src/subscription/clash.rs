@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_profile_is_as_mihomo_knows_it() {
-        crate::subscription::golden("clash.yaml", &clash(&subscribed()));
+        crate::subscription::testing::golden("clash.yaml", &clash(&subscribed()));
     }
 
     #[test]

@@ -69,6 +69,6 @@ mod tests {
     #[test]
     fn the_document_holds_everything() {
         let text = listing("ada", &subscribed(), &quota());
-        crate::subscription::golden("listing.json", &text);
+        crate::subscription::testing::golden("listing.json", &text);
     }
 }

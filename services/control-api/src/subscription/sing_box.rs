@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn the_configuration_is_as_sing_box_knows_it() {
         let text = sing_box(&subscribed());
-        crate::subscription::golden("sing-box.json", &text);
+        crate::subscription::testing::golden("sing-box.json", &text);
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
         let one = vec![wireguard()];
         for endpoints in [subscribed(), one, Vec::new()] {
             let text = sing_box(&endpoints);
-            crate::subscription::read_by("sing-box", &["check", "-c"], &text);
+            crate::subscription::testing::read_by("sing-box", &["check", "-c"], &text);
         }
     }
 

@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn the_document_is_as_sip008_says() {
         let text = sip008(&subscribed(), &quota()).unwrap();
-        crate::subscription::golden("sip008.json", &text);
+        crate::subscription::testing::golden("sip008.json", &text);
     }
 
     #[test]

@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_profile_has_every_way_out_and_uses_the_fastest() {
         let text = xray_profile(&subscribed()).unwrap();
-        crate::subscription::golden("xray.json", &text);
+        crate::subscription::testing::golden("xray.json", &text);
         // Of one way alone, what is given for it alone.
         let mut one = subscribed();
         one.truncate(1);
@@ -198,7 +198,7 @@ mod tests {
         texts.extend(xray_profile(&subscribed()));
         assert_eq!(texts.len(), all().len() + 1);
         for text in texts {
-            crate::subscription::read_by("xray", &["run", "-test", "-config"], &text);
+            crate::subscription::testing::read_by("xray", &["run", "-test", "-config"], &text);
         }
     }
 }
