@@ -42,6 +42,7 @@ test-deps:
 	./scripts/install-test-deps
 	./scripts/install-grpcurl $(TOOLS)
 	./scripts/install-xray $(TOOLS)
+	./scripts/install-sing-box $(TOOLS)
 
 proto: ## Generate clients from the contract and check it against the last release
 	$(BUF) lint

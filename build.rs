@@ -27,9 +27,7 @@ fn main() -> Result<()> {
 
     let mut compiler = protox::Compiler::new([proto, &third_party])?;
     compiler.include_source_info(true).include_imports(true);
-    // Served as HttpBody by services that answer other things than JSON.
     compiler.open_files(files.iter().map(PathBuf::as_path))?;
-    compiler.open_file(third_party.join("google/api/httpbody.proto"))?;
     // The bytes as protox encodes them: a round trip through prost_types drops the options.
     let descriptors = compiler.encode_file_descriptor_set();
     let pool = DescriptorPool::decode(descriptors.as_slice())?;

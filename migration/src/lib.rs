@@ -25,6 +25,7 @@ mod m20261128_000022_xray;
 mod m20261128_000023_draining;
 mod m20261128_000024_reports;
 mod m20261128_000025_plans;
+mod m20261128_000026_subscriptions;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -68,6 +69,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000023_draining::Migration),
             Box::new(m20261128_000024_reports::Migration),
             Box::new(m20261128_000025_plans::Migration),
+            Box::new(m20261128_000026_subscriptions::Migration),
         ]
     }
 }
@@ -133,6 +135,7 @@ pub fn fingerprint() -> String {
         m20261128_000023_draining::UP,
         m20261128_000024_reports::UP,
         m20261128_000025_plans::UP,
+        m20261128_000026_subscriptions::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -10,8 +10,15 @@ use vpnpanel_domain::AccountId;
 use vpnpanel_store::{HeldRole, Store};
 
 use crate::{
-    Error, access::Access, authority::Authority, caller::Caller,
-    certificate_log::CertificateRecords, direct::Direct, held_back::HeldBack, seal::Vault,
+    Error,
+    access::Access,
+    authority::Authority,
+    caller::Caller,
+    certificate_log::CertificateRecords,
+    direct::Direct,
+    held_back::HeldBack,
+    seal::Vault,
+    subscription::{Links, SubscriptionFetches},
 };
 
 /// The parts of the service, shared by all handlers.
@@ -39,6 +46,10 @@ pub(crate) struct Context {
     pub(crate) node_certificate_life: Duration,
     /// Rung when an operation has begun.
     pub(crate) operations: Notify,
+    /// Where subscriptions are fetched.
+    pub(crate) links: Links,
+    /// That they were.
+    pub(crate) fetches: SubscriptionFetches,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

@@ -78,6 +78,9 @@ pub enum Error {
     /// The account has no second factor, or none that waits for its first code.
     #[error("there is no second factor to do this with: see EnrollTotp")]
     TotpNotEnrolled,
+    /// A format that has no place for any of a subscription's connections.
+    #[error("no connection of this subscription has a place in {0}: ask for another format")]
+    FormatUnavailable(&'static str),
     /// The operating system gave no random bytes.
     #[error("no random bytes: {0}")]
     Random(String),
@@ -128,6 +131,12 @@ impl From<Error> for Status {
             Error::TotpNotEnrolled => Failure::new(
                 ErrorCode::FailedPrecondition,
                 "TOTP_NOT_ENROLLED",
+                error.to_string(),
+            )
+            .into_status(),
+            Error::FormatUnavailable(_) => Failure::new(
+                ErrorCode::FailedPrecondition,
+                "FORMAT_UNAVAILABLE",
                 error.to_string(),
             )
             .into_status(),
@@ -305,6 +314,7 @@ fn not_found_reason(what: &str) -> &'static str {
         "role" => "ROLE_NOT_FOUND",
         "API token" => "API_TOKEN_NOT_FOUND",
         "signing key" => "SIGNING_KEY_NOT_FOUND",
+        "subscription" => "SUBSCRIPTION_NOT_FOUND",
         _ => "NOT_FOUND",
     }
 }

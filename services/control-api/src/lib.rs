@@ -48,6 +48,7 @@ use vpnpanel_api::{
     operation::v1::operation_service_server::OperationServiceServer,
     pki::v1::signer_service_server::SignerServiceServer,
     plan::v1::plan_service_server::PlanServiceServer,
+    subscription::v1::subscription_service_server::SubscriptionServiceServer,
     system::v1::system_service_server::SystemServiceServer,
     tenant::v1::tenant_service_server::TenantServiceServer,
     usage::v1::usage_service_server::UsageServiceServer,
@@ -70,9 +71,14 @@ pub use certificate_log::{CertificateRecords, Reconciled};
 pub use error::Error;
 pub use operations::Operations;
 pub use seal::Vault;
-pub use settings::{BootstrapSettings, ControlApiSettings, PasswordArgs, TokenArgs};
+pub use settings::{
+    BootstrapSettings, ControlApiSettings, PasswordArgs, SubscriptionSettings, TokenArgs,
+};
+pub use subscription::SubscriptionFetches;
 
-use crate::{context::Context, direct::Direct, held_back::HeldBack, services::Api};
+use crate::{
+    context::Context, direct::Direct, held_back::HeldBack, services::Api, subscription::Links,
+};
 
 /// What the service stands on.
 #[derive(Debug)]
@@ -106,6 +112,9 @@ pub struct ControlApi {
     pub first_administrator: Option<FirstAdministrator>,
     /// What the service works on beside its calls; it does so by itself.
     pub operations: Operations,
+    /// What the service writes down as long as it runs; to be written down by whoever serves its
+    /// router alone.
+    pub subscription_fetches: SubscriptionFetches,
 }
 
 /// Builds the management API, and makes what a first start needs.
@@ -134,6 +143,10 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     let reconciled = certificates.reconcile(&store, &authority).await?;
     // Devices of before Xray have nothing to show there.
     while store.seed_devices(&|id| Ok(vault.new_seed(id)?)).await? {}
+    // Users of before subscriptions have no link.
+    let link = |id| Ok(vault.new_subscription_token(id)?);
+    while store.link_subscriptions(&link).await? {}
+    let fetches = SubscriptionFetches::new(store.clone());
     let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
     let accounts = Arc::new(StoredAccounts::new(store.clone()));
     let context = Context {
@@ -153,6 +166,8 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         api_token_max_life: settings.api_token_max_lifetime.0,
         node_certificate_life,
         operations: tokio::sync::Notify::new(),
+        links: Links::new(&settings.subscriptions),
+        fetches: fetches.clone(),
         enrollment_url: settings
             .enrollment_url
             .to_string()
@@ -196,6 +211,13 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         }
     });
     service.grpc("api", grpc);
+    service.task("subscription-fetches", {
+        let fetches = fetches.clone();
+        move |stop| async move {
+            fetches.keep_writing(stop).await;
+            Ok::<(), Error>(())
+        }
+    });
     // The last that can fail: whoever called tells the password at once.
     let first_administrator = bootstrap::first_start(&store, &hasher, &settings.bootstrap).await?;
     // The roles may have been seeded just now.
@@ -204,6 +226,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         service,
         first_administrator,
         operations,
+        subscription_fetches: fetches,
     })
 }
 
@@ -218,6 +241,7 @@ fn routes(api: Api, guard: &AuthGuard) -> Routes {
         .add_service(UserServiceServer::new(guarded()))
         .add_service(PlanServiceServer::new(guarded()))
         .add_service(OperationServiceServer::new(guarded()))
+        .add_service(SubscriptionServiceServer::new(guarded()))
         .add_service(GroupServiceServer::new(guarded()))
         .add_service(InboundServiceServer::new(guarded()))
         .add_service(NodeServiceServer::new(guarded()))

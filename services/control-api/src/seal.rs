@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use vpnpanel_auth::SourceError;
-use vpnpanel_domain::{DeviceId, InboundId, NodeId};
+use vpnpanel_domain::{DeviceId, InboundId, NodeId, UserId};
 use vpnpanel_pki::{DeviceSeed, Sealer, context};
-use vpnpanel_store::{DeviceKeys, MakeDeviceKeys, MakeNodeKey, NewDevice, NodeKey, fresh_id};
+use vpnpanel_store::{
+    DeviceKeys, MakeDeviceKeys, MakeNodeKey, NewDevice, NodeKey, SubscriptionToken, fresh_id,
+};
 use zeroize::Zeroizing;
 
 use crate::{
     Error,
+    subscription::token,
     wireguard::keys::{self, SecretKey},
 };
 
@@ -89,6 +92,27 @@ impl Vault {
     pub(crate) fn device_seed(&self, device: DeviceId, sealed: &[u8]) -> Result<DeviceSeed, Error> {
         let opened = self.open(&context::device_seed(device), sealed)?;
         Ok(DeviceSeed::from_bytes(&opened)?)
+    }
+
+    /// A new token for the link of a user's subscription.
+    pub(crate) fn new_subscription_token(&self, user: UserId) -> Result<SubscriptionToken, Error> {
+        let token = token::generate()?;
+        Ok(SubscriptionToken {
+            hash: token::hash(&token),
+            sealed: self.seal(&context::subscription_token(user), token.as_bytes())?,
+        })
+    }
+
+    /// The token in the link of a user's subscription.
+    pub(crate) fn subscription_token(
+        &self,
+        user: UserId,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<String>, Error> {
+        let opened = self.open(&context::subscription_token(user), sealed)?;
+        let text = std::str::from_utf8(&opened)
+            .map_err(|_| Error::Corrupt("the token of a subscription is no text"))?;
+        Ok(Zeroizing::new(text.to_owned()))
     }
 
     /// The private key of a device.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 use vpnpanel_api::{
-    access, account, audit, auth, node, operation, pki, plan, system, tenant, usage, user,
+    access, account, audit, auth, node, operation, pki, plan, subscription, system, tenant, usage,
+    user,
 };
 
 use crate::{caller::Caller, context::Context, handlers};
@@ -180,6 +181,8 @@ service! { user::v1::user_service_server::UserService {
         = handlers::user::enable;
     revoke_user_credentials(user::v1::RevokeUserCredentialsRequest)
         -> user::v1::RevokeUserCredentialsResponse = handlers::user::revoke_credentials;
+    rotate_user_subscription(user::v1::RotateUserSubscriptionRequest)
+        -> user::v1::RotateUserSubscriptionResponse = handlers::user::rotate_subscription;
     reset_user_usage(user::v1::ResetUserUsageRequest) -> user::v1::ResetUserUsageResponse
         = handlers::user::reset_usage;
     list_user_periods(user::v1::ListUserPeriodsRequest) -> user::v1::ListUserPeriodsResponse
@@ -211,6 +214,19 @@ service! { operation::v1::operation_service_server::OperationService {
     cancel_operation(operation::v1::CancelOperationRequest)
         -> operation::v1::CancelOperationResponse = handlers::operation::cancel;
 }}
+
+/// What it answers depends on the caller's headers, and has headers of its own.
+#[tonic::async_trait]
+impl subscription::v1::subscription_service_server::SubscriptionService for Api {
+    async fn get_subscription(
+        &self,
+        request: Request<subscription::v1::GetSubscriptionRequest>,
+    ) -> Result<Response<subscription::v1::GetSubscriptionResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let caller = Caller::of(&metadata, &extensions);
+        Ok(handlers::subscription::get(&self.0, &caller, &metadata, message).await?)
+    }
+}
 
 service! { access::v1::group_service_server::GroupService {
     create_group(access::v1::CreateGroupRequest) -> access::v1::CreateGroupResponse

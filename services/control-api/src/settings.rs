@@ -65,6 +65,10 @@ pub struct ControlApiSettings {
     )]
     pub enrollment_url: HttpEndpoint,
 
+    /// Links of subscriptions.
+    #[command(flatten)]
+    pub subscriptions: SubscriptionSettings,
+
     /// Whose word about a client's address is taken; a setting of the process.
     #[arg(skip)]
     pub trusted_proxies: TrustedProxies,
@@ -107,6 +111,53 @@ impl ControlApiSettings {
         match (SHORTEST_CERTIFICATE..=LONGEST_CERTIFICATE).contains(&life) {
             true => Ok(life),
             false => Err(Error::CertificateLifetime),
+        }
+    }
+}
+
+/// Links of subscriptions, and what is said to the programs that fetch them.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct SubscriptionSettings {
+    /// Where subscribers reach the gateway: what the links of subscriptions begin with.
+    #[arg(
+        long,
+        env = "VPNPANEL_SUBSCRIPTION_URL",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
+    pub subscription_url: HttpEndpoint,
+
+    /// How often subscribers' programs should fetch again; whole hours, rounded up.
+    #[arg(
+        long,
+        env = "VPNPANEL_SUBSCRIPTION_UPDATE_INTERVAL",
+        default_value = "12h",
+        value_name = "DURATION"
+    )]
+    pub subscription_update_interval: HumanDuration,
+
+    /// Where subscribers find help: a web page, or a chat. Programs and the page show it.
+    #[arg(long, env = "VPNPANEL_SUBSCRIPTION_SUPPORT_URL", value_name = "URL")]
+    pub subscription_support_url: Option<SupportUrl>,
+}
+
+/// A link for people: `https://…`, `http://…` or `mailto:…`, in ASCII.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SupportUrl(pub String);
+
+impl std::str::FromStr for SupportUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_link = ["https://", "http://", "mailto:"].iter().any(|scheme| {
+            text.strip_prefix(scheme)
+                .is_some_and(|rest| !rest.is_empty())
+        });
+        if is_link && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a link that begins with https://, http:// or mailto:, without spaces")
         }
     }
 }

@@ -123,6 +123,7 @@ not_measured! {
     reset_user_usage: ResetUserUsageRequest => ResetUserUsageResponse;
     list_user_periods: ListUserPeriodsRequest => ListUserPeriodsResponse;
     revoke_user_credentials: RevokeUserCredentialsRequest => RevokeUserCredentialsResponse;
+    rotate_user_subscription: RotateUserSubscriptionRequest => RotateUserSubscriptionResponse;
     list_user_connections: ListUserConnectionsRequest => ListUserConnectionsResponse;
 }
 

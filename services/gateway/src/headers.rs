@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use tonic::metadata::MetadataMap;
 use vpnpanel_runtime::rpc::{ClientAddress, ForwardedHeader, TrustedProxies, client_address};
 use vpnpanel_runtime::status::{ErrorCode, Failure};
@@ -22,24 +22,30 @@ const REQUEST_TIMEOUT: &str = "x-request-timeout";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// Passed on as they are.
-const FORWARDED: [HeaderName; 3] = [
+const FORWARDED: [HeaderName; 4] = [
     header::AUTHORIZATION,
+    header::ACCEPT,
     header::ACCEPT_LANGUAGE,
     HeaderName::from_static("x-request-id"),
 ];
 
 /// Response metadata that becomes headers.
-const RETURNED: [&str; 10] = [
+const RETURNED: [&str; 14] = [
     "cache-control",
     "content-disposition",
     "content-language",
+    // Of a page that a service makes: narrower than what every answer gets without it.
+    "content-security-policy",
     "etag",
     "last-modified",
     "link",
     "location",
     "profile-title",
     "profile-update-interval",
+    "profile-web-page-url",
     "subscription-userinfo",
+    "support-url",
+    "vary",
 ];
 
 /// The metadata of the gRPC call.
@@ -90,6 +96,28 @@ pub(crate) fn from_metadata(metadata: &MetadataMap, headers: &mut HeaderMap) {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
+}
+
+/// Whether the client has what an answer with these headers would give it once more (RFC 9110,
+/// section 13.1.2).
+pub(crate) fn is_known(request: &http::request::Parts, answer: &HeaderMap) -> bool {
+    let reads = request.method == Method::GET || request.method == Method::HEAD;
+    let Some(etag) = answer.get(header::ETAG).filter(|_| reads) else {
+        return false;
+    };
+    let weak = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+    let etag = weak(etag.as_bytes());
+    request
+        .headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .any(|value| {
+            value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .map(<[u8]>::trim_ascii)
+                .any(|tag| tag == b"*" || weak(tag) == etag)
+        })
 }
 
 /// The longest time that may be asked for, a stream's included: gRPC writes it in eight digits.
@@ -205,6 +233,26 @@ mod tests {
     fn two_authorization_headers_are_refused() {
         let sent = headers(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]);
         assert!(to_metadata(&parts("192.0.2.7", sent), &TrustedProxies::default()).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_known_by_one_of_the_tags_that_the_client_names() {
+        let answer = headers(&[("etag", "\"a\"")]);
+        let known = |method: Method, tags: &[&str]| {
+            let named: Vec<_> = tags.iter().map(|tag| ("if-none-match", *tag)).collect();
+            let mut asked = parts("192.0.2.7", headers(&named));
+            asked.method = method;
+            is_known(&asked, &answer)
+        };
+        assert!(known(Method::GET, &["\"a\""]));
+        assert!(known(Method::HEAD, &["\"b\", W/\"a\""]));
+        assert!(known(Method::GET, &["\"b\"", "*"]));
+        assert!(!known(Method::GET, &[]));
+        assert!(!known(Method::GET, &["\"b\"", "a"]));
+        assert!(!known(Method::POST, &["\"a\""]));
+        let untagged = headers(&[]);
+        let asked = parts("192.0.2.7", headers(&[("if-none-match", "*")]));
+        assert!(!is_known(&asked, &untagged));
     }
 
     #[test]

@@ -289,7 +289,12 @@ impl Inner {
             .await
             .map_err(|_| deadline_exceeded())??;
         let (metadata, message, _) = response.into_parts();
-        self.answer(route.answer, &metadata, &message)
+        let mut response = self.answer(route.answer, &metadata, &message)?;
+        if headers::is_known(parts, response.headers()) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = Body::empty();
+        }
+        Ok(response)
     }
 
     fn answer(

@@ -154,6 +154,7 @@ pub(crate) async fn make_users(store: &Store, tenant: TenantId, count: usize) ->
                 device_limit: 0,
                 disabled: false,
                 devices: Vec::new(),
+                subscription: None,
             }
         });
         store.create_users(tenant, new.collect()).await.unwrap();

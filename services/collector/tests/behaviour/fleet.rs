@@ -292,6 +292,7 @@ impl Fleet {
                         .unwrap(),
                 },
             }],
+            subscription: None,
         };
         self.store
             .create_user(self.tenant, new, None)

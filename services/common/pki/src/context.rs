@@ -37,3 +37,8 @@ pub fn device_seed(device: impl Display) -> String {
 pub fn inbound_secret(inbound: impl Display) -> String {
     format!("inbound-secret/{inbound}")
 }
+
+/// The token in the link of a user's subscription.
+pub fn subscription_token(user: impl Display) -> String {
+    format!("subscription-token/{user}")
+}

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use sea_orm::QueryResult;
+use sea_orm::{ConnectionTrait, QueryResult};
 use vpnpanel_domain::{DeviceId, InboundId, NodeId, PeerId, TenantId, UserId};
 
 use crate::connect::Store;
@@ -95,26 +95,35 @@ impl Store {
         )
         .await?
         .ok_or(StoreError::NotFound("user"))?;
-        let rows = sql::all(&db, SELECT, vec![tenant.uuid().into(), user.uuid().into()]).await?;
-        let mut connections = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let Some(access) = access(row)? else {
-                continue;
-            };
-            connections.push(Connection {
-                peer_id: PeerId::new(sql::get(row, 0)?),
-                device_id: DeviceId::new(sql::get(row, 1)?),
-                device_name: sql::get(row, 2)?,
-                inbound_id: InboundId::new(sql::get(row, 6)?),
-                inbound_name: sql::get(row, 7)?,
-                access,
-                node_id: NodeId::new(sql::get(row, 9)?),
-                node_name: sql::get(row, 10)?,
-                node_address: sql::get(row, 11)?,
-            });
-        }
-        Ok(connections)
+        load(&db, tenant, user).await
     }
+}
+
+/// The connections of a user, whether or not there is one.
+pub(crate) async fn load(
+    db: &impl ConnectionTrait,
+    tenant: TenantId,
+    user: UserId,
+) -> Result<Vec<Connection>> {
+    let rows = sql::all(db, SELECT, vec![tenant.uuid().into(), user.uuid().into()]).await?;
+    let mut connections = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let Some(access) = access(row)? else {
+            continue;
+        };
+        connections.push(Connection {
+            peer_id: PeerId::new(sql::get(row, 0)?),
+            device_id: DeviceId::new(sql::get(row, 1)?),
+            device_name: sql::get(row, 2)?,
+            inbound_id: InboundId::new(sql::get(row, 6)?),
+            inbound_name: sql::get(row, 7)?,
+            access,
+            node_id: NodeId::new(sql::get(row, 9)?),
+            node_name: sql::get(row, 10)?,
+            node_address: sql::get(row, 11)?,
+        });
+    }
+    Ok(connections)
 }
 
 /// By what a device is let in; `None` while it has nothing to show there.

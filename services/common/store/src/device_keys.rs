@@ -14,6 +14,7 @@ use crate::entity::user::ActiveModel;
 use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
 use crate::peers::{self, Scope};
+use crate::subscriptions::SubscriptionToken;
 use crate::transaction::Write;
 use crate::users::User;
 use crate::{groups, sql, user_change, users};
@@ -52,7 +53,7 @@ pub trait MakeDeviceKeys: Send + Sync {
 }
 
 impl Store {
-    /// Gives each device of a user new keys. Its peers go and others come: what a node counts for
+    /// Gives each device of a user new keys, and its subscription a new link. Its peers go and others come: what a node counts for
     /// the old keys is never taken for the new ones'.
     ///
     /// # Errors
@@ -63,6 +64,7 @@ impl Store {
         tenant: TenantId,
         id: UserId,
         keys: &dyn MakeDeviceKeys,
+        subscription: SubscriptionToken,
         request: Option<&RequestKey>,
     ) -> Result<User> {
         let mut tx = self.begin_in(tenant).await?;
@@ -83,7 +85,7 @@ impl Store {
         peers::sync(&mut tx, tenant, Scope::Users(vec![id])).await?;
         let change = ActiveModel {
             credentials_version: Set(user.credentials_version() + 1),
-            ..ActiveModel::default()
+            ..subscription.change()
         };
         user_change::save(&mut tx, tenant, &user, change).await?;
         let user = users::load(&*tx, tenant, id, tx.now).await?;

@@ -60,6 +60,7 @@ mod sessions;
 mod signing_key_rotation;
 mod signing_keys;
 mod sql;
+mod subscriptions;
 mod tenants;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -125,6 +126,7 @@ pub use second_factors::{CodeUse, SecondFactor};
 pub use sessions::{NewSession, Proof, Rotation, Session};
 pub use signing_key_rotation::{MakeSigningKey, SigningKeyTerms};
 pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
+pub use subscriptions::{Fetched, Subscription, SubscriptionFetch, SubscriptionToken};
 pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
 pub use usage::{Usage, UsageQuery, UsageSeries};
 pub use user_change::UserPatch;

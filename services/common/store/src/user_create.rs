@@ -20,6 +20,7 @@ use crate::peers::{self, Scope};
 use crate::periods::{self, Standing};
 use crate::plans::{self, NextPlan};
 use crate::row_set::{Cell, Column, RowSet};
+use crate::subscriptions::SubscriptionToken;
 use crate::tenants::name_key;
 use crate::transaction::Write;
 use crate::users::{self, User};
@@ -59,6 +60,9 @@ pub struct NewUser {
     pub device_limit: u32,
     /// Its devices.
     pub devices: Vec<NewDevice>,
+    /// The token of its subscription's link; without one it gets it from
+    /// [`Store::link_subscriptions`].
+    pub subscription: Option<SubscriptionToken>,
 }
 
 /// A device to make.
@@ -271,6 +275,8 @@ fn row(new: &NewUser, periods: &Standing, tenant: TenantId, now: i64) -> user::M
         device_limit: i64::from(new.device_limit),
         hold_since: new.on_hold_ms.map(|_| now),
         started_at: None,
+        subscription_hash: new.subscription.as_ref().map(|it| it.hash.to_vec()),
+        sealed_subscription: new.subscription.as_ref().map(|it| it.sealed.clone()),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::page::Page;
 use crate::periods::{self, Period};
 use crate::plans::{self, NextPlan};
 use crate::sql;
+use crate::subscriptions::Fetched;
 use crate::tenants::name_key;
 
 /// For how long a deleted user can be taken back: 30 days.
@@ -57,6 +58,10 @@ pub struct User {
     pub device_limit: u32,
     /// The quota window in force.
     pub period: Period,
+    /// The token of its subscription's link, sealed; `None` until it has one.
+    pub sealed_subscription: Option<Vec<u8>>,
+    /// When its subscription was fetched last, and by what, as far as that was written down.
+    pub fetched: Option<Fetched>,
     /// Grows with each revocation of its credentials.
     pub credentials_version: u64,
     /// Grows with each change, not with usage.
@@ -232,13 +237,28 @@ pub(crate) async fn load_kept(
 
 /// Users with the period in force at the moment that is parameter `now`.
 pub(crate) fn select(now: usize) -> String {
+    format!("SELECT {} FROM users u {}", columns(), joins(now))
+}
+
+/// How many columns [`columns`] are.
+pub(crate) const WIDTH: usize = 33;
+
+/// What [`user`] reads, of what [`joins`] joins.
+pub(crate) fn columns() -> String {
     format!(
-        "SELECT u.id, u.username, u.note, u.disabled, u.expires_at, u.on_hold, u.on_hold_ms,
+        "u.id, u.username, u.note, u.disabled, u.expires_at, u.on_hold, u.on_hold_ms,
                 u.limit_bytes, u.reset_strategy, u.credentials_version, u.version, u.created_at,
                 u.updated_at, {}, u.speed_up_bps, u.speed_down_bps, u.plan_id, u.next_plan_id,
-                u.next_plan_start, u.device_limit, u.deleted_at
-         FROM users u {}",
-        periods::COLUMNS,
+                u.next_plan_start, u.device_limit, u.deleted_at, u.sealed_subscription,
+                f.fetched_at, f.client",
+        periods::COLUMNS
+    )
+}
+
+/// Joins what else is read of `users u` at the moment that is parameter `now`.
+pub(crate) fn joins(now: usize) -> String {
+    format!(
+        "{} LEFT JOIN subscription_fetches f ON f.tenant_id = u.tenant_id AND f.user_id = u.id",
         periods::join_in_force(now)
     )
 }
@@ -303,7 +323,8 @@ async fn with_groups(
     Ok(users)
 }
 
-fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
+/// A user without its groups.
+pub(crate) fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
     let on_hold: bool = sql::get(row, 5)?;
     let period = periods::period(row, 13)?;
     let deleted_at_ms: Option<i64> = sql::get(row, 29)?;
@@ -333,11 +354,23 @@ fn user(row: &QueryResult, tenant: TenantId, now: i64) -> Result<User> {
         device_limit: plans::devices(sql::get(row, 28)?),
         deleted_at_ms,
         period,
+        sealed_subscription: sql::get(row, 30)?,
+        fetched: fetched(row, 31)?,
         credentials_version: sql::unsigned(sql::get(row, 9)?),
         version: sql::unsigned(sql::get(row, 10)?),
         created_at_ms: sql::get(row, 11)?,
         updated_at_ms: sql::get(row, 12)?,
     })
+}
+
+fn fetched(row: &QueryResult, first: usize) -> Result<Option<Fetched>> {
+    let Some(at_ms) = sql::get(row, first)? else {
+        return Ok(None);
+    };
+    Ok(Some(Fetched {
+        at_ms,
+        client: sql::get(row, first + 1)?,
+    }))
 }
 
 /// A speed limit from two columns of bits per second.

@@ -21,6 +21,7 @@ pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod session;
 pub(crate) mod signing_key;
+pub(crate) mod subscription;
 pub(crate) mod system;
 pub(crate) mod tenant;
 pub(crate) mod totp;

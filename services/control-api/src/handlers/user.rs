@@ -8,8 +8,9 @@ use vpnpanel_api::user::v1::{
     EnableUserRequest, EnableUserResponse, ExtendUserRequest, ExtendUserResponse, GetUserRequest,
     GetUserResponse, ListUserPeriodsRequest, ListUserPeriodsResponse, ListUsersRequest,
     ListUsersResponse, Period, ResetUserUsageRequest, ResetUserUsageResponse,
-    RevokeUserCredentialsRequest, RevokeUserCredentialsResponse, UndeleteUserRequest,
-    UndeleteUserResponse, UpdateUserRequest, UpdateUserResponse, User, UserStatus as WireStatus,
+    RevokeUserCredentialsRequest, RevokeUserCredentialsResponse, RotateUserSubscriptionRequest,
+    RotateUserSubscriptionResponse, UndeleteUserRequest, UndeleteUserResponse, UpdateUserRequest,
+    UpdateUserResponse, User, UserStatus as WireStatus,
 };
 use vpnpanel_domain::{
     GroupId, Limit, PlanId, ResetStrategy, Speed, SpeedLimit, TenantId, UserId, UserStatus,
@@ -69,7 +70,7 @@ pub(crate) async fn create(
         .create_user(tenant_id, new, key.as_ref())
         .await?;
     Ok(CreateUserResponse {
-        user: Some(made.into_wire()),
+        user: Some(shown(context, caller, made)?),
     })
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn new_user(
         next_plan: next_plan(&user)?,
         device_limit: user.device_limit,
         devices: vec![context.vault.new_device(FIRST_DEVICE)?],
+        subscription: Some(context.vault.new_subscription_token(id)?),
         note: user.note,
     };
     if let Some(plan) = plan {
@@ -120,18 +122,19 @@ async fn plan_of(context: &Context, tenant: TenantId, id: PlanId) -> Result<Plan
 
 pub(crate) async fn get(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: GetUserRequest,
 ) -> Result<GetUserResponse, Error> {
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let found = context.store.user(tenant_id, id).await?;
     Ok(GetUserResponse {
-        user: Some(context.store.user(tenant_id, id).await?.into_wire()),
+        user: Some(shown(context, caller, found)?),
     })
 }
 
 pub(crate) async fn list(
     context: &Context,
-    _caller: &Caller,
+    caller: &Caller,
     message: ListUsersRequest,
 ) -> Result<ListUsersResponse, Error> {
     let tenant_id: TenantId = ids::required("tenant_id", &message.tenant_id)?;
@@ -154,7 +157,10 @@ pub(crate) async fn list(
         .await?;
     let next_page_token = list.cut(&page, &mut users, |user| user.id.uuid());
     Ok(ListUsersResponse {
-        users: users.into_iter().map(IntoWire::into_wire).collect(),
+        users: users
+            .into_iter()
+            .map(|user| shown(context, caller, user))
+            .collect::<Result<_, _>>()?,
         next_page_token,
     })
 }
@@ -201,7 +207,7 @@ pub(crate) async fn update(
         .update_user(tenant_id, id, patch, version)
         .await?;
     Ok(UpdateUserResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -230,7 +236,7 @@ pub(crate) async fn disable(
         .set_user_disabled(tenant_id, id, true)
         .await?;
     Ok(DisableUserResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -245,7 +251,7 @@ pub(crate) async fn enable(
         .set_user_disabled(tenant_id, id, false)
         .await?;
     Ok(EnableUserResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -277,7 +283,7 @@ pub(crate) async fn extend(
         .extend_user(tenant_id, id, by, key.as_ref())
         .await?;
     Ok(ExtendUserResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -289,7 +295,7 @@ pub(crate) async fn undelete(
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
     let back = context.acting(caller).undelete_user(tenant_id, id).await?;
     Ok(UndeleteUserResponse {
-        user: Some(back.into_wire()),
+        user: Some(shown(context, caller, back)?),
     })
 }
 
@@ -313,7 +319,7 @@ pub(crate) async fn change_plan(
         .change_user_plan(tenant_id, id, plan, version, key.as_ref())
         .await?;
     Ok(ChangeUserPlanResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -335,7 +341,7 @@ pub(crate) async fn reset_usage(
         .reset_user_usage(tenant_id, id, key.as_ref())
         .await?;
     Ok(ResetUserUsageResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -352,12 +358,36 @@ pub(crate) async fn revoke_credentials(
         &message.request_id,
         &message,
     )?;
+    let link = context.vault.new_subscription_token(id)?;
     let changed = context
         .acting(caller)
-        .revoke_user_credentials(tenant_id, id, &context.vault, key.as_ref())
+        .revoke_user_credentials(tenant_id, id, &context.vault, link, key.as_ref())
         .await?;
     Ok(RevokeUserCredentialsResponse {
-        user: Some(changed.into_wire()),
+        user: Some(shown(context, caller, changed)?),
+    })
+}
+
+pub(crate) async fn rotate_subscription(
+    context: &Context,
+    caller: &Caller,
+    message: RotateUserSubscriptionRequest,
+) -> Result<RotateUserSubscriptionResponse, Error> {
+    let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let key = request::key(
+        caller,
+        Some(tenant_id),
+        "RotateUserSubscription",
+        &message.request_id,
+        &message,
+    )?;
+    let link = context.vault.new_subscription_token(id)?;
+    let changed = context
+        .acting(caller)
+        .rotate_subscription(tenant_id, id, link, key.as_ref())
+        .await?;
+    Ok(RotateUserSubscriptionResponse {
+        user: Some(shown(context, caller, changed)?),
     })
 }
 
@@ -377,6 +407,24 @@ pub(crate) async fn periods(
     Ok(ListUserPeriodsResponse {
         periods: periods.into_iter().map(IntoWire::into_wire).collect(),
         next_page_token,
+    })
+}
+
+/// A user as a caller sees it: with the link of its subscription only where the caller may read its
+/// secrets.
+fn shown(context: &Context, caller: &Caller, user: store::User) -> Result<User, Error> {
+    let tenant = Some(user.tenant_id);
+    let sees_secrets = caller.principal()?.permits("user.readSecrets", tenant);
+    let subscription_url = match sees_secrets {
+        true => context.links.of_user(&context.vault, &user)?.to_string(),
+        false => String::new(),
+    };
+    let fetched = user.fetched.clone();
+    Ok(User {
+        subscription_url,
+        subscription_fetch_time: fetched.as_ref().map(|it| time::timestamp(it.at_ms)),
+        subscription_client: fetched.map(|it| it.client).unwrap_or_default(),
+        ..user.into_wire()
     })
 }
 
@@ -506,6 +554,10 @@ impl IntoWire for store::User {
             device_limit: self.device_limit,
             next_plan: self.next_plan.map(IntoWire::into_wire),
             delete_time: self.deleted_at_ms.map(time::timestamp),
+            // Of these only some may see the first, and none is a change of the user.
+            subscription_url: String::new(),
+            subscription_fetch_time: None,
+            subscription_client: String::new(),
         }
     }
 }

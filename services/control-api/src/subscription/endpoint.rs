@@ -1,5 +1,6 @@
 //! One way for one device to connect.
 
+use uuid::Uuid;
 use vpnpanel_domain::{ShortId, XrayProtocol, XrayTransport};
 use zeroize::Zeroizing;
 
@@ -8,6 +9,8 @@ use crate::wireguard::config::DeviceConfig;
 /// Where a device connects, and with what.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
+    /// Always the same for the same device, inbound and node.
+    pub(crate) id: Uuid,
     /// For people: made of inbound and node.
     pub(crate) name: String,
     /// Host name or IP address of the node.
@@ -107,6 +110,7 @@ pub(super) mod tests {
             _ => credential,
         };
         Endpoint {
+            id: Uuid::from_u128(11),
             name: "main-berlin".to_owned(),
             address: "vpn.example.com".to_owned(),
             port: 443,
@@ -117,6 +121,37 @@ pub(super) mod tests {
                 credential: Zeroizing::new(credential),
             }),
         }
+    }
+
+    /// Of WireGuard, with everything that may be there.
+    pub(crate) fn wireguard() -> Endpoint {
+        Endpoint {
+            id: Uuid::from_u128(12),
+            name: "wire-berlin".to_owned(),
+            address: "vpn.example.com".to_owned(),
+            port: 51820,
+            access: Access::WireGuard(Box::new(DeviceConfig {
+                private_key: Some(Zeroizing::new([1; 32])),
+                preshared_key: Some(Zeroizing::new([2; 32])),
+                ipv4: "10.64.0.2".parse().unwrap(),
+                ipv6: Some("fd00::2".parse().unwrap()),
+                dns_servers: vec!["1.1.1.1".parse().unwrap()],
+                mtu: 1420,
+                server_key: [3; 32],
+                allowed_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+                keepalive_seconds: 25,
+            })),
+        }
+    }
+
+    /// Each way to connect once, each with a name of its own.
+    pub(crate) fn subscribed() -> Vec<Endpoint> {
+        let mut all = all();
+        all.push(wireguard());
+        for (number, endpoint) in all.iter_mut().enumerate() {
+            endpoint.name = format!("{}-{number}", endpoint.name);
+        }
+        all
     }
 
     /// Each protocol over each transport and security, once.

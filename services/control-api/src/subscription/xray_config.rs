@@ -10,11 +10,55 @@ use super::endpoint::{Access, ClientSecurity, Endpoint, FINGERPRINT, XrayAccess}
 const SOCKS_PORT: u16 = 10_808;
 const HTTP_PORT: u16 = 10_809;
 
+/// What is measured to find the fastest way: it answers without a body.
+const PROBE: &str = "https://www.gstatic.com/generate_204";
+
 /// The configuration; `None` for what is not Xray's.
 pub(crate) fn xray_config(endpoint: &Endpoint) -> Option<Zeroizing<String>> {
     let Access::Xray(access) = &endpoint.access else {
         return None;
     };
+    Some(text(&config(vec![outbound("proxy", endpoint, access)])))
+}
+
+/// One configuration with every way out that is Xray's, of which the fastest is used; `None` where
+/// there is none.
+pub(crate) fn xray_profile(endpoints: &[Endpoint]) -> Option<Zeroizing<String>> {
+    let mut ways: Vec<Value> = endpoints
+        .iter()
+        .filter_map(|endpoint| match &endpoint.access {
+            Access::Xray(access) => {
+                let tag = format!("proxy-{}", endpoint.name);
+                Some(outbound(&tag, endpoint, access))
+            }
+            Access::WireGuard(_) => None,
+        })
+        .collect();
+    match ways.as_mut_slice() {
+        [] => return None,
+        [only] => only["tag"] = json!("proxy"),
+        _ => {
+            let mut config = config(ways);
+            config["routing"] = json!({
+                "balancers": [{
+                    "tag": "fastest",
+                    "selector": ["proxy-"],
+                    "strategy": { "type": "leastPing" },
+                }],
+                "rules": [{ "type": "field", "network": "tcp,udp", "balancerTag": "fastest" }],
+            });
+            config["observatory"] = json!({
+                "subjectSelector": ["proxy-"],
+                "probeUrl": PROBE,
+                "probeInterval": "3m",
+            });
+            return Some(text(&config));
+        }
+    }
+    Some(text(&config(ways)))
+}
+
+fn config(outbounds: Vec<Value>) -> Value {
     let proxy = |tag: &str, port: u16, settings: Value| {
         json!({
             "tag": tag,
@@ -24,18 +68,21 @@ pub(crate) fn xray_config(endpoint: &Endpoint) -> Option<Zeroizing<String>> {
             "settings": settings,
         })
     };
-    let config = json!({
+    json!({
         "log": { "loglevel": "warning" },
         "inbounds": [
             proxy("socks", SOCKS_PORT, json!({ "udp": true })),
             proxy("http", HTTP_PORT, json!({})),
         ],
-        "outbounds": [outbound(endpoint, access)],
-    });
-    Some(Zeroizing::new(format!("{config:#}\n")))
+        "outbounds": outbounds,
+    })
 }
 
-fn outbound(endpoint: &Endpoint, access: &XrayAccess) -> Value {
+fn text(config: &Value) -> Zeroizing<String> {
+    Zeroizing::new(format!("{config:#}\n"))
+}
+
+fn outbound(tag: &str, endpoint: &Endpoint, access: &XrayAccess) -> Value {
     let (protocol, settings) = match access.protocol {
         XrayProtocol::Vless { vision } => {
             let flow = if vision { "xtls-rprx-vision" } else { "" };
@@ -56,7 +103,7 @@ fn outbound(endpoint: &Endpoint, access: &XrayAccess) -> Value {
         }
     };
     let mut outbound = json!({
-        "tag": "proxy",
+        "tag": tag,
         "protocol": protocol,
         "settings": settings,
     });
@@ -121,7 +168,7 @@ fn stream(access: &XrayAccess) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subscription::endpoint::tests::all;
+    use crate::subscription::endpoint::tests::{all, subscribed, wireguard};
 
     #[test]
     fn configurations_are_those_of_the_golden_file() {
@@ -134,25 +181,24 @@ mod tests {
         assert_eq!(Value::from(configs), expected);
     }
 
-    /// `make test-deps` puts Xray there; VPNPANEL_TEST_XRAY names another one.
-    fn xray() -> std::path::PathBuf {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        std::env::var_os("VPNPANEL_TEST_XRAY")
-            .map_or_else(|| root.join("target/tools/bin/xray"), Into::into)
+    #[test]
+    fn a_profile_has_every_way_out_and_uses_the_fastest() {
+        let text = xray_profile(&subscribed()).unwrap();
+        crate::subscription::testing::golden("xray.json", &text);
+        // Of one way alone, what is given for it alone.
+        let mut one = subscribed();
+        one.truncate(1);
+        assert_eq!(xray_profile(&one), xray_config(&one[0]));
+        assert_eq!(xray_profile(&[wireguard()]), None);
     }
 
     #[test]
     fn xray_reads_each_configuration() {
-        let folder = tempfile::tempdir().unwrap();
-        for (number, endpoint) in all().iter().enumerate() {
-            let file = folder.path().join(format!("{number}.json"));
-            std::fs::write(&file, xray_config(endpoint).unwrap().as_bytes()).unwrap();
-            let said = std::process::Command::new(xray())
-                .args(["run", "-test", "-config"])
-                .arg(&file)
-                .output()
-                .expect("xray is installed: make test-deps");
-            assert!(said.status.success(), "{endpoint:?}: {said:?}");
+        let mut texts: Vec<_> = all().iter().filter_map(xray_config).collect();
+        texts.extend(xray_profile(&subscribed()));
+        assert_eq!(texts.len(), all().len() + 1);
+        for text in texts {
+            crate::subscription::testing::read_by("xray", &["run", "-test", "-config"], &text);
         }
     }
 }

@@ -37,8 +37,8 @@ use vpnpanel_api::{
         CreateUserResponse, DeleteUserRequest, DeleteUserResponse, DisableUserRequest,
         DisableUserResponse, EnableUserRequest, EnableUserResponse, ListUserConnectionsRequest,
         ListUserConnectionsResponse, ResetUserUsageRequest, ResetUserUsageResponse,
-        RevokeUserCredentialsRequest, RevokeUserCredentialsResponse, UpdateUserRequest,
-        UpdateUserResponse, User,
+        RevokeUserCredentialsRequest, RevokeUserCredentialsResponse, RotateUserSubscriptionRequest,
+        RotateUserSubscriptionResponse, UpdateUserRequest, UpdateUserResponse, User,
     },
 };
 use vpnpanel_auth::Role;
@@ -294,6 +294,18 @@ async fn perform(stage: &mut Stage, method: &'static Method, id: &str) -> Expect
                 request_id: String::new(),
             };
             let _new: RevokeUserCredentialsResponse = call(&admin, path, id, request).await;
+            stage.done("user", &stage.user.id)
+        }
+        ("UserService", "RotateUserSubscription") => {
+            let request = RotateUserSubscriptionRequest {
+                tenant_id,
+                user_id: stage.user.id.clone(),
+                request_id: String::new(),
+            };
+            let new: RotateUserSubscriptionResponse = call(&admin, path, id, request).await;
+            let url = new.user.unwrap().subscription_url;
+            let (_, token) = url.rsplit_once('/').unwrap();
+            stage.secrets.push(token.to_owned());
             stage.done("user", &stage.user.id)
         }
         ("UserService", "ResetUserUsage") => {

@@ -26,6 +26,7 @@ mod second_factor;
 mod sessions;
 mod sign_in;
 mod signing_keys;
+mod subscriptions;
 mod support;
 mod suspension;
 mod tenants;

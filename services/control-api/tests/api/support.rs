@@ -24,6 +24,7 @@ use vpnpanel_api::{
     operation::v1::operation_service_client::OperationServiceClient,
     pki::v1::signer_service_client::SignerServiceClient,
     plan::v1::plan_service_client::PlanServiceClient,
+    subscription::v1::subscription_service_client::SubscriptionServiceClient,
     system::v1::system_service_client::SystemServiceClient,
     tenant::v1::tenant_service_client::TenantServiceClient,
     usage::v1::usage_service_client::UsageServiceClient,
@@ -32,7 +33,7 @@ use vpnpanel_api::{
 use vpnpanel_auth::{PasswordHasher, PasswordSettings, Role};
 use vpnpanel_control_api::{
     Access, AccessArgs, Authority, CertificateRecords, ControlApiSettings, Operations, Parts,
-    StoredAccounts, Vault, build,
+    StoredAccounts, SubscriptionFetches, Vault, build,
 };
 use vpnpanel_domain::{AccountId, TenantId, Zone};
 use vpnpanel_pki::{MasterKey, Sealer};
@@ -62,6 +63,7 @@ pub(crate) struct Panel {
     hash: String,
     pub(crate) database: Arc<TestStore>,
     pub(crate) certificates: CertificateRecords,
+    pub(crate) subscription_fetches: SubscriptionFetches,
     _log: Arc<TempDir>,
     _stop: DropGuard,
 }
@@ -147,6 +149,7 @@ impl Panel {
             hash: hasher.hash(PASSWORD.into()).await.unwrap(),
             database,
             certificates,
+            subscription_fetches: built.subscription_fetches.clone(),
             _log: log,
             _stop: stop.drop_guard(),
         }
@@ -288,6 +291,7 @@ impl Caller {
         system: SystemServiceClient,
         audit: AuditServiceClient,
         signer: SignerServiceClient,
+        subscriptions: SubscriptionServiceClient,
         signing_keys: SigningKeyServiceClient,
     }
 

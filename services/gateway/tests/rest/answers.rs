@@ -35,6 +35,23 @@ async fn an_http_body_is_given_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_the_client_has_is_not_given_once_more() {
+    let gateway = Gateway::start().await;
+    for (method, tag, status) in [
+        (Method::GET, "\"of the file\"", 304),
+        (Method::HEAD, "\"of the file\"", 304),
+        (Method::GET, "\"of another\"", 200),
+    ] {
+        let headers = [("if-none-match", tag)];
+        let answer = gateway.send(method, "/v1/files/a/b", &headers, "").await;
+        assert_eq!(answer.status, status, "{tag}");
+        assert_eq!(answer.headers["etag"], "\"of the file\"");
+        assert_eq!(answer.headers["content-disposition"], "attachment");
+        assert_eq!(answer.body.is_empty(), status == 304);
+    }
+}
+
+#[tokio::test]
 async fn an_http_body_is_taken_as_it_is() {
     let gateway = Gateway::start().await;
     let sent: &[u8] = &[0, 255, b'{', 0];

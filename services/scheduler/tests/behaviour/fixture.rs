@@ -90,6 +90,7 @@ pub(crate) async fn users_with(
             device_limit: 0,
             disabled: false,
             devices: Vec::new(),
+            subscription: None,
         }
     });
     store.create_users(id, new.collect()).await.unwrap();

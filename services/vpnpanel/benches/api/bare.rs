@@ -107,6 +107,7 @@ bare_user_service! {
     enable_user(EnableUserRequest) -> EnableUserResponse,
     reset_user_usage(ResetUserUsageRequest) -> ResetUserUsageResponse,
     revoke_user_credentials(RevokeUserCredentialsRequest) -> RevokeUserCredentialsResponse,
+    rotate_user_subscription(RotateUserSubscriptionRequest) -> RotateUserSubscriptionResponse,
     list_user_periods(ListUserPeriodsRequest) -> ListUserPeriodsResponse,
     list_user_connections(ListUserConnectionsRequest) -> ListUserConnectionsResponse,
 }

@@ -188,8 +188,8 @@ fn id(made: &Value) -> String {
     made["id"].as_str().expect("an id").to_owned()
 }
 
-/// A client with the configuration that the panel gives; its proxies on other ports where two run on
-/// one host.
+/// A client with the configuration that its user's link gives; its proxies on other ports where two run
+/// on one host.
 fn client(
     host: &Namespace,
     panel: &Panel<'_>,
@@ -197,11 +197,10 @@ fn client(
     certificate: &Certificate,
     socks: u16,
 ) -> XrayProcess {
-    let path = format!("/v1/tenants/{}/users/{user}/connections", panel.tenant);
-    let answer = panel.rest.get(&path);
-    let text = answer["connections"][0]["xrayConfig"].as_str();
-    let text = text.unwrap_or_else(|| panic!("no connection: {answer}"));
-    let mut config: Value = serde_json::from_str(text).expect("JSON");
+    let url = panel.user(user)["subscriptionUrl"].clone();
+    let url = url.as_str().expect("a link");
+    let at = url.find("/sub/").expect("a link of a subscription");
+    let mut config = panel.rest.get(&format!("{}?format=xray", &url[at..]));
     for inbound in config["inbounds"].as_array_mut().expect("inbounds") {
         let port = inbound["port"].as_u64().expect("a port");
         inbound["port"] = json!(port + u64::from(socks - SOCKS));

@@ -13,4 +13,5 @@ mod first_start;
 mod process;
 mod rest;
 mod secrets;
+mod subscriptions;
 mod tls;

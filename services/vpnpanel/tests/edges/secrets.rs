@@ -251,7 +251,9 @@ async fn work(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) -> Value 
     let node = id(&ask("POST", "/v1/nodes", node).await);
     let users = format!("/v1/tenants/{tenant}/users");
     let user = json!({"username": "ada", "groupIds": [group]});
-    let user = id(&ask("POST", &users, user).await);
+    let made = ask("POST", &users, user).await;
+    let user = id(&made);
+    subscription(rest, &made, seen).await;
     let connections = format!("{users}/{user}/connections");
     let connections = ask("GET", &connections, Value::Null).await;
     let config = connections["connections"][0]["wireguardConfig"].as_str();
@@ -284,6 +286,28 @@ async fn work(rest: SocketAddr, signed_in: &SignedIn, seen: &mut Seen) -> Value 
     let beyond = call(rest, "POST", "/v1/nodes", &api_token, "{}").await;
     seen.error("an API token beyond its scope", &beyond);
     token
+}
+
+/// Fetches a user's subscription, by the right link and by wrong ones.
+async fn subscription(rest: SocketAddr, user: &Value, seen: &mut Seen) {
+    let url = user["subscriptionUrl"].as_str().unwrap();
+    let (_, token) = url.rsplit_once('/').unwrap();
+    seen.secret("the token of a subscription", &token.into());
+    for (path, status) in [
+        (format!("/sub/{token}"), 200),
+        (format!("/sub/{token}?format=json"), 200),
+        (format!("/sub/{token}?format=html"), 200),
+        (format!("/sub/{token}?format={CANARY}"), 400),
+        (format!("/sub/{token}?colour={CANARY}"), 400),
+        (format!("/sub/{token}{CANARY}"), 404),
+        (format!("/sub/{token}/more"), 404),
+    ] {
+        let answer = call(rest, "GET", &path, &[], "").await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        if status >= 400 {
+            seen.error("a fetch of a subscription", &answer);
+        }
+    }
 }
 
 /// Takes a second factor, loses the app, and goes wrong with its codes.

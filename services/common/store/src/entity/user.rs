@@ -36,6 +36,8 @@ pub(crate) struct Model {
     pub(crate) device_limit: i64,
     pub(crate) hold_since: Option<i64>,
     pub(crate) started_at: Option<i64>,
+    pub(crate) subscription_hash: Option<Vec<u8>>,
+    pub(crate) sealed_subscription: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -11,7 +11,9 @@ use crate::page::Page;
 use crate::rollover::{self, RollCursor};
 use crate::sql;
 use crate::usage::{self, OF_NODE, OF_NODES, OF_USER, UsageQuery};
-use crate::{connections, device_keys, devices, operations, periods, plans, user_plan, users};
+use crate::{
+    connections, device_keys, devices, operations, periods, plans, subscriptions, user_plan, users,
+};
 
 impl TestStore {
     /// Plans of the lists and sweeps that go by periods, as [`TestStore::usage_plans`].
@@ -85,6 +87,20 @@ impl TestStore {
             found.push(self.plan(text, values).await);
         }
         found
+    }
+
+    /// Plans of what a fetch of a subscription reads, and of the search for users without a link, as
+    /// [`TestStore::usage_plans`].
+    pub async fn subscription_plans(&self) -> Vec<String> {
+        let (tenant, user): (TenantId, UserId) = (crate::fresh_id(), crate::fresh_id());
+        let (by_hash, hash) = subscriptions::by_hash(&[1; 32], 1);
+        let user = vec![tenant.uuid().into(), user.uuid().into()];
+        let unlinked = format!("{} ORDER BY id LIMIT 1000", subscriptions::UNLINKED);
+        vec![
+            self.plan(by_hash, hash).await,
+            self.plan(connections::SELECT.to_owned(), user).await,
+            self.plan(unlinked, vec![]).await,
+        ]
     }
 
     /// Plans of the list of users, as [`TestStore::usage_plans`]: of all of them, and of each status.

@@ -160,6 +160,8 @@ BEGIN
         INSERT INTO operation_items (tenant_id, operation_id, number, state, name, note,
             resource_id, error_reason, error_message)
         VALUES (t, o, 0, 'done', 'ada', '', o, '', '');
+        INSERT INTO subscription_fetches (tenant_id, user_id, fetched_at, client)
+        VALUES (t, o, 1, 'client');
         INSERT INTO user_groups (tenant_id, user_id, group_id) VALUES (t, o, o);
         INSERT INTO devices (tenant_id, id, user_id, name, public_key, created_at)
         VALUES (t, o, o, 'phone', lead::bytea, 1);

@@ -18,7 +18,8 @@ use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
     DeviceKeys, InboundSettings, MakeDeviceKeys, MakeNodeKey, NewDevice, NewGroup, NewInbound,
     NewNode, NewTenant, NewUser, NodeKey, NodePeer, NodePeerAccess, NodeSelector, Store,
-    StoreError, TenantLimits, User, WireGuard, Xray, XrayReality, XraySecurity, fresh_id,
+    StoreError, SubscriptionToken, TenantLimits, User, WireGuard, Xray, XrayReality, XraySecurity,
+    fresh_id,
 };
 
 /// Keys that are no keys: the store does not look at them.
@@ -257,6 +258,15 @@ pub(crate) fn new_user(name: &str, groups: impl Into<BTreeSet<GroupId>>) -> NewU
                 sealed_seed: vec![3; 48],
             },
         }],
+        subscription: Some(subscription_token()),
+    }
+}
+
+/// A token that nobody knows.
+pub(crate) fn subscription_token() -> SubscriptionToken {
+    SubscriptionToken {
+        hash: random(),
+        sealed: vec![4; 60],
     }
 }
 

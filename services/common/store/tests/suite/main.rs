@@ -35,6 +35,7 @@ mod rollups;
 mod schema;
 mod signing_keys;
 mod statuses;
+mod subscriptions;
 mod suspension;
 mod users;
 mod walls;

@@ -24,7 +24,8 @@ use vpnpanel_store::{
 
 use crate::audit::support::{chain, lease, somebody};
 use crate::fixture::{
-    Agent, Keys, new_group, new_inbound, new_node, new_tenant, new_user, wireguard,
+    Agent, Keys, new_group, new_inbound, new_node, new_tenant, new_user, subscription_token,
+    wireguard,
 };
 use crate::identity::new_account;
 
@@ -230,7 +231,12 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
     refused!(tried, store.update_user(us, user, named, None));
     refused!(tried, store.set_user_disabled(us, user, true));
     refused!(tried, store.reset_user_usage(us, user, None));
-    refused!(tried, store.revoke_user_credentials(us, user, &Keys, None));
+    let token = subscription_token();
+    refused!(
+        tried,
+        store.revoke_user_credentials(us, user, &Keys, token.clone(), None)
+    );
+    refused!(tried, store.rotate_subscription(us, user, token, None));
     refused!(tried, store.delete_user(us, user, None));
     refused!(tried, store.undelete_user(us, user));
     let more = Extension {

@@ -11,7 +11,8 @@ use vpnpanel_store::{
 
 use crate::changes::changed_since;
 use crate::fixture::{
-    Keys, World, new_inbound, new_node, new_xray, reality, shadowsocks, wireguard,
+    Keys, World, new_inbound, new_node, new_xray, reality, shadowsocks, subscription_token,
+    wireguard,
 };
 
 on_each_database!(
@@ -280,7 +281,7 @@ async fn revoked_credentials_are_new_in_everything_and_the_rest_of_the_user_stay
     let since = moment(&world).await;
     let (store, tenant) = (&world.store, world.tenant);
     let after = store
-        .revoke_user_credentials(tenant, user.id, &Keys, None)
+        .revoke_user_credentials(tenant, user.id, &Keys, subscription_token(), None)
         .await
         .unwrap();
     assert_eq!(after.credentials_version, user.credentials_version + 1);
@@ -303,9 +304,13 @@ async fn a_pool_without_a_free_address_keeps_the_old_credentials(test: TestStore
     with_vless(&world).await;
     let before = shown(&world).await;
     let revoke = || {
-        world
-            .store
-            .revoke_user_credentials(world.tenant, user.id, &Keys, None)
+        world.store.revoke_user_credentials(
+            world.tenant,
+            user.id,
+            &Keys,
+            subscription_token(),
+            None,
+        )
     };
     let refused = revoke().await;
     assert!(
@@ -338,7 +343,7 @@ async fn what_was_before_xray_stays_and_devices_get_what_they_lack() {
             .unwrap();
         let before = shown(&world).await;
         // Over what came after it, too.
-        world.store.migrate_down(4).await.unwrap();
+        world.store.migrate_down(5).await.unwrap();
         world.store.migrate().await.unwrap();
         assert_eq!(shown(&world).await, before);
         assert_eq!(facts(&world).await.inbounds.len(), 1);

@@ -193,6 +193,7 @@ fn file(request: &DynamicMessage) -> Response<Bytes> {
     ));
     let metadata = response.metadata_mut();
     metadata.insert("content-disposition", "attachment".parse().unwrap());
+    metadata.insert("etag", "\"of the file\"".parse().unwrap());
     metadata.insert("x-internal", "secret".parse().unwrap());
     response
 }
