@@ -144,8 +144,10 @@ mod tests {
                 wireguard_config: "PrivateKey = hunter2".into(),
                 ..Connection::default()
             }],
+            subscription_url: "https://vpn.example.com/sub/hunter2".into(),
         };
         let json = shown(&answer);
+        assert_eq!(json["subscriptionUrl"], REDACTED);
         assert_eq!(json["connections"][0]["wireguardConfig"], REDACTED);
         assert_eq!(json["connections"][0].get("qrSvg"), None);
         assert_eq!(json["connections"][0]["name"], "main");

@@ -55,6 +55,16 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Gives a link of a subscription to every user that has none.
+    ///
+    /// # Errors
+    /// Those of the store and of the vault; it is tried again later.
+    pub(crate) async fn link_subscriptions(&self) -> Result<(), Error> {
+        let link = |id| Ok(self.vault.new_subscription_token(id)?);
+        while self.store.link_subscriptions(&link).await? {}
+        Ok(())
+    }
+
     /// The store, acting for a caller: what is changed through it is in the audit log.
     pub(crate) fn acting(&self, caller: &Caller) -> Store {
         self.store.acting(caller.who.clone())

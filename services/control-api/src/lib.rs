@@ -143,9 +143,6 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     let reconciled = certificates.reconcile(&store, &authority).await?;
     // Devices of before Xray have nothing to show there.
     while store.seed_devices(&|id| Ok(vault.new_seed(id)?)).await? {}
-    // Users of before subscriptions have no link.
-    let link = |id| Ok(vault.new_subscription_token(id)?);
-    while store.link_subscriptions(&link).await? {}
     let fetches = SubscriptionFetches::new(store.clone());
     let hasher = PasswordHasher::new(PasswordSettings::from(&settings.passwords))?;
     let accounts = Arc::new(StoredAccounts::new(store.clone()));
@@ -176,6 +173,8 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     };
     let guard = access.guard();
     let context = Arc::new(context);
+    // Users of before subscriptions have no link.
+    context.link_subscriptions().await?;
     let operations = Operations::new(Arc::clone(&context));
     let router = routes(Api(context), &guard).into_axum_router();
     let router = reflection::mount(router, FILE_DESCRIPTOR_SET)?;

@@ -1,7 +1,10 @@
 //! Working on operations: batches of users, each made as by CreateUser. Any replica may take any batch;
 //! what makes a batch commit once is in the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -21,6 +24,10 @@ const LEASE: Duration = Duration::from_secs(30);
 /// How often operations are looked for that were begun elsewhere, or whose turn was put off.
 const POLL: Duration = Duration::from_secs(1);
 
+/// How often users are looked for that have no link of a subscription: an older replica made them, or
+/// they were deleted when there were none.
+const LINK_EVERY: Duration = Duration::from_secs(60);
+
 /// How long an operation waits that could not go on.
 const PUT_OFF: Duration = Duration::from_secs(5);
 
@@ -35,12 +42,19 @@ impl Operations {
 
     /// Works until it is stopped; a batch in hand is ended first.
     pub async fn run(self, stop: CancellationToken) {
+        let mut linked = Instant::now();
         while !stop.is_cancelled() {
             match self.work().await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => {
                     warn!(event = "operation.claim_failed", %error, "could not look for operations");
+                }
+            }
+            if linked.elapsed() >= LINK_EVERY {
+                linked = Instant::now();
+                if let Err(error) = self.0.link_subscriptions().await {
+                    warn!(event = "subscription.link_failed", %error, "users are left without a link");
                 }
             }
             tokio::select! {

@@ -430,8 +430,9 @@ impl Store {
         tx.commit().await
     }
 
-    /// Deletes operations that ended before an instant, at most `limit`, under a job's lease. Returns
-    /// how many there were.
+    /// Deletes the next piece of the operations that ended before an instant, under a job's lease: at
+    /// most `limit` items of the oldest, and with its last items the operation. Returns how many rows
+    /// went; 0 when none is left.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], and those of the database.
@@ -443,13 +444,35 @@ impl Store {
     ) -> Result<u64> {
         let tx = self.begin().await?;
         jobs::hold(&*tx, lease).await?;
-        let gone = sql::run(
+        let oldest = sql::one(
             &*tx,
-            "DELETE FROM operations WHERE id IN (
-                SELECT id FROM operations WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)",
-            vec![before_ms.into(), i64::from(limit).into()],
+            "SELECT tenant_id, id FROM operations WHERE ended_at < $1 ORDER BY ended_at LIMIT 1",
+            vec![before_ms.into()],
         )
         .await?;
+        let Some(oldest) = oldest else { return Ok(0) };
+        let of_it: [sea_orm::Value; 2] = [
+            sql::get::<Uuid>(&oldest, 0)?.into(),
+            sql::get::<Uuid>(&oldest, 1)?.into(),
+        ];
+        let mut values = of_it.to_vec();
+        values.push(i64::from(limit).into());
+        let mut gone = sql::run(
+            &*tx,
+            "DELETE FROM operation_items WHERE tenant_id = $1 AND operation_id = $2 AND number IN (
+                SELECT number FROM operation_items WHERE tenant_id = $1 AND operation_id = $2
+                ORDER BY number LIMIT $3)",
+            values,
+        )
+        .await?;
+        if gone < u64::from(limit) {
+            gone += sql::run(
+                &*tx,
+                "DELETE FROM operations WHERE tenant_id = $1 AND id = $2",
+                of_it.to_vec(),
+            )
+            .await?;
+        }
         jobs::count(&tx, lease, gone).await?;
         tx.commit().await?;
         Ok(gone)

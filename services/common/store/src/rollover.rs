@@ -17,6 +17,7 @@ use crate::periods::{self, Announced, Standing};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::sql;
 use crate::transaction::Write;
+use crate::user_change::{self, Locked};
 
 /// How far a run has come among the users that are due; each is looked at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -175,6 +176,32 @@ fn read(row: &QueryResult, periods: Standing, zones: &mut BTreeMap<String, Zone>
             ..UserFacts::default()
         },
     })
+}
+
+/// Locks a user, also one that was deleted, and brings it to the period that holds now where those
+/// announced are over: nobody rolls over who is deleted, and the scheduler may have been away.
+pub(crate) async fn lock_in_force(tx: &Write, tenant: TenantId, id: UserId) -> Result<Locked> {
+    let user = user_change::lock_kept(tx, tenant, id).await?;
+    if !user.periods.in_force(tx.now).has_ended(tx.now) {
+        return Ok(user);
+    }
+    let strategy = periods::strategy(user.row.reset_strategy.clone())?;
+    let due = Due {
+        tenant,
+        user: id,
+        periods: user.periods,
+        calendar: user_change::calendar(tx, tenant, strategy).await?,
+        limit: Limit::from_wire(sql::unsigned(user.row.limit_bytes)),
+        facts: UserFacts {
+            deleted: user.row.deleted_at.is_some(),
+            disabled: user.row.disabled,
+            expires_at_ms: user.row.expires_at,
+            on_hold: user.row.on_hold,
+            ..UserFacts::default()
+        },
+    };
+    write(tx, &[due.roll(tx.now)?]).await?;
+    user_change::lock_kept(tx, tenant, id).await
 }
 
 impl Due {

@@ -77,6 +77,10 @@ impl Store {
         version: Option<u64>,
     ) -> Result<User> {
         let mut tx = self.begin_in(tenant).await?;
+        let mut patch = patch;
+        if patch.next_plan.is_some() && patch.next_plan == queued(&tx, tenant, id).await? {
+            patch.next_plan = None;
+        }
         let next = patch.next_plan.flatten();
         plans::hold(&tx, tenant, next.map(|next| next.plan_id)).await?;
         if let Some(groups) = &patch.group_ids {
@@ -85,6 +89,7 @@ impl Store {
         let mut user = lock(&tx, tenant, id).await?;
         check_version(user.row.version, version)?;
         let before = users::load(&*tx, tenant, id, tx.now).await?;
+        patch.keep_news(&user.row);
         if let Some(limit) = patch.limit {
             user.set_limit(&tx, tenant, limit).await?;
         }
@@ -122,8 +127,7 @@ impl Store {
             set_next(&mut change, next);
         }
         if let Some(disabled) = patch.disabled {
-            user.row.disabled = disabled;
-            change.disabled = Set(disabled);
+            user.set_disabled(&mut change, disabled, tx.now);
         }
         save(&mut tx, tenant, &user, change).await?;
         if let Some(groups) = patch.group_ids {
@@ -149,11 +153,8 @@ impl Store {
         let mut user = lock(&tx, tenant, id).await?;
         let before = users::load(&*tx, tenant, id, tx.now).await?;
         if user.row.disabled != disabled {
-            user.row.disabled = disabled;
-            let change = ActiveModel {
-                disabled: Set(disabled),
-                ..ActiveModel::default()
-            };
+            let mut change = ActiveModel::default();
+            user.set_disabled(&mut change, disabled, tx.now);
             save(&mut tx, tenant, &user, change).await?;
         }
         let user = users::load(&*tx, tenant, id, tx.now).await?;
@@ -216,6 +217,28 @@ impl Store {
     }
 }
 
+impl UserPatch {
+    /// Without what says of a user what is so already: it undoes nothing that was added to the period
+    /// in force or to the clock.
+    fn keep_news(&mut self, row: &Model) {
+        let hold = row.on_hold_ms.filter(|_| row.on_hold);
+        self.limit = self
+            .limit
+            .filter(|limit| sql::signed(limit.to_wire()) != row.limit_bytes);
+        self.expires_at_ms = self.expires_at_ms.filter(|end| *end != row.expires_at);
+        self.on_hold_ms = self.on_hold_ms.filter(|it| *it != hold);
+    }
+}
+
+/// What follows a user's plan, as it stands.
+async fn queued(tx: &Write, tenant: TenantId, id: UserId) -> Result<Option<Option<NextPlan>>> {
+    let row = Entity::find_by_id((tenant.uuid(), id.uuid()))
+        .one(&**tx)
+        .await?;
+    row.map(|row| plans::next_of(row.next_plan_id, &row.next_plan_start))
+        .transpose()
+}
+
 impl Locked {
     /// Grows each time the user's devices get new keys.
     pub(crate) const fn credentials_version(&self) -> i64 {
@@ -240,6 +263,24 @@ impl Locked {
             limit: in_force.limit,
             used: in_force.used,
             on_hold: self.row.on_hold,
+        }
+    }
+
+    /// A hand lets it in or keeps it out.
+    fn set_disabled(&mut self, change: &mut ActiveModel, disabled: bool, now: i64) {
+        if self.row.disabled && !disabled {
+            self.came_back(change, now);
+        }
+        self.row.disabled = disabled;
+        change.disabled = Set(disabled);
+    }
+
+    /// It may connect again: a plan that was due meanwhile is due from now on, so that no day of it
+    /// has passed already.
+    pub(crate) fn came_back(&mut self, change: &mut ActiveModel, now: i64) {
+        if self.row.next_plan_due_at.is_some() {
+            self.row.next_plan_due_at = Some(now);
+            change.next_plan_due_at = Set(Some(now));
         }
     }
 
@@ -433,7 +474,11 @@ pub(crate) async fn set_groups(
 }
 
 /// By what windows of the tenant's users are found now.
-async fn calendar(tx: &Write, tenant: TenantId, strategy: ResetStrategy) -> Result<Calendar> {
+pub(crate) async fn calendar(
+    tx: &Write,
+    tenant: TenantId,
+    strategy: ResetStrategy,
+) -> Result<Calendar> {
     let row = sql::one(
         &**tx,
         "SELECT time_zone FROM tenants WHERE id = $1",

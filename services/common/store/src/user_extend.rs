@@ -14,10 +14,12 @@ use crate::peers::{self, Scope};
 use crate::transaction::Write;
 use crate::user_change::{self, Locked};
 use crate::users::{self, DELETED_USERS_KEPT_MS, User};
-use crate::{groups, sql, user_create};
+use crate::{groups, rollover, sql, user_create};
 
 /// The last instant that the contract can write: the end of the year 9999.
-const LAST_MS: i64 = 253_402_300_799_999;
+pub(crate) const LAST_MS: i64 = 253_402_300_799_999;
+/// The longest time that a user can have from its first traffic on: 3660 days.
+const LONGEST_HOLD_MS: i64 = 3_660 * 24 * 3_600_000;
 
 /// Most bytes that a limit can be.
 const MOST_BYTES: u64 = 1 << 50;
@@ -49,7 +51,10 @@ impl Store {
             drop(tx);
             return self.user(tenant, id).await;
         }
-        let mut user = user_change::lock(&tx, tenant, id).await?;
+        let mut user = rollover::lock_in_force(&tx, tenant, id).await?;
+        if user.row.deleted_at.is_some() {
+            return Err(StoreError::NotFound("user"));
+        }
         let before = users::load(&*tx, tenant, id, tx.now).await?;
         let mut change = ActiveModel::default();
         if by.time_ms > 0 {
@@ -85,16 +90,17 @@ impl Store {
         user_create::admit(&tx, tenant, 1).await?;
         let held: BTreeSet<GroupId> = seen.group_ids;
         groups::hold(&tx, tenant, &held).await?;
-        let mut user = user_change::lock_kept(&tx, tenant, id).await?;
+        let mut user = rollover::lock_in_force(&tx, tenant, id).await?;
         let before = users::load_kept(&*tx, tenant, id, tx.now).await?;
         if before.deleted_at_ms != Some(deleted_at) || !before.group_ids.is_subset(&held) {
             return Err(StoreError::StaleVersion);
         }
         user.row.deleted_at = None;
-        let change = ActiveModel {
+        let mut change = ActiveModel {
             deleted_at: Set(None),
             ..ActiveModel::default()
         };
+        user.came_back(&mut change, tx.now);
         user_change::save(&mut tx, tenant, &user, change).await?;
         peers::sync(&mut tx, tenant, Scope::Users(vec![id])).await?;
         let user = users::load(&*tx, tenant, id, tx.now).await?;
@@ -106,23 +112,30 @@ impl Store {
 
 /// Puts a user's end off; of one that waits for its first traffic, what it will have then.
 fn add_time(user: &mut Locked, change: &mut ActiveModel, time_ms: i64, now: i64) -> Result<()> {
-    let too_much = || StoreError::InvalidArgument {
-        what: "days",
-        reason: "would put the end beyond the year 9999".to_owned(),
-    };
-    let more = |from: i64| {
+    let more = |from: i64, most: i64, reason: &str| {
         from.checked_add(time_ms)
-            .filter(|end| *end <= LAST_MS)
-            .ok_or_else(too_much)
+            .filter(|end| *end <= most)
+            .ok_or_else(|| StoreError::InvalidArgument {
+                what: "days",
+                reason: reason.to_owned(),
+            })
     };
     if let Some(waits_for) = user.row.on_hold_ms.filter(|_| user.row.on_hold) {
-        let longer = more(waits_for)?;
+        let longer = more(
+            waits_for,
+            LONGEST_HOLD_MS,
+            "would make it more than 3660 days",
+        )?;
         user.row.on_hold_ms = Some(longer);
         change.on_hold_ms = Set(Some(longer));
         return Ok(());
     }
     let end = user.row.expires_at.ok_or(StoreError::NoExpireTime)?;
-    let end = more(end.max(now))?;
+    let end = more(
+        end.max(now),
+        LAST_MS,
+        "would put the end beyond the year 9999",
+    )?;
     user.row.expires_at = Some(end);
     change.expires_at = Set(Some(end));
     Ok(())

@@ -4,7 +4,7 @@ use vpnpanel_api::user::v1::{Connection, ListUserConnectionsRequest, ListUserCon
 use vpnpanel_store::Event;
 use zeroize::Zeroizing;
 
-use super::user::named;
+use super::user::{link_of, named};
 use crate::{
     Error,
     caller::Caller,
@@ -19,6 +19,7 @@ pub(crate) async fn list(
     message: ListUserConnectionsRequest,
 ) -> Result<ListUserConnectionsResponse, Error> {
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
+    let user = context.store.user(tenant_id, id).await?;
     let found = context.store.connections(tenant_id, id).await?;
     let secrets_shown = Event::on("user", Some(tenant_id), id);
     context.acting(caller).record(secrets_shown).await?;
@@ -34,7 +35,10 @@ pub(crate) async fn list(
             })
         })
         .collect::<Result<_, Error>>()?;
-    Ok(ListUserConnectionsResponse { connections })
+    Ok(ListUserConnectionsResponse {
+        connections,
+        subscription_url: link_of(context, &user),
+    })
 }
 
 /// An endpoint in the formats of the contract.

@@ -54,15 +54,11 @@ fn answer(
     profile: &Profile,
     rendered: Rendered,
 ) -> Result<Response<GetSubscriptionResponse>, Error> {
-    let caching = match rendered.policy {
-        // A browser keeps nothing of the page.
-        Some(_) => "no-store",
-        None => "private, no-cache",
-    };
     let mut headers = vec![
         ("etag", etag(&rendered)),
         ("vary", VARY.to_owned()),
-        ("cache-control", caching.to_owned()),
+        // A browser keeps no keys; a program that keeps the etag itself is still told "as before".
+        ("cache-control", "no-store".to_owned()),
         ("subscription-userinfo", profile.quota.header()),
         ("profile-title", title(&profile.title)),
         (

@@ -122,19 +122,19 @@ async fn plan_of(context: &Context, tenant: TenantId, id: PlanId) -> Result<Plan
 
 pub(crate) async fn get(
     context: &Context,
-    caller: &Caller,
+    _caller: &Caller,
     message: GetUserRequest,
 ) -> Result<GetUserResponse, Error> {
     let (tenant_id, id) = named(&message.tenant_id, &message.user_id)?;
     let found = context.store.user(tenant_id, id).await?;
     Ok(GetUserResponse {
-        user: Some(shown(context, caller, found)?),
+        user: Some(described(found)),
     })
 }
 
 pub(crate) async fn list(
     context: &Context,
-    caller: &Caller,
+    _caller: &Caller,
     message: ListUsersRequest,
 ) -> Result<ListUsersResponse, Error> {
     let tenant_id: TenantId = ids::required("tenant_id", &message.tenant_id)?;
@@ -157,10 +157,7 @@ pub(crate) async fn list(
         .await?;
     let next_page_token = list.cut(&page, &mut users, |user| user.id.uuid());
     Ok(ListUsersResponse {
-        users: users
-            .into_iter()
-            .map(|user| shown(context, caller, user))
-            .collect::<Result<_, _>>()?,
+        users: users.into_iter().map(described).collect(),
         next_page_token,
     })
 }
@@ -410,22 +407,48 @@ pub(crate) async fn periods(
     })
 }
 
-/// A user as a caller sees it: with the link of its subscription only where the caller may read its
-/// secrets.
-fn shown(context: &Context, caller: &Caller, user: store::User) -> Result<User, Error> {
-    let tenant = Some(user.tenant_id);
-    let sees_secrets = caller.principal()?.permits("user.readSecrets", tenant);
-    let subscription_url = match sees_secrets {
-        true => context.links.of_user(&context.vault, &user)?.to_string(),
-        false => String::new(),
-    };
+/// A user with when its subscription was fetched, and without the link of it.
+fn described(user: store::User) -> User {
     let fetched = user.fetched.clone();
-    Ok(User {
-        subscription_url,
+    User {
         subscription_fetch_time: fetched.as_ref().map(|it| time::timestamp(it.at_ms)),
         subscription_client: fetched.map(|it| it.client).unwrap_or_default(),
         ..user.into_wire()
+    }
+}
+
+/// A user as the answer to a change, with the link of its subscription where the caller may read its
+/// secrets. What is changed is changed: a link that cannot be opened is logged and left out.
+fn shown(context: &Context, caller: &Caller, user: store::User) -> Result<User, Error> {
+    let sees_secrets = caller
+        .principal()?
+        .permits("user.readSecrets", Some(user.tenant_id));
+    let link = match sees_secrets {
+        true => link_of(context, &user),
+        false => String::new(),
+    };
+    Ok(User {
+        subscription_url: link,
+        ..described(user)
     })
+}
+
+/// The link of a user's subscription; empty where it cannot be opened, which the log says.
+pub(crate) fn link_of(context: &Context, user: &store::User) -> String {
+    match context.links.of_user(&context.vault, user) {
+        Ok(link) => link.to_string(),
+        Err(error) => {
+            tracing::error!(
+                event = "subscription.link_unreadable",
+                tenant_id = %user.tenant_id,
+                user_id = %user.id,
+                %error,
+                "the link of a subscription cannot be opened: give the user a new one \
+                 (RotateUserSubscription)"
+            );
+            String::new()
+        }
+    }
 }
 
 /// The user that a request names.

@@ -8,8 +8,8 @@ use super::{Job, Run};
 use crate::error::Error;
 
 const EVERY: Duration = Duration::from_secs(3600);
-/// Operations that one transaction deletes, each with up to 10,000 items.
-const BATCH: u32 = 10;
+/// Items of an operation that one transaction deletes.
+const BATCH: u32 = 2_000;
 /// How long they are kept: 30 days.
 const KEPT_MS: i64 = 30 * 24 * 3_600_000;
 

@@ -197,8 +197,7 @@ fn client(
     certificate: &Certificate,
     socks: u16,
 ) -> XrayProcess {
-    let url = panel.user(user)["subscriptionUrl"].clone();
-    let url = url.as_str().expect("a link");
+    let url = panel.subscription_url(user);
     let at = url.find("/sub/").expect("a link of a subscription");
     let mut config = panel.rest.get(&format!("{}?format=xray", &url[at..]));
     for inbound in config["inbounds"].as_array_mut().expect("inbounds") {

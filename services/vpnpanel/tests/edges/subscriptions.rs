@@ -109,7 +109,7 @@ async fn programs_fetch_what_they_read_by_the_link_alone() {
         assert_eq!(header(&answer, "profile-update-interval"), "12");
         assert!(header(&answer, "profile-title").starts_with("base64:"));
         assert!(header(&answer, "content-disposition").starts_with("attachment; "));
-        assert_eq!(header(&answer, "cache-control"), "private, no-cache");
+        assert_eq!(header(&answer, "cache-control"), "no-store");
         assert!(header(&answer, "vary").contains("user-agent"));
 
         // What has not changed is not sent again; the figures come all the same.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use sea_orm::QueryResult;
 use uuid::Uuid;
 use vpnpanel_domain::{Limit, MicroBytes, PeriodId, TenantId, UserFacts, UserId, UserStatus};
+use vpnpanel_link::Bucket;
 use vpnpanel_link::collector::ingest::BucketCredit;
 
 use super::write::run;
@@ -15,6 +16,7 @@ use crate::error::{Result, StoreError};
 use crate::row_set::{Cell, Column, RowSet};
 use crate::sql;
 use crate::transaction::Write;
+use crate::user_extend::LAST_MS;
 
 /// The clock of a user that has, or had, to begin with its first traffic.
 #[derive(Debug, Clone, Copy)]
@@ -33,12 +35,12 @@ pub(crate) type Clocks = BTreeMap<PeriodId, Clock>;
 impl Clock {
     /// When traffic of a bucket began it: at the end of that at the latest, and never before it waited.
     /// Traffic of before that is none of it: where it is, the period tells, because a node's clock may
-    /// be wrong.
-    fn begins(self, bucket_ends_at: i64, now: i64) -> Option<i64> {
-        let seen = (bucket_ends_at - 1).min(now);
-        if seen < self.since && self.period_starts_at < self.since {
+    /// be wrong; and of an older period a bucket that had begun before, because it may be of either.
+    fn begins(self, bucket: Bucket, now: i64) -> Option<i64> {
+        if bucket.starts_ms() < self.since && self.period_starts_at < self.since {
             return None;
         }
+        let seen = (bucket.ends_ms() - 1).min(now);
         let at = seen.max(self.since);
         self.started_at.is_none_or(|known| at < known).then_some(at)
     }
@@ -52,7 +54,7 @@ pub(crate) async fn start(tx: &mut Write, clocks: &Clocks, credits: &[BucketCred
     let mut begun: BTreeMap<UserId, i64> = BTreeMap::new();
     for credit in credits {
         let clock = clocks.get(&credit.period);
-        let at = clock.and_then(|clock| clock.begins(credit.bucket.ends_ms(), tx.now));
+        let at = clock.and_then(|clock| clock.begins(credit.bucket, tx.now));
         if let Some(at) = at {
             let first = begun.entry(credit.user).or_insert(at);
             *first = at.min(*first);
@@ -113,7 +115,7 @@ fn begin(row: &QueryResult, at: i64, now: i64) -> Result<Option<(i64, UserStatus
     let expires_at = match (started_at, expires_at) {
         (Some(known), _) if known <= at => return Ok(None),
         (Some(known), Some(end)) => end.saturating_sub(known - at),
-        _ => at.saturating_add(lasts),
+        _ => at.saturating_add(lasts).min(LAST_MS),
     };
     let noted: UserStatus = sql::get::<String>(row, 6)?
         .parse()
@@ -138,40 +140,55 @@ fn begin(row: &QueryResult, at: i64, now: i64) -> Result<Option<(i64, UserStatus
 mod tests {
     use super::*;
 
+    const QUARTER: i64 = 900_000;
+    const LATE: i64 = 100 * QUARTER;
+    /// It waits since the middle of the eleventh quarter, and so did its period begin.
+    const SINCE: i64 = 10 * QUARTER + QUARTER / 2;
     const CLOCK: Clock = Clock {
-        since: 10_000,
+        since: SINCE,
         started_at: None,
-        period_starts_at: 10_000,
+        period_starts_at: SINCE,
     };
+
+    fn quarter(number: i64) -> Bucket {
+        Bucket::at(number * QUARTER)
+    }
 
     #[test]
     fn a_clock_begins_with_the_traffic_but_never_before_it_waited() {
-        assert_eq!(CLOCK.begins(20_001, 50_000), Some(20_000));
+        assert_eq!(CLOCK.begins(quarter(20), LATE), Some(21 * QUARTER - 1));
+        let now = 20 * QUARTER + 5;
         assert_eq!(
-            CLOCK.begins(20_001, 15_000),
-            Some(15_000),
+            CLOCK.begins(quarter(20), now),
+            Some(now),
             "not ahead of now"
         );
         assert_eq!(
-            CLOCK.begins(5_000, 50_000),
-            Some(10_000),
+            CLOCK.begins(quarter(5), LATE),
+            Some(SINCE),
             "of a node whose clock is slow"
         );
-        let put_on_hold_later = Clock {
+    }
+
+    #[test]
+    fn traffic_of_an_older_period_begins_it_only_where_it_cannot_be_of_before() {
+        let older = Clock {
             period_starts_at: 1_000,
             ..CLOCK
         };
-        assert_eq!(put_on_hold_later.begins(5_000, 50_000), None);
+        assert_eq!(older.begins(quarter(5), LATE), None);
+        assert_eq!(older.begins(quarter(10), SINCE + 3_000), None);
+        assert_eq!(older.begins(quarter(11), LATE), Some(12 * QUARTER - 1));
     }
 
     #[test]
     fn only_earlier_traffic_moves_a_beginning() {
         let begun = Clock {
-            started_at: Some(20_000),
+            started_at: Some(21 * QUARTER - 1),
             ..CLOCK
         };
-        assert_eq!(begun.begins(20_001, 50_000), None);
-        assert_eq!(begun.begins(30_001, 50_000), None);
-        assert_eq!(begun.begins(15_001, 50_000), Some(15_000));
+        assert_eq!(begun.begins(quarter(20), LATE), None);
+        assert_eq!(begun.begins(quarter(30), LATE), None);
+        assert_eq!(begun.begins(quarter(15), LATE), Some(16 * QUARTER - 1));
     }
 }

@@ -129,6 +129,16 @@ impl<'a> Panel<'a> {
             .to_owned()
     }
 
+    /// Where the user's programs fetch their configurations.
+    pub(crate) fn subscription_url(&self, user: &str) -> String {
+        let answer = self
+            .rest
+            .get(&format!("{}/connections", self.user_path(user)));
+        let url = answer["subscriptionUrl"].as_str();
+        url.unwrap_or_else(|| panic!("no link: {answer}"))
+            .to_owned()
+    }
+
     /// The user's configuration for a node.
     pub(crate) fn configuration_for(&self, user: &str, node: &str) -> String {
         let answer = self
