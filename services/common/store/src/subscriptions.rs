@@ -12,6 +12,7 @@ use crate::connections::{self, Connection};
 use crate::entity::user::ActiveModel;
 use crate::error::{Result, StoreError};
 use crate::idempotency::{self, RequestKey};
+use crate::ledger::months;
 use crate::row_set::{Cell, Column, RowSet};
 use crate::users::{self, User};
 use crate::{sql, user_change};
@@ -59,6 +60,8 @@ pub struct Subscription {
     pub user: User,
     /// Name of the tenant.
     pub tenant_name: String,
+    /// No traffic of the tenant's users passes: it is suspended, or has used up its month.
+    pub is_cut_off: bool,
     /// How its devices connect, as [`Store::connections`].
     pub connections: Vec<Connection>,
 }
@@ -80,6 +83,7 @@ impl Store {
         Ok(Subscription {
             connections: connections::load(&db, tenant, user.id).await?,
             tenant_name: sql::get(&row, users::WIDTH + 1)?,
+            is_cut_off: sql::get::<Option<i64>>(&row, users::WIDTH + 2)?.is_some(),
             user,
         })
     }
@@ -214,10 +218,12 @@ impl SubscriptionToken {
 /// The statement that finds a user by the hash of its token, with its tenant behind.
 pub(crate) fn by_hash(hash: &[u8; 32], now: i64) -> (String, Vec<sea_orm::Value>) {
     let text = format!(
-        "SELECT {}, t.id, t.name FROM users u {} JOIN tenants t ON t.id = u.tenant_id
+        "SELECT {}, t.id, t.name, COALESCE(t.suspended_at, m.over_at)
+         FROM users u {} JOIN tenants t ON t.id = u.tenant_id {}
          WHERE u.subscription_hash = $1 AND u.deleted_at IS NULL AND t.deleted_at IS NULL",
         users::columns(),
-        users::joins(2)
+        users::joins(2),
+        months::join_over(2)
     );
     (text, vec![hash.as_slice().into(), now.into()])
 }

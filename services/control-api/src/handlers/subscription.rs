@@ -36,7 +36,7 @@ pub(crate) async fn get(
         .await?;
     context.fetches.note(&found.user, caller.user_agent());
     let profile = Profile {
-        quota: Quota::of(&found.user),
+        quota: Quota::of(&found.user, found.is_cut_off),
         username: found.user.username,
         title: found.tenant_name,
         endpoints: all_opened(&context.vault, found.connections)?,

@@ -24,8 +24,8 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// Of a user.
-    pub(crate) fn of(user: &User) -> Self {
+    /// Of a user; where no traffic of its tenant's users passes, it may not connect either.
+    pub(crate) fn of(user: &User, is_cut_off: bool) -> Self {
         let period = &user.period;
         let used = period.used.floor_bytes();
         // Programs add the two up and hold the sum against the limit: where a node's bytes are billed
@@ -36,7 +36,10 @@ impl Quota {
             (0, used)
         };
         Self {
-            status: user.status,
+            status: match user.status {
+                UserStatus::Active | UserStatus::OnHold if is_cut_off => UserStatus::Disabled,
+                status => status,
+            },
             limit: match period.limit {
                 Limit::None => None,
                 Limit::Bytes(bytes) => Some(bytes),

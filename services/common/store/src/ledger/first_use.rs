@@ -64,7 +64,8 @@ pub(crate) async fn start(tx: &mut Write, clocks: &Clocks, credits: &[BucketCred
         return Ok(());
     }
     let text = format!(
-        "SELECT id, tenant_id, on_hold_ms, started_at, expires_at, disabled, status FROM users
+        "SELECT id, tenant_id, on_hold_ms, started_at, expires_at, disabled, status, hold_since
+         FROM users
          WHERE id {} AND on_hold_ms IS NOT NULL AND deleted_at IS NULL ORDER BY id {{for_update}}",
         sql::in_ids(&**tx, 1)
     );
@@ -83,6 +84,10 @@ pub(crate) async fn start(tx: &mut Write, clocks: &Clocks, credits: &[BucketCred
         let Some(at) = begun.get(&user).copied() else {
             continue;
         };
+        // It may have been put on hold anew while the lock was waited for.
+        if sql::get::<Option<i64>>(row, 7)?.is_some_and(|since| at < since) {
+            continue;
+        }
         let Some((expires_at, status)) = begin(row, at, tx.now)? else {
             continue;
         };

@@ -1,6 +1,6 @@
 //! Loads what an ingest transaction decides on: one set query for each table.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use sea_orm::QueryResult;
 use uuid::Uuid;
@@ -234,7 +234,8 @@ pub(crate) async fn periods(
     with_clocks(tx, ids, &mut Clocks::new()).await
 }
 
-/// Periods, locked, with the clocks of their users that begin with traffic.
+/// Periods, locked, with the clocks of their users that begin with traffic. What few of them have, and
+/// what many share, is read apart: this is read for every user that any node reports.
 async fn with_clocks(
     tx: &Write,
     ids: &[PeriodId],
@@ -246,17 +247,16 @@ async fn with_clocks(
     let text = format!(
         "SELECT p.id, p.user_id, p.tenant_id, p.limit_bytes, p.billed_bytes, p.billed_micro,
                 p.reserved_bytes, p.reserved_micro, p.closed_at, u.disabled, u.expires_at,
-                u.deleted_at, COALESCE(t.suspended_at, m.over_at), u.on_hold_ms, u.hold_since,
-                u.started_at, p.starts_at
+                u.deleted_at, u.on_hold_ms
          FROM periods p JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
-         JOIN tenants t ON t.id = p.tenant_id {}
          WHERE p.id {} ORDER BY p.id {{for_update_p}}",
-        months::join_over(2),
         sql::in_ids(&**tx, 1)
     );
-    let values = vec![sql::ids(&**tx, ids.iter().copied()), tx.now.into()];
+    let values = vec![sql::ids(&**tx, ids.iter().copied())];
     let mut periods = HashMap::with_capacity(ids.len());
+    let mut waiting = Vec::new();
     for row in &sql::all(&**tx, text, values).await? {
+        let id = PeriodId::new(sql::get(row, 0)?);
         // Being over the limit is not asked here: then there is nothing to grant anyway.
         let user = UserFacts {
             deleted: sql::get::<Option<i64>>(row, 11)?.is_some(),
@@ -266,17 +266,10 @@ async fn with_clocks(
             used: MicroBytes::ZERO,
             on_hold: false,
         };
-        if sql::get::<Option<i64>>(row, 13)?.is_some() {
-            let starts_at: i64 = sql::get(row, 16)?;
-            let clock = Clock {
-                since: sql::get::<Option<i64>>(row, 14)?.unwrap_or(starts_at),
-                started_at: sql::get(row, 15)?,
-                period_starts_at: starts_at,
-            };
-            clocks.insert(PeriodId::new(sql::get(row, 0)?), clock);
+        if sql::get::<Option<i64>>(row, 12)?.is_some() {
+            waiting.push(id);
         }
         let closed = sql::get::<Option<i64>>(row, 8)?.is_some();
-        let suspended = sql::get::<Option<i64>>(row, 12)?.is_some();
         let facts = PeriodFacts {
             user: UserId::new(sql::get(row, 1)?),
             tenant: TenantId::new(sql::get(row, 2)?),
@@ -284,11 +277,61 @@ async fn with_clocks(
             used: amount::get(row, 4)?,
             reserved: amount::get(row, 6)?,
             over: closed,
-            open: !closed && user.status(tx.now).may_connect(suspended),
+            open: !closed && user.status(tx.now).may_connect(false),
         };
-        periods.insert(PeriodId::new(sql::get(row, 0)?), facts);
+        periods.insert(id, facts);
     }
+    let cut_off = cut_off(tx, periods.values().map(|period| period.tenant)).await?;
+    if !cut_off.is_empty() {
+        for period in periods.values_mut() {
+            period.open &= !cut_off.contains(&period.tenant);
+        }
+    }
+    load_clocks(tx, waiting, clocks).await?;
     Ok(periods)
+}
+
+/// Those of the tenants whose users may not connect: suspended, or over their month.
+async fn cut_off(
+    tx: &Write,
+    tenants: impl Iterator<Item = TenantId>,
+) -> Result<BTreeSet<TenantId>> {
+    let tenants: BTreeSet<TenantId> = tenants.collect();
+    let text = format!(
+        "SELECT t.id FROM tenants t {}
+         WHERE t.id {} AND COALESCE(t.suspended_at, m.over_at) IS NOT NULL",
+        months::join_over(2),
+        sql::in_ids(&**tx, 1)
+    );
+    let values = vec![sql::ids(&**tx, tenants), tx.now.into()];
+    sql::all(&**tx, text, values)
+        .await?
+        .iter()
+        .map(|row| Ok(TenantId::new(sql::get(row, 0)?)))
+        .collect()
+}
+
+/// Clocks that begin, or have begun, with traffic.
+async fn load_clocks(tx: &Write, periods: Vec<PeriodId>, clocks: &mut Clocks) -> Result<()> {
+    if periods.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "SELECT p.id, p.starts_at, u.hold_since, u.started_at
+         FROM periods p JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
+         WHERE p.id {}",
+        sql::in_ids(&**tx, 1)
+    );
+    for row in &sql::all(&**tx, text, vec![sql::ids(&**tx, periods)]).await? {
+        let starts_at: i64 = sql::get(row, 1)?;
+        let clock = Clock {
+            since: sql::get::<Option<i64>>(row, 2)?.unwrap_or(starts_at),
+            started_at: sql::get(row, 3)?,
+            period_starts_at: starts_at,
+        };
+        clocks.insert(PeriodId::new(sql::get(row, 0)?), clock);
+    }
+    Ok(())
 }
 
 async fn leases(

@@ -28,6 +28,8 @@ on_each_database!(
     a_disabled_user_moves_on_when_it_is_enabled,
     a_next_plan_is_given_once_by_two_runs,
     time_and_bytes_are_added,
+    what_is_said_of_a_user_as_it_was_undoes_nothing,
+    bytes_are_added_to_the_period_that_holds_also_when_nobody_rolled_over,
     what_has_no_end_is_not_extended,
     a_deleted_user_comes_back_as_it_was,
     a_user_comes_back_only_where_there_is_room,
@@ -548,6 +550,37 @@ async fn time_and_bytes_are_added(test: TestStore) {
     let left = user.expires_at_ms.unwrap() - now;
     assert!((DAY..DAY + 60_000).contains(&left));
     assert_eq!(user.status, UserStatus::Active);
+}
+
+async fn what_is_said_of_a_user_as_it_was_undoes_nothing(test: TestStore) {
+    let member = Member::daily(test, Limit::Bytes(1_000)).await;
+    extend(&member, 0, 500).await.unwrap();
+    let was = member.store.user(member.tenant, member.id).await.unwrap();
+    let all_of_it = UserPatch {
+        note: Some("called".to_owned()),
+        limit: Some(was.limit),
+        expires_at_ms: Some(was.expires_at_ms),
+        on_hold_ms: Some(was.on_hold_ms),
+        next_plan: Some(was.next_plan),
+        ..UserPatch::default()
+    };
+    member.update(all_of_it).await;
+    let user = member.store.user(member.tenant, member.id).await.unwrap();
+    assert_eq!(user.note, "called");
+    assert_eq!(user.period.limit, Limit::Bytes(1_500));
+}
+
+async fn bytes_are_added_to_the_period_that_holds_also_when_nobody_rolled_over(test: TestStore) {
+    let member = Member::daily(test, Limit::Bytes(1_000)).await;
+    member.test.clock.advance(10 * DAY);
+    let now = member.store.now_ms();
+    let user = extend(&member, 0, 500).await.unwrap();
+    assert_eq!(user.period.limit, Limit::Bytes(1_500));
+    assert!(user.period.starts_at_ms <= now && user.period.ends_at_ms > Some(now));
+    // Nor does it when somebody does.
+    member.roll_at(now).await;
+    let user = member.store.user(member.tenant, member.id).await.unwrap();
+    assert_eq!(user.period.limit, Limit::Bytes(1_500));
 }
 
 async fn what_has_no_end_is_not_extended(test: TestStore) {
