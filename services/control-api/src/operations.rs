@@ -160,7 +160,8 @@ impl Operations {
 
 /// It may be done later: by whoever has the lease then.
 fn puts_off(error: &StoreError) -> bool {
-    error.is_transient() || matches!(error, StoreError::LeaseLost)
+    // StaleVersion: the plan was changed since it was read.
+    error.is_transient() || matches!(error, StoreError::LeaseLost | StoreError::StaleVersion)
 }
 
 fn concerns_all(error: &StoreError) -> bool {

@@ -150,6 +150,7 @@ pub(crate) async fn make_users(store: &Store, tenant: TenantId, count: usize) ->
                 expires_at_ms: None,
                 on_hold_ms: None,
                 plan_id: None,
+                plan_version: None,
                 next_plan: None,
                 device_limit: 0,
                 disabled: false,

@@ -277,6 +277,7 @@ impl Fleet {
             on_hold_ms: None,
             disabled: false,
             plan_id: None,
+            plan_version: None,
             next_plan: None,
             device_limit: 0,
             devices: vec![NewDevice {

@@ -221,11 +221,13 @@ impl Store {
         version: Option<u64>,
     ) -> Result<Plan> {
         let mut tx = self.begin_in(tenant).await?;
+        // In the order of ids: two plans that are made to follow each other do not wait for each other.
+        let next = patch.next.flatten().map(|next| next.plan_id);
+        hold(&tx, tenant, next.filter(|next| *next < id)).await?;
         let row = lock(&tx, tenant, id).await?;
         check_version(row.version, version)?;
+        hold(&tx, tenant, next.filter(|next| *next > id)).await?;
         let before = load(&*tx, tenant, id).await?;
-        let next = patch.next.flatten().map(|next| next.plan_id);
-        hold(&tx, tenant, next.filter(|next| *next != id)).await?;
         if let Some(groups) = &patch.group_ids {
             groups::hold(&tx, tenant, groups).await?;
         }
@@ -333,6 +335,34 @@ pub(crate) async fn hold(
     plans: impl IntoIterator<Item = PlanId>,
 ) -> Result<()> {
     hold_all(tx, tenant, plans, []).await
+}
+
+/// Refuses terms that a plan, which is held, does not have any more.
+pub(crate) async fn as_read(
+    tx: &Write,
+    tenant: TenantId,
+    read: impl IntoIterator<Item = (PlanId, u64)>,
+) -> Result<()> {
+    let read: BTreeSet<(PlanId, u64)> = read.into_iter().collect();
+    if read.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "SELECT id, version FROM plans WHERE tenant_id = $1 AND id {}",
+        sql::in_ids(&**tx, 2)
+    );
+    let ids = sql::ids(&**tx, read.iter().map(|(plan, _)| *plan));
+    let mut stand = BTreeSet::new();
+    for row in &sql::all(&**tx, text, vec![tenant.uuid().into(), ids]).await? {
+        stand.insert((
+            PlanId::new(sql::get(row, 0)?),
+            sql::unsigned(sql::get(row, 1)?),
+        ));
+    }
+    match read.is_subset(&stand) {
+        true => Ok(()),
+        false => Err(StoreError::StaleVersion),
+    }
 }
 
 /// As [`hold`]; those that `followed` names may be in the archive.

@@ -54,6 +54,8 @@ pub struct NewUser {
     pub disabled: bool,
     /// The plan that it is made from.
     pub plan_id: Option<PlanId>,
+    /// The version of it whose terms these are; `None` is not compared.
+    pub plan_version: Option<u64>,
     /// What follows.
     pub next_plan: Option<NextPlan>,
     /// How many devices it may have; 0 is as many as anybody.
@@ -131,6 +133,10 @@ pub(crate) async fn create(tx: &mut Write, tenant: TenantId, new: Vec<NewUser>) 
     let given = new.iter().filter_map(|user| user.plan_id);
     let followed = new.iter().filter_map(|user| user.next_plan);
     plans::hold_all(tx, tenant, given, followed.map(|next| next.plan_id)).await?;
+    let read = new
+        .iter()
+        .filter_map(|user| user.plan_id.zip(user.plan_version));
+    plans::as_read(tx, tenant, read).await?;
     let wanted: BTreeSet<GroupId> = new.iter().flat_map(|user| user.group_ids.clone()).collect();
     groups::hold(tx, tenant, &wanted).await?;
 

@@ -46,6 +46,9 @@ const CHANGEABLE: &[&str] = &[
     "next_plan",
 ];
 
+/// How often the plan of a user to make is read again, when it is being changed.
+const PLAN_READS: usize = 3;
+
 pub(crate) async fn create(
     context: &Context,
     caller: &Caller,
@@ -60,18 +63,28 @@ pub(crate) async fn create(
         &message,
     )?;
     let user = message.user.unwrap_or_default();
-    let plan = match ids::optional("user.plan_id", &user.plan_id)? {
-        None => None,
-        Some(id) => Some(plan_of(context, tenant_id, id).await?),
-    };
-    let new = new_user(context, fresh_id(), user, plan.as_ref())?;
-    let made = context
-        .acting(caller)
-        .create_user(tenant_id, new, key.as_ref())
-        .await?;
-    Ok(CreateUserResponse {
-        user: Some(shown(context, caller, made)?),
-    })
+    let plan_id = ids::optional("user.plan_id", &user.plan_id)?;
+    let mut attempts = 0..PLAN_READS;
+    loop {
+        let plan = match plan_id {
+            None => None,
+            Some(id) => Some(plan_of(context, tenant_id, id).await?),
+        };
+        let new = new_user(context, fresh_id(), user.clone(), plan.as_ref())?;
+        let made = context
+            .acting(caller)
+            .create_user(tenant_id, new, key.as_ref())
+            .await;
+        match made {
+            // The plan was changed since it was read.
+            Err(StoreError::StaleVersion) if attempts.next().is_some() => {}
+            made => {
+                return Ok(CreateUserResponse {
+                    user: Some(shown(context, caller, made?)?),
+                });
+            }
+        }
+    }
 }
 
 /// A user to make, from a plan where one is given: of one call, or one of many.
@@ -96,6 +109,7 @@ pub(crate) fn new_user(
         on_hold_ms: on_hold(&user),
         disabled: false,
         plan_id: plan.map(|plan| plan.id),
+        plan_version: plan.map(|plan| plan.version),
         next_plan: next_plan(&user)?,
         device_limit: user.device_limit,
         devices: vec![context.vault.new_device(FIRST_DEVICE)?],

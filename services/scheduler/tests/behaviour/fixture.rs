@@ -86,6 +86,7 @@ pub(crate) async fn users_with(
             expires_at_ms,
             on_hold_ms: None,
             plan_id: None,
+            plan_version: None,
             next_plan: None,
             device_limit: 0,
             disabled: false,

@@ -245,6 +245,7 @@ pub(crate) fn new_user(name: &str, groups: impl Into<BTreeSet<GroupId>>) -> NewU
         expires_at_ms: None,
         on_hold_ms: None,
         plan_id: None,
+        plan_version: None,
         next_plan: None,
         device_limit: 0,
         disabled: false,

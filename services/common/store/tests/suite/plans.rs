@@ -29,6 +29,7 @@ on_each_database!(
     a_next_plan_is_given_once_by_two_runs,
     time_and_bytes_are_added,
     what_is_said_of_a_user_as_it_was_undoes_nothing,
+    terms_of_a_plan_that_was_changed_since_are_given_to_nobody,
     bytes_are_added_to_the_period_that_holds_also_when_nobody_rolled_over,
     what_has_no_end_is_not_extended,
     a_deleted_user_comes_back_as_it_was,
@@ -241,6 +242,26 @@ async fn a_plan_in_use_is_archived_and_comes_back(test: TestStore) {
     store.delete_user(tenant, user.id, None).await.unwrap();
     let archived = store.delete_plan(tenant, plan.id, None).await.unwrap();
     assert!(archived.is_some());
+}
+
+async fn terms_of_a_plan_that_was_changed_since_are_given_to_nobody(test: TestStore) {
+    let world = World::new(test).await;
+    let (store, tenant) = (&world.store, world.tenant);
+    let read = new_plan(&world, "month", bytes(GIB)).await;
+    let patch = PlanPatch {
+        note: Some("other".to_owned()),
+        ..PlanPatch::default()
+    };
+    let changed = store.update_plan(tenant, read.id, patch, None).await;
+    let of = |plan: &Plan| NewUser {
+        plan_id: Some(plan.id),
+        plan_version: Some(plan.version),
+        ..new_user("ada", [])
+    };
+    let made = store.create_user(tenant, of(&read), None).await;
+    assert!(matches!(made, Err(StoreError::StaleVersion)), "{made:?}");
+    let made = store.create_user(tenant, of(&changed.unwrap()), None).await;
+    made.unwrap();
 }
 
 async fn a_plan_being_deleted_is_given_to_nobody(test: TestStore) {
