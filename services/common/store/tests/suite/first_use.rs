@@ -174,6 +174,8 @@ async fn an_end_that_was_set_by_hand_is_not_moved(test: TestStore) {
     );
     let held = waiting.report(1, 10, now - DAY).await;
     assert_eq!(held.status, UserStatus::OnHold);
+    // Nor is what may have passed before: of the quarter of an hour in which it was put on hold.
+    waiting.world.test.clock.advance(900_000);
     let begun = waiting.report(1, 20, store.now_ms()).await;
     assert_eq!(begun.status, UserStatus::Active);
 }
