@@ -244,7 +244,12 @@ impl History {
             return;
         }
         let (store, tenant) = (&self.world.store, self.world.tenant);
-        let shown = store.user(tenant, user).await.unwrap();
+        let mut shown = store.user(tenant, user).await.unwrap();
+        if shown.on_hold_ms.is_some() {
+            // What passed in the quarter of an hour in which it was put on hold may be of before.
+            self.world.test.clock.advance(900_000);
+            shown = store.user(tenant, user).await.unwrap();
+        }
         let peer = self.world.peer(self.world.node, user).await;
         let bytes = self.random.random_range(1..1_500);
         let from = known.counted.fetch_add(bytes, Ordering::SeqCst);
