@@ -17,6 +17,9 @@ use crate::settings::InstallationSettings;
 /// How often a service looks whether the schema is up to date.
 const SCHEMA_POLL: Duration = Duration::from_millis(500);
 
+/// Connections to PostgreSQL that are kept, of those that may be.
+const KEPT_CONNECTIONS: u32 = 16;
+
 /// Why an installation cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InstallationError {
@@ -50,6 +53,7 @@ impl Installation {
         };
         let options = Options {
             max_connections: settings.database_max_connections,
+            min_connections: settings.database_max_connections.min(KEPT_CONNECTIONS),
             tenant_role: settings.database_tenant_role.clone(),
             ..Options::default()
         };

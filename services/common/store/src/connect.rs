@@ -44,6 +44,10 @@ impl Backend {
 pub struct Options {
     /// Most connections to Postgres; on SQLite, most readers (there is one writer besides).
     pub max_connections: u32,
+    /// Connections to Postgres that are opened before they are needed, and kept. Proving the
+    /// password gives way to everything else hundreds of times (PBKDF2 in small pieces): on a
+    /// runtime that has much to do, a connection takes seconds to open.
+    pub min_connections: u32,
     /// How long a call waits for a free connection.
     pub acquire_timeout: Duration,
     /// How long Postgres works on one statement; on SQLite, how long it waits for a lock that
@@ -60,6 +64,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             max_connections: 8,
+            min_connections: 0,
             acquire_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(30),
             tenant_role: None,
@@ -238,6 +243,7 @@ async fn postgres(url: &str, options: &Options) -> Result<sqlx::PgPool> {
         ]);
     Ok(PgPoolOptions::new()
         .max_connections(options.max_connections)
+        .min_connections(options.min_connections)
         .acquire_timeout(options.acquire_timeout)
         .connect_with(connect)
         .await?)

@@ -6,7 +6,6 @@
 //! `scripts/postgres` starts one for the test process and stops it with the process.
 #![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
-mod backup;
 mod plans;
 mod usage;
 mod walled;
@@ -58,6 +57,11 @@ impl TestClock {
 }
 
 impl TestStore {
+    /// Where it is, by a way on which a server asks for the password.
+    pub fn guarded_url(&self) -> &str {
+        self.url.split("?host=").next().unwrap_or_default()
+    }
+
     /// On SQLite, in a folder of its own.
     pub async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -288,12 +292,13 @@ fn start_server() -> Server {
             .read_line(&mut line)
             .expect("what scripts/postgres prints");
     }
-    match line.split_once(' ') {
-        Some((url, _)) => Server {
-            url: url.to_owned(),
+    match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [url, _, folder] => Server {
+            // by the socket, where nobody has to prove a password
+            url: format!("{url}?host={folder}"),
             _script: Some(child),
         },
-        None => panic!(
+        _ => panic!(
             "no PostgreSQL for the tests: run `make test-deps`, or set VPNPANEL_TEST_POSTGRES_URL"
         ),
     }

@@ -57,7 +57,7 @@ async fn after_a_restore_hosts_are_let_in_as_they_were_and_the_revoked_stay_out(
         panic!("five nodes");
     };
     panel.database.clock.advance(60_000);
-    let backup = panel.database.backup().await;
+    let backup = panel.database.copy().await;
 
     panel.database.clock.advance(60_000);
     let second = renew(&panel, &renewed.1).await;

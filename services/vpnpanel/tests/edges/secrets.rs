@@ -46,7 +46,7 @@ async fn no_secret_is_in_any_output_with_postgres_and_redis() {
     let folder = tempfile::tempdir().unwrap();
     let mut seen = Seen::default();
     let database = TestStore::postgres().await;
-    if let Some(password) = password_of(&database.url) {
+    if let Some(password) = password_of(database.guarded_url()) {
         seen.secret("the database's password", &password.into());
     }
     let redis = TestRedis::standalone();
@@ -55,7 +55,7 @@ async fn no_secret_is_in_any_output_with_postgres_and_redis() {
     assert_eq!(secured, "+OK");
     let redis = redis.url().replacen("://", &format!("://:{password}@"), 1);
     let settings = [
-        ("VPNPANEL_DATABASE_URL", database.url.as_str()),
+        ("VPNPANEL_DATABASE_URL", database.guarded_url()),
         ("VPNPANEL_REDIS_URL", redis.as_str()),
     ];
     exercise(folder.path(), &settings, &mut seen).await;
@@ -96,9 +96,9 @@ async fn settings_that_cannot_be_used_are_not_repeated() {
 async fn a_database_that_refuses_the_settings_is_told_of_at_start_without_them() {
     let folder = tempfile::tempdir().unwrap();
     let database = TestStore::postgres().await;
-    let password = password_of(&database.url).expect("a server that asks for a password");
-    let wrong = database.url.replacen(&password, CANARY, 1);
-    let (server, _) = database.url.rsplit_once('/').unwrap();
+    let password = password_of(database.guarded_url()).expect("a server that asks for a password");
+    let wrong = database.guarded_url().replacen(&password, CANARY, 1);
+    let (server, _) = database.guarded_url().rsplit_once('/').unwrap();
     let none = format!("{server}/{CANARY}");
     for (url, state) in [(wrong, "28P01"), (none, "3D000")] {
         let settings = [

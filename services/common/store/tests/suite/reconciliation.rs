@@ -94,7 +94,7 @@ fn taken(issued: u32, revoked: u32, passed_over: u32) -> TakenIn {
 
 async fn renewals_since_the_backup_are_known_again(test: TestStore) {
     let mut world = enrolled(test).await;
-    let backup = world.test.backup().await;
+    let backup = world.test.copy().await;
     let began = world.store.now_ms();
     renew(&world, shown(b"first"), b"second key", b"second").await;
     assert!(first_use(&world, b"second").await);
@@ -115,7 +115,7 @@ async fn renewals_since_the_backup_are_known_again(test: TestStore) {
 /// The second certificate was used after the backup, which the log does not say: it need not.
 async fn a_use_since_the_backup_is_known_again_by_the_next_one(test: TestStore) {
     let mut world = enrolled(test).await;
-    let backup = world.test.backup().await;
+    let backup = world.test.copy().await;
     let began = world.store.now_ms();
     renew(&world, shown(b"first"), b"second key", b"second").await;
     assert!(first_use(&world, b"second").await);

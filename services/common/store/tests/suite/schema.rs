@@ -27,7 +27,7 @@ async fn processes_may_migrate_at_once(test: TestStore) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_refuses_the_url_is_a_matter_of_settings() {
     let test = TestStore::postgres().await;
-    let (server, database) = test.url.rsplit_once('/').unwrap();
+    let (server, database) = test.guarded_url().rsplit_once('/').unwrap();
     let host = server.rsplit_once('@').unwrap().1;
     let role = format!("role_{database}");
     let mut admin = PgConnection::connect(&test.url).await.unwrap();

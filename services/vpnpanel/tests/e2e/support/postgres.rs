@@ -24,7 +24,9 @@ impl<'a> Postgres<'a> {
     /// Starts one on a free port of the host's loopback.
     pub(crate) fn start(host: &'a Namespace) -> Self {
         let printed = run(host.command(SCRIPT).args(["start", "--durable"]));
-        let (url, pid) = printed.trim().split_once(' ').expect("URL and pid");
+        let mut printed = printed.split_whitespace();
+        let url = printed.next().expect("a URL");
+        let pid = printed.next().expect("a pid");
         let invocation = Invocation::of(pid.parse().expect("a pid"));
         let data = PathBuf::from({
             let at = invocation
