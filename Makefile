@@ -36,7 +36,7 @@ lint-deps:
 
 test: test-deps ## Install what the tests need and run all of them
 	$(CARGO) build --workspace --all-targets
-	$(CARGO) test --workspace --no-fail-fast
+	TMPDIR=$$(./scripts/scratch) $(CARGO) test --workspace --no-fail-fast
 
 test-deps:
 	./scripts/install-test-deps

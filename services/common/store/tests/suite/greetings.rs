@@ -194,8 +194,10 @@ async fn a_first_look_finds_changes_commands_and_leases_and_nothing_else(test: T
     ];
     let mut seen = store.first_looks(&looks).await.unwrap();
     for _ in 0..3_000 {
-        // The user's change is seen once no older transaction of the database is under way.
-        if seen[0].is_some_and(|seen| seen.unchanged.is_none()) {
+        // Changes, the user's and the command's, are seen once no older transaction of the server
+        // is under way.
+        let changed = |seen: &Option<Seen>| seen.is_some_and(|seen| seen.unchanged.is_none());
+        if seen[..2].iter().all(changed) {
             break;
         }
         seen = store.first_looks(&looks).await.unwrap();
