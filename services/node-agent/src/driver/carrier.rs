@@ -164,15 +164,11 @@ impl Carrier for XrayEngine {
     }
 
     async fn set_cordoned(&self, on: bool) -> Result<(), Error> {
-        if on {
-            let what = "xray cannot keep new sessions out while old ones go on: close its inbounds";
-            return Err(Error::Invalid(what.to_owned()));
-        }
-        Ok(())
+        Self::set_cordoned(self, on).await
     }
 
     async fn set_draining(&self, on: bool) -> Result<(), Error> {
-        Carrier::set_cordoned(self, on).await
+        Self::set_draining(self, on).await
     }
 
     async fn status(&self) -> Status {

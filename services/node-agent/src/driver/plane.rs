@@ -126,7 +126,8 @@ impl Plane {
     /// Takes no new sessions, or takes them again.
     pub(super) async fn set_cordoned(&mut self, on: bool) -> Result<(), Error> {
         self.wireguard.set_cordoned(on).await?;
-        match self.running_xray() {
+        match self.xray.as_mut() {
+            // Also where it has nothing to do yet.
             Some(xray) => xray.set_cordoned(on).await,
             None => Ok(()),
         }

@@ -3,6 +3,7 @@
 //! Counters are absolute under an incarnation and never reset; an update of a peer never
 //! disturbs its session or its counters; everything may be asked again.
 
+mod cordon;
 mod types;
 pub mod wireguard;
 pub mod xray;

@@ -7,6 +7,7 @@
     clippy::print_stderr
 )]
 
+mod cordons;
 mod cuts;
 mod lives;
 mod protocols;

@@ -4,17 +4,15 @@
 //! last three minutes was heard. Sessions begin anew every two minutes, from where they are; one that
 //! has roamed is heard by its data, and known within seconds.
 //!
-//! The gate is a table of its own, so that nothing of what is billed changes with it. Why the node is
-//! cordoned are files: it stays so when the agent or the host starts again.
+//! The gate is a table of its own, so that nothing of what is billed changes with it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::engine::Session;
+use crate::engine::cordon::{Reason, Reasons};
 use crate::{Error, clock, host};
 
 /// How long a session lives without another handshake (REJECT_AFTER_TIME of WireGuard), seconds.
@@ -24,33 +22,14 @@ const LOOK_MS: i64 = 5_000;
 /// How often the gate is set though nothing has changed: others may have removed it.
 const RENEW_MS: i64 = 60_000;
 
-/// Why new sessions are not taken; each holds by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reason {
-    /// Somebody has told the node so.
-    Command,
-    /// The desired state says so.
-    Desired,
-}
-
-impl Reason {
-    pub(super) const ALL: [Self; 2] = [Self::Command, Self::Desired];
-
-    const fn file(self) -> &'static str {
-        match self {
-            Self::Command => "cordoned",
-            Self::Desired => "draining",
-        }
-    }
-}
-
 /// The gate.
 #[derive(Debug)]
 pub(super) struct Cordon {
     table: String,
-    folder: PathBuf,
-    /// Why it is closed; `None` until somebody has looked.
-    reasons: Option<BTreeSet<Reason>>,
+    /// Why it is closed.
+    reasons: Reasons,
+    /// What an earlier agent left of it was looked after.
+    looked: bool,
     /// Where sessions were heard, and until when they may begin anew, seconds of the Unix epoch.
     known: HashMap<SocketAddr, i64>,
     /// The script in force.
@@ -63,8 +42,8 @@ impl Cordon {
     pub(super) fn new(table: String, folder: &Path) -> Self {
         Self {
             table,
-            folder: folder.to_owned(),
-            reasons: None,
+            reasons: Reasons::of(folder),
+            looked: false,
             known: HashMap::new(),
             script: String::new(),
             looked_ms: 0,
@@ -72,21 +51,13 @@ impl Cordon {
         }
     }
 
-    /// Notes a reason on the disk, or that it is gone, and says whether the gate is to be set: it comes
-    /// with [`Self::keep`]; with the last reason it goes at once.
+    /// Notes a reason, or that it is gone, and says whether the gate is to be set: it comes with
+    /// [`Self::keep`]; with the last reason it goes at once.
     pub(super) fn set(&mut self, reason: Reason, on: bool) -> Result<bool, Error> {
-        let mut reasons = self.reasons();
-        let was_on = !reasons.is_empty();
-        let changes = match on {
-            true => reasons.insert(reason),
-            false => reasons.remove(&reason),
-        };
-        if changes {
-            let marker = self.folder.join(reason.file());
-            mark(&marker, on).map_err(Error::file(marker.display().to_string()))?;
-        }
-        let is_on = !reasons.is_empty();
-        let looked = self.reasons.replace(reasons).is_some();
+        let was_on = self.reasons.any();
+        let changes = self.reasons.set(reason, on)?;
+        let is_on = self.reasons.any();
+        let looked = std::mem::replace(&mut self.looked, true);
         if is_on {
             if changes {
                 self.looked_ms = 0;
@@ -98,19 +69,10 @@ impl Cordon {
         Ok(is_on && changes)
     }
 
-    fn reasons(&self) -> BTreeSet<Reason> {
-        let on_disk = || {
-            let marked = |reason: &Reason| self.folder.join(reason.file()).exists();
-            Reason::ALL.into_iter().filter(marked).collect()
-        };
-        self.reasons.clone().unwrap_or_else(on_disk)
-    }
-
     /// Whether it is time to look where sessions are.
     pub(super) fn is_due(&mut self) -> Result<bool, Error> {
-        let reasons = self.reasons();
-        let is_on = !reasons.is_empty();
-        if self.reasons.replace(reasons).is_none() && !is_on {
+        let is_on = self.reasons.any();
+        if !std::mem::replace(&mut self.looked, true) && !is_on {
             // What an agent left that was killed while it opened the gate.
             self.open()?;
         }
@@ -150,21 +112,6 @@ impl Cordon {
         nft(&format!(
             "add table inet {table}\ndelete table inet {table}\n"
         ))
-    }
-}
-
-fn mark(marker: &Path, on: bool) -> std::io::Result<()> {
-    if on {
-        File::create(marker)?.sync_all()?;
-    } else {
-        match fs::remove_file(marker) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    match marker.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }
 

@@ -11,12 +11,13 @@ use ipnet::IpNet;
 use vpnpanel_domain::{InboundId, PeerId, Speed, SpeedLimit, UserId};
 
 use super::allowance::Allowances;
-use super::cordon::{Cordon, Reason};
+use super::cordon::Cordon;
 use super::device::{Backend, Device};
 use super::names::Names;
 use super::pacing::{Pacing, View};
 use super::uapi::{InterfaceReport, PeerSettings};
 use super::{Running, WireGuardOptions};
+use crate::engine::cordon::Reason;
 use crate::engine::{Inbound, Listed, Peer, PeerOp, Reading, Session, Status};
 use crate::nft::{Entry, Member, Rate, Scope, Table};
 use crate::{Error, clock, host};

@@ -23,9 +23,9 @@ use vpnpanel_domain::{InboundId, PeerId, UserId};
 pub use allowance::QUOTA_SLACK;
 pub use pacing::MOST_PACED;
 
-use self::cordon::Reason;
 use self::core::Core;
 use self::pacing::Pacing;
+use super::cordon::Reason;
 use super::{Capabilities, Engine, Inbound, Incarnation, Listed, PeerOp, Reading, Session, Status};
 use crate::Error;
 

@@ -117,6 +117,12 @@ impl Connections {
         self.known.remove(&inbound);
     }
 
+    /// Peers with connections.
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> {
+        let known = self.known.values().flat_map(HashMap::values);
+        known.flat_map(|known| known.peers.iter().copied())
+    }
+
     /// Peers with connections, and where those come from.
     pub(super) fn sessions(&self) -> BTreeMap<PeerId, BTreeSet<std::net::IpAddr>> {
         let mut sessions: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();

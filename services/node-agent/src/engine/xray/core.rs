@@ -2,6 +2,7 @@
 //! other. A peer is put out of Xray first and its connections are ended then, so that none comes
 //! back.
 
+mod cordon;
 mod ending;
 mod users;
 
@@ -13,6 +14,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use vpnpanel_domain::{InboundId, PeerId};
 
+use self::cordon::Cordon;
 use self::ending::destroy_all;
 use super::access_log::AccessLog;
 use super::api::Api;
@@ -73,6 +75,7 @@ pub(super) struct Core {
     credit: Credit,
     log: AccessLog,
     connections: Connections,
+    cordon: Cordon,
     started: Instant,
     /// Somebody was cut not long before (seconds since `started`).
     cutting_until: u64,
@@ -88,6 +91,7 @@ impl Core {
         let digest = Sha256::digest([b"vpnpanel agent", options.identity.as_slice()].concat());
         let process = Process::new(options.program, options.folder.clone());
         let log = AccessLog::new(process.access_log(), 0);
+        let cordon = Cordon::new(&options.folder);
         Self {
             process,
             folder: options.folder,
@@ -107,6 +111,7 @@ impl Core {
             credit: Credit::default(),
             log,
             connections: Connections::default(),
+            cordon,
             started: Instant::now(),
             cutting_until: 0,
             walled: None,
@@ -144,6 +149,7 @@ impl Core {
             // Everything else runs and is counted; the next poll tries again.
             tracing::error!(event = "connections_not_ended", %error);
         }
+        self.put_out_who_left(&mut api).await?;
         Ok(Running {
             incarnation: running.incarnation,
             failed,
@@ -242,6 +248,7 @@ impl Core {
             }
             self.open.insert(id, Open { tag, port, users });
         }
+        self.take_as_there();
         self.credit.take(&api.counters().await?);
         if self.running.is_none() {
             let users = self.open.values().flat_map(|open| open.users.keys());

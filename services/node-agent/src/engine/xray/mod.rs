@@ -25,6 +25,7 @@ pub use types::{
 };
 
 use self::core::Core;
+use super::cordon::Reason;
 use super::wireguard::Running;
 use super::{Capabilities, Reading, Status};
 use crate::Error;
@@ -144,6 +145,24 @@ impl XrayEngine {
     /// What Xray or the host refuses.
     pub async fn set_allowances(&self, remainders: Vec<(UserId, u64)>) -> Result<(), Error> {
         self.with(async move |core| core.set_allowances(&remainders).await)
+            .await?
+    }
+
+    /// Lets only those in who are there, or takes newcomers again, because somebody said so.
+    ///
+    /// # Errors
+    /// What Xray or the host refuses; some of it may have been done then.
+    pub async fn set_cordoned(&self, on: bool) -> Result<(), Error> {
+        self.with(async move |core| core.cordon(Reason::Command, on).await)
+            .await?
+    }
+
+    /// The same because the desired state says so; each holds by itself.
+    ///
+    /// # Errors
+    /// As [`Self::set_cordoned`].
+    pub async fn set_draining(&self, on: bool) -> Result<(), Error> {
+        self.with(async move |core| core.cordon(Reason::Desired, on).await)
             .await?
     }
 

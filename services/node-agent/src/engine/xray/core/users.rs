@@ -110,6 +110,7 @@ impl Core {
 
     pub(super) fn is_let_in(&self, peer: &XrayPeer) -> bool {
         !peer.blocked
+            && self.cordon.lets_in(peer.id)
             && peer.not_after_ms.is_none_or(|end| clock::unix_ms() < end)
             && (!peer.limited || self.passes(peer))
     }
