@@ -108,6 +108,12 @@ impl Plane {
         }
     }
 
+    /// What a node had is gone with its disk, at once: a stream may open before the next look.
+    pub(crate) fn forget_disk(&mut self, node: NodeId) {
+        self.kept.remove(&node);
+        self.on_nodes.remove(&node);
+    }
+
     /// What its clock says.
     pub(crate) fn clock(&self, now_ms: i64) -> i64 {
         now_ms + self.skew_ms

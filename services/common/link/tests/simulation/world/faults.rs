@@ -50,7 +50,7 @@ impl World {
             host.kill();
             host.disk = None;
             self.truth.disk_lost(host.node);
-            self.plane.kept.remove(&host.node);
+            self.plane.forget_disk(host.node);
         }
         if self.random.chance(misfortune.forks) {
             self.fork(index);

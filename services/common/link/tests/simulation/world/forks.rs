@@ -88,6 +88,7 @@ impl World {
         self.restart_engines(index);
         self.reboot(index);
         self.truth.disk_lost(image.node);
+        self.plane.forget_disk(image.node);
         self.hosts[index].disk = Some(image.disk);
     }
 
