@@ -260,6 +260,7 @@ fn frames() {
                 up: Speed::nearest(10_000_000),
                 down: Speed::nearest(20_000_000),
             },
+            devices: 3,
             peers: vec![
                 DesiredPeer {
                     id: peer,

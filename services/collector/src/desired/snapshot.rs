@@ -222,6 +222,7 @@ fn desired_user(user: NodeUser, sealer: &Sealer) -> Result<DesiredUser, Error> {
         limited: user.limit != Limit::None,
         not_after_ms: user.expires_at_ms,
         speed: user.speed,
+        devices: user.devices,
         peers: user
             .peers
             .into_iter()

@@ -166,6 +166,9 @@ pub struct DesiredUser {
     pub not_after_ms: Option<i64>,
     /// How fast it may be, all of its peers together.
     pub speed: SpeedLimit,
+    /// Addresses that it may come from at a time where peers do not tell devices apart; 0 is no
+    /// limit.
+    pub devices: u32,
     /// In the order of their ids.
     pub peers: Vec<DesiredPeer>,
 }

@@ -20,7 +20,7 @@ use crate::inbound_settings::InboundSettings;
 use crate::ledger::months;
 use crate::nodes::{self, Node};
 use crate::removals::{self, Removals};
-use crate::{amount, sql, users};
+use crate::{amount, plans, sql, users};
 
 /// Everything that a node should do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub struct NodeUser {
     pub limit: Limit,
     /// How fast it may be on the node.
     pub speed: SpeedLimit,
+    /// Devices that it may have; 0 is no limit.
+    pub devices: u32,
     /// Its peers, by id.
     pub peers: Vec<NodePeer>,
 }
@@ -200,7 +202,7 @@ pub(crate) async fn users(
                 q.limit_bytes, q.billed_bytes, q.billed_micro,
                 p.id, p.inbound_id, p.ipv4, d.public_key, d.sealed_preshared_key, d.id,
                 COALESCE(t.suspended_at, m.over_at), n.id, n.ends_at, n.limit_bytes, n.billed_bytes, n.billed_micro,
-                u.speed_up_bps, u.speed_down_bps, d.sealed_seed
+                u.speed_up_bps, u.speed_down_bps, d.sealed_seed, u.device_limit
          FROM peers p
          JOIN users u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
          JOIN tenants t ON t.id = p.tenant_id {}
@@ -308,6 +310,7 @@ fn user(row: &QueryResult, now: i64) -> Result<NodeUser> {
         next_period,
         limit,
         speed: users::speed(row, 22)?,
+        devices: plans::devices(sql::get(row, 25)?),
         peers: Vec::new(),
     })
 }

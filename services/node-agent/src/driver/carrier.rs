@@ -276,5 +276,6 @@ fn xray_peer(resident: Resident) -> Option<XrayPeer> {
         blocked: resident.blocked,
         limited: resident.limited,
         not_after_ms: None,
+        devices: resident.devices,
     })
 }

@@ -14,6 +14,8 @@ pub(super) struct Resident {
     pub(super) user: UserId,
     /// How fast that user may be, all peers together.
     pub(super) speed: SpeedLimit,
+    /// Addresses that it may come from at a time; 0 is no limit.
+    pub(super) devices: u32,
     /// The peer.
     pub(super) peer: DesiredPeer,
     /// Its traffic is dropped.
@@ -91,12 +93,19 @@ impl Subscribers {
     pub(super) fn upsert(&mut self, peers: Vec<Upsert>) -> Vec<Op> {
         peers
             .into_iter()
-            .map(|Upsert { user, speed, peer }| {
+            .map(|upsert| {
+                let Upsert {
+                    user,
+                    speed,
+                    devices,
+                    peer,
+                } = upsert;
                 let id = peer.id;
                 let (limited, blocked) = settings(self.gates.get(&user).copied(), false);
                 let resident = Resident {
                     user,
                     speed,
+                    devices,
                     peer,
                     blocked,
                     limited,
@@ -214,6 +223,7 @@ mod tests {
         Upsert {
             user: USER,
             speed: SpeedLimit::NONE,
+            devices: 0,
             peer,
         }
     }

@@ -169,6 +169,7 @@ impl Node {
                 limited,
                 not_after_ms: None,
                 speed: SpeedLimit::NONE,
+                devices: 0,
                 peers: vec![
                     peer(self.wireguard, tunnel, phone),
                     peer(self.xray, port, laptop),

@@ -9,6 +9,7 @@
 
 mod cordons;
 mod cuts;
+mod devices;
 mod lives;
 mod protocols;
 mod support;

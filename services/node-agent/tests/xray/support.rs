@@ -178,6 +178,7 @@ impl Node {
             blocked: false,
             limited: false,
             not_after_ms: None,
+            devices: 0,
         }
     }
 

@@ -42,6 +42,7 @@ fn limited(spent: bool) -> DesiredUser {
         limited: true,
         not_after_ms: None,
         speed: vpnpanel_domain::SpeedLimit::NONE,
+        devices: 0,
         peers: vec![DesiredPeer {
             id: peer(),
             inbound: InboundId::from_bytes([3; 16]),

@@ -26,7 +26,7 @@ pub(super) struct Engine {
     /// `None` while it does not run.
     pub(super) incarnation: Option<Incarnation>,
     /// Peers it has; their settings, where this process has set them.
-    pub(super) installed: BTreeMap<PeerId, Option<(SpeedLimit, DesiredPeer)>>,
+    pub(super) installed: BTreeMap<PeerId, Option<(SpeedLimit, u32, DesiredPeer)>>,
     /// Counters without books: this disk is younger than they are. With their marks, once told.
     pub(super) unknown: BTreeMap<PeerId, Option<CounterMark>>,
     /// It may differ from the desired state.

@@ -214,6 +214,8 @@ pub struct Upsert {
     pub user: UserId,
     /// How fast that user may be, all of its peers together.
     pub speed: SpeedLimit,
+    /// Addresses that it may come from at a time, of all its peers; 0 is no limit.
+    pub devices: u32,
     /// The peer.
     pub peer: DesiredPeer,
 }

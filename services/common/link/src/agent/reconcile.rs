@@ -178,13 +178,16 @@ impl Agent {
             .peers(kind)
             .filter(|(user, peer)| {
                 let known = engine.installed.get(&peer.id);
-                let same = |(speed, known): &(_, _)| *speed == user.speed && known == *peer;
+                let same = |(speed, devices, known): &(_, _, _)| {
+                    *speed == user.speed && *devices == user.devices && known == *peer
+                };
                 engine.blocked.contains(&peer.id)
                     || !known.is_some_and(|known| known.as_ref().is_some_and(same))
             })
             .map(|(user, peer)| Upsert {
                 user: user.id,
                 speed: user.speed,
+                devices: user.devices,
                 peer: peer.clone(),
             })
             .collect();
@@ -211,10 +214,10 @@ impl Agent {
             engine.installed.remove(peer);
             engine.blocked.remove(peer);
         }
-        for Upsert { speed, peer, .. } in &upsert {
-            let known = (*speed, peer.clone());
-            engine.installed.insert(peer.id, Some(known));
-            engine.blocked.remove(&peer.id);
+        for one in &upsert {
+            let known = (one.speed, one.devices, one.peer.clone());
+            engine.installed.insert(one.peer.id, Some(known));
+            engine.blocked.remove(&one.peer.id);
         }
         engine.inbounds = Some(inbounds.clone());
         engine.draining = Some(draining);

@@ -80,6 +80,7 @@ fn state(accesses: [PeerAccess; 2]) -> DesiredState {
             limited: true,
             not_after_ms: None,
             speed: SpeedLimit::NONE,
+            devices: 0,
             peers: peers
                 .map(|(kind, access)| DesiredPeer {
                     id: peer(kind),

@@ -393,6 +393,7 @@ mod tests {
             limited: false,
             not_after_ms: None,
             speed: SpeedLimit::NONE,
+            devices: 0,
             peers: Vec::new(),
         }
     }

@@ -118,6 +118,7 @@ fn user_to_wire(user: &DesiredUser) -> pb::DesiredUser {
         next_period_ends_ms: next.and_then(|next| next.ends_ms).unwrap_or(0),
         speed_limit_up_bps: user.speed.up.bps(),
         speed_limit_down_bps: user.speed.down.bps(),
+        device_limit: user.devices,
         period_spent: user.period.spent,
         next_period_spent: next.is_some_and(|next| next.spent),
     }
@@ -146,6 +147,7 @@ pub(super) fn user_from_wire(user: pb::DesiredUser) -> Result<DesiredUser, Error
             up: Speed::nearest(user.speed_limit_up_bps),
             down: Speed::nearest(user.speed_limit_down_bps),
         },
+        devices: user.device_limit,
         peers: user
             .peers
             .into_iter()

@@ -259,6 +259,7 @@ mod tests {
             limited: true,
             not_after_ms: None,
             speed: SpeedLimit::NONE,
+            devices: 0,
             peers: Vec::new(),
         }
     }
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_speed_comes_through_and_counts() {
+    fn a_speed_and_a_limit_of_devices_come_through_and_count() {
         let limited = DesiredUser {
             speed: SpeedLimit {
                 up: Speed::nearest(64_000),
@@ -299,11 +300,20 @@ mod tests {
             },
             ..user(1, false)
         };
+        let few = DesiredUser {
+            devices: 2,
+            ..user(1, false)
+        };
+        let kept = take_apart(&state([few.clone()])).unwrap();
+        assert_eq!(kept.users[0].user, few);
+        let devices = kept.digest;
         let kept = take_apart(&state([limited.clone()])).unwrap();
+        assert_ne!(kept.digest, devices);
         assert_eq!(kept.users[0].user, limited);
         let without = take_apart(&state([user(1, false)])).unwrap();
         assert_eq!(without.users[0].user.speed, SpeedLimit::NONE);
         assert_ne!(kept.digest, without.digest);
+        assert_ne!(devices, without.digest);
     }
 
     #[test]

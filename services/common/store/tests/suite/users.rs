@@ -21,7 +21,7 @@ on_each_database!(
     a_list_of_users_of_a_status_reads_no_others,
     a_groups_of_another_tenant_cannot_be_used,
     a_tenants_limit_of_users_holds,
-    a_changed_speed_reaches_the_nodes_with_that_user_alone,
+    a_changed_speed_or_limit_of_devices_reaches_the_nodes_with_that_user_alone,
 );
 
 async fn names_are_unique_in_a_tenant_whatever_their_case(test: TestStore) {
@@ -367,7 +367,9 @@ async fn a_tenants_limit_of_users_holds(test: TestStore) {
     assert_eq!(made, 3);
 }
 
-async fn a_changed_speed_reaches_the_nodes_with_that_user_alone(test: TestStore) {
+async fn a_changed_speed_or_limit_of_devices_reaches_the_nodes_with_that_user_alone(
+    test: TestStore,
+) {
     let world = World::new(test).await;
     let (store, tenant) = (&world.store, world.tenant);
     let fast = SpeedLimit {
@@ -376,6 +378,7 @@ async fn a_changed_speed_reaches_the_nodes_with_that_user_alone(test: TestStore)
     };
     let new = NewUser {
         speed: fast,
+        device_limit: 2,
         ..new_user("ada", [world.group])
     };
     let ada = store.create_user(tenant, new, None).await.unwrap();
@@ -383,11 +386,13 @@ async fn a_changed_speed_reaches_the_nodes_with_that_user_alone(test: TestStore)
     assert_eq!((ada.speed, bob.speed), (fast, SpeedLimit::NONE));
 
     let state = store.desired_state(world.node).await.unwrap();
-    let speeds: Vec<_> = state.users.iter().map(|it| (it.id, it.speed)).collect();
-    assert_eq!(speeds, [(ada.id, fast), (bob.id, SpeedLimit::NONE)]);
+    let users = state.users.iter();
+    let limits: Vec<_> = users.map(|it| (it.id, it.speed, it.devices)).collect();
+    assert_eq!(limits, [(ada.id, fast, 2), (bob.id, SpeedLimit::NONE, 0)]);
 
     let slower = UserPatch {
         speed_down: Some(Speed::nearest(5_000_000)),
+        device_limit: Some(3),
         ..UserPatch::default()
     };
     // What made the world lies behind the log's end from here on.
@@ -405,7 +410,7 @@ async fn a_changed_speed_reaches_the_nodes_with_that_user_alone(test: TestStore)
         panic!("{told:?}")
     };
     let told = users.iter().find(|it| it.id == bob.id).unwrap();
-    assert_eq!(told.speed, changed.speed);
+    assert_eq!((told.speed, told.devices), (changed.speed, 3));
     assert_eq!(removed, []);
     assert_eq!(store.user(tenant, ada.id).await.unwrap().speed, fast);
 }

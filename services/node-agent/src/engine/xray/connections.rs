@@ -2,7 +2,7 @@
 //! cut by itself, never by its address: another subscriber behind the same address lives on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use vpnpanel_domain::{InboundId, PeerId};
@@ -74,15 +74,15 @@ impl Connections {
     }
 
     /// Compares what is known with an inbound's sockets, forgets what has ended, and says which
-    /// must be destroyed: those of peers that are not let in, and, when somebody is being cut,
-    /// those that were unexplained for long.
+    /// must be destroyed: those of peers that are not let in from there, and, when somebody is being
+    /// cut, those that were unexplained for long.
     pub(super) fn unwanted(
         &mut self,
         inbound: InboundId,
         sockets: Vec<Connection>,
         cutting: bool,
         now: u64,
-        is_let_in: impl Fn(PeerId) -> bool,
+        is_let_in: impl Fn(PeerId, IpAddr) -> bool,
     ) -> Vec<Connection> {
         let known = self.known.entry(inbound).or_default();
         let mut there = HashSet::with_capacity(sockets.len());
@@ -93,7 +93,10 @@ impl Connections {
             let peers = explained.and_then(|known| known.behind(socket.cookie));
             let ends = if let Some(peers) = peers {
                 self.unexplained.remove(&socket.cookie);
-                peers.len() > PEERS || !peers.iter().all(|peer| is_let_in(*peer))
+                peers.len() > PEERS
+                    || !peers
+                        .iter()
+                        .all(|peer| is_let_in(*peer, socket.remote.ip()))
             } else {
                 let since = *self.unexplained.entry(socket.cookie).or_insert(now);
                 cutting && now.saturating_sub(since) >= UNEXPLAINED_SECONDS
@@ -124,7 +127,7 @@ impl Connections {
     }
 
     /// Peers with connections, and where those come from.
-    pub(super) fn sessions(&self) -> BTreeMap<PeerId, BTreeSet<std::net::IpAddr>> {
+    pub(super) fn sessions(&self) -> BTreeMap<PeerId, BTreeSet<IpAddr>> {
         let mut sessions: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for (remote, known) in self.known.values().flatten() {
             for peer in &known.peers {
@@ -189,7 +192,7 @@ mod tests {
             .map(|(remote, cookie)| Connection::of_test(remote.parse().unwrap(), *cookie))
             .collect();
         connections
-            .unwanted(INBOUND, sockets, cutting, now, |peer| peer != GONE)
+            .unwanted(INBOUND, sockets, cutting, now, |peer, _| peer != GONE)
             .iter()
             .map(|connection| connection.cookie)
             .collect()

@@ -4,6 +4,7 @@
 
 mod cordon;
 mod ending;
+mod places;
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,6 +17,7 @@ use vpnpanel_domain::{InboundId, PeerId};
 
 use self::cordon::Cordon;
 use self::ending::destroy_all;
+use self::places::Places;
 use super::access_log::AccessLog;
 use super::api::Api;
 use super::connections::Connections;
@@ -76,6 +78,7 @@ pub(super) struct Core {
     log: AccessLog,
     connections: Connections,
     cordon: Cordon,
+    places: Places,
     started: Instant,
     /// Somebody was cut not long before (seconds since `started`).
     cutting_until: u64,
@@ -112,6 +115,7 @@ impl Core {
             log,
             connections: Connections::default(),
             cordon,
+            places: Places::default(),
             started: Instant::now(),
             cutting_until: 0,
             walled: None,

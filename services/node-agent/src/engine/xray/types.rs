@@ -48,6 +48,8 @@ pub struct XrayPeer {
     pub limited: bool,
     /// The end of its access, milliseconds of the Unix epoch.
     pub not_after_ms: Option<i64>,
+    /// Addresses that its user may come from at a time, of all of its peers; 0 is no limit.
+    pub devices: u32,
 }
 
 /// A change of one peer.

@@ -263,6 +263,7 @@ mod tests {
             blocked: false,
             limited: false,
             not_after_ms: None,
+            devices: 0,
         };
         let user = user(&inbound, &peer);
         assert_eq!(credential_of(&user), Some(Text::new("secret")));

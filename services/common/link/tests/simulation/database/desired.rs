@@ -79,6 +79,7 @@ impl Database {
             limited: facts.is_some_and(|facts| facts.limit != Limit::None),
             not_after_ms: None,
             speed: SpeedLimit::NONE,
+            devices: 0,
             peers: user
                 .peers
                 .iter()

@@ -14,7 +14,7 @@ use crate::sockets::Sockets;
 const CUTTING_SECONDS: u64 = 30;
 
 impl Core {
-    /// Ends connections of peers that are not let in.
+    /// Ends connections of peers that are not let in, or not from there.
     pub(super) fn end_connections(&mut self, cutting: bool) -> Result<(), Error> {
         self.read_log()?;
         let mut sockets = Sockets::open()?;
@@ -27,10 +27,16 @@ impl Core {
         for (id, open) in &self.open {
             let there = sockets.on_port(open.port)?;
             seen.extend(there.iter().map(|connection| connection.cookie));
-            let users = &open.users;
+            let (peers, places) = (&self.peers, &self.places);
+            let is_let_in = |peer, from| {
+                open.users.contains_key(&peer)
+                    && peers
+                        .get(&peer)
+                        .is_none_or(|peer| places.has_room(peer.user, from, peer.devices))
+            };
             let unwanted = self
                 .connections
-                .unwanted(*id, there, cutting, now, |peer| users.contains_key(&peer));
+                .unwanted(*id, there, cutting, now, is_let_in);
             for connection in &unwanted {
                 sockets.destroy(connection)?;
             }
@@ -52,7 +58,14 @@ impl Core {
         let open: HashMap<_, _> = open.collect();
         let entries = self.log.read(|tag| open.get(tag).copied())?;
         let now = self.started.elapsed().as_secs();
-        self.cordon.heard(entries.iter().map(|entry| entry.peer), now);
+        self.cordon
+            .heard(entries.iter().map(|entry| entry.peer), now);
+        for entry in &entries {
+            if let Some(peer) = self.peers.get(&entry.peer) {
+                self.places.heard(peer.user, entry.remote.ip(), now);
+            }
+        }
+        self.places.forget(now);
         self.connections.note(entries);
         Ok(())
     }
