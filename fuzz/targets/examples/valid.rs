@@ -358,6 +358,7 @@ fn frames() {
             state: applied,
             resync: false,
             held_removals: 0,
+            earlier: true,
             errors: vec![ConfigError {
                 kind: "inbound".to_owned(),
                 id: inbound.to_string(),

@@ -276,6 +276,8 @@ pub struct ConfigAck {
     pub resync: bool,
     /// The update was not taken, because it would have taken away so many users; 0 where it was.
     pub held_removals: u32,
+    /// The state came with an update of an earlier stream: nothing of this one is answered.
+    pub earlier: bool,
 }
 
 impl ConfigAck {
@@ -286,6 +288,7 @@ impl ConfigAck {
             errors: Vec::new(),
             resync: false,
             held_removals: 0,
+            earlier: false,
         }
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Stream {
     /// The state that Hello said is applied.
     told: Option<AppliedState>,
     pub(super) assembly: Assembly,
+    /// The desired state came with an update of this stream.
+    pub(super) updated: bool,
     pace: Pace,
     next_health_ms: i64,
     /// What was said of the node's health last on this stream, and how often it was not repeated.
@@ -75,6 +77,7 @@ impl Stream {
             asked: BTreeSet::new(),
             told: None,
             assembly: Assembly::default(),
+            updated: false,
             pace: Pace::default(),
             next_health_ms: 0,
             told_health: None,
@@ -199,6 +202,7 @@ impl Agent {
             since_ms: now.boottime_ms,
         };
         self.stream.assembly = Assembly::default();
+        self.stream.updated = false;
         self.stream.report = None;
         self.stream.told = self.durable.applied;
         self.commit();

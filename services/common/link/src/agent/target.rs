@@ -195,7 +195,10 @@ impl Agent {
         match kind {
             UpdateKind::Whole(digest) => {
                 let refused = AppliedState { revision, digest };
-                self.acknowledge_state(refused, vec![state_error(&error.to_string())]);
+                self.answer_config(ConfigAck {
+                    errors: vec![state_error(&error.to_string())],
+                    ..ConfigAck::of(refused)
+                });
             }
             UpdateKind::Delta(_) => self.ask_for_whole(revision),
         }
@@ -257,6 +260,7 @@ impl Agent {
                 });
             }
         }
+        self.stream.updated = true;
         self.retargeted(now);
         Ok(())
     }
@@ -314,6 +318,7 @@ impl Agent {
     pub(super) fn acknowledge_state(&mut self, state: AppliedState, errors: Vec<ConfigError>) {
         self.answer_config(ConfigAck {
             errors,
+            earlier: !self.stream.updated,
             ..ConfigAck::of(state)
         });
     }

@@ -180,7 +180,8 @@ impl Config {
 
     pub(super) fn answered(&mut self, ack: ConfigAck, now_ms: i64, effects: &mut Vec<Effect>) {
         let mut state = ack.state;
-        let is_of_sent = self.sent.is_some_and(|(sent, _)| match sent {
+        let of_this_stream = self.sent.filter(|_| !ack.earlier);
+        let is_of_sent = of_this_stream.is_some_and(|(sent, _)| match sent {
             Sent::Whole(sent) if ack.held_removals > 0 => sent.revision == state.revision,
             Sent::Whole(sent) => sent == state,
             Sent::Delta(revision) => revision == state.revision,
@@ -405,6 +406,27 @@ mod tests {
         assert_eq!(asked(&mut config), None);
         config.answered(ack(state(6, 2)), 0, &mut Vec::new());
         assert_eq!(asked(&mut config), Some(None));
+    }
+
+    /// Its revision may be that of what was sent: another life of the database counted so far too.
+    #[test]
+    fn a_state_of_an_earlier_stream_answers_nothing_that_was_sent_on_this_one() {
+        let mut config = known();
+        asked(&mut config);
+        taken(&mut config, changes(7, 11, Some(b"one")));
+        let earlier = ConfigAck {
+            earlier: true,
+            ..ack(state(11, 4))
+        };
+        let mut effects = Vec::new();
+        config.answered(earlier, 0, &mut effects);
+        let [Effect::Applied { settled: false, .. }] = effects.as_slice() else {
+            panic!("{effects:?}");
+        };
+        assert_eq!(asked(&mut config), None, "what was sent is awaited");
+        config.answered(ack(state(11, 5)), 0, &mut Vec::new());
+        config.moved(Revision(12));
+        assert_eq!(asked(&mut config), Some(Some(Revision(11))));
     }
 
     #[test]

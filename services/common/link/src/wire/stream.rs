@@ -42,6 +42,7 @@ pub fn up_to_wire(message: Up) -> pb::ConnectRequest {
                 .collect(),
             resync: ack.resync,
             held_removals: ack.held_removals,
+            earlier: ack.earlier,
         }),
         Up::Batch(batch) => Message::UsageBatch(batch_to_wire(batch)),
         Up::LeaseReport(leases) => Message::LeaseReport(pb::LeaseReport {
@@ -92,6 +93,7 @@ pub fn up_from_wire(frame: pb::ConnectRequest) -> Result<Option<Up>, Error> {
                 errors: ack.errors.into_iter().map(error_from_wire).collect(),
                 resync: ack.resync,
                 held_removals: ack.held_removals,
+                earlier: ack.earlier,
             })
         }
         Message::UsageBatch(batch) => Up::Batch(batch_from_wire(batch)?),
