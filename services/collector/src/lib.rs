@@ -144,7 +144,7 @@ async fn parts(
         Arc::clone(&allowances),
         metrics.clone(),
     );
-    let states = states::States::new(&settings.name());
+    let states = states::States::new(&settings.name(), settings.pace());
     let tail = desired::Tail::new(
         store.clone(),
         Arc::clone(&hub),

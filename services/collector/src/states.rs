@@ -12,8 +12,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use vpnpanel_domain::NodeId;
-use vpnpanel_link::{AppliedState, ConfigError, EngineStatus, Generation, Health, Revision};
-use vpnpanel_store::{Answered, Engine, Liveness, Progress, ResourceError, Store, StoreError};
+use vpnpanel_link::{AppliedState, ConfigError, EngineStatus, Generation, Health, Pace, Revision};
+use vpnpanel_store::{
+    Answered, Engine, Liveness, Progress, ResourceError, Store, StoreError, good_for_ms,
+};
 
 /// Between two writes.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -24,6 +26,8 @@ const STILL_MS: i64 = 15_000;
 #[derive(Debug, Clone)]
 pub(crate) struct States {
     collector: Arc<str>,
+    /// How long a sign of life is good.
+    good_for_ms: i64,
     pending: Arc<Mutex<HashMap<NodeId, Pending>>>,
     /// What was noted last of the nodes that have a stream here.
     noted: Arc<Mutex<HashMap<NodeId, Noted>>>,
@@ -55,10 +59,11 @@ fn after(before: Option<Answered>, newer: Answered) -> Answered {
 }
 
 impl States {
-    /// `collector` names this process in the rows of its nodes.
-    pub(crate) fn new(collector: &str) -> Self {
+    /// `collector` names this process in the rows of its nodes; `pace` is how often they speak.
+    pub(crate) fn new(collector: &str, pace: Pace) -> Self {
         Self {
             collector: Arc::from(collector),
+            good_for_ms: good_for_ms(pace),
             pending: Arc::default(),
             noted: Arc::default(),
         }
@@ -90,6 +95,7 @@ impl States {
                 node_id: node,
                 generation,
                 seen_at_ms: now_ms,
+                good_until_ms: now_ms.saturating_add(self.good_for_ms),
                 agent_version: agent_version.to_owned(),
                 engines: health.engines.into_iter().map(engine).collect(),
                 unacked_batches: health.unacked_batches,
@@ -285,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_node_that_is_still_as_it_was_is_written_now_and_then() {
-        let states = States::new("here");
+        let states = States::new("here", Pace::default());
         let node = NodeId::from_parts(1, [1; 10]);
         let said = |generation: u64, unacked_batches: u64, now_ms: i64| {
             let health = Health {

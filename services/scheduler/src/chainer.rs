@@ -25,6 +25,9 @@ const DESCRIPTION: &str = "Gives new audit events their places in the hash chain
 /// How long the lease lasts: so long a chainer that died keeps the next one waiting.
 const LEASE: Duration = Duration::from_secs(5);
 
+/// The longest that a run lasts, so that a chainer which is never idle can be paused too.
+const RUN: Duration = Duration::from_secs(60);
+
 /// Events that one transaction chains.
 const BATCH: u32 = 500;
 
@@ -42,6 +45,8 @@ pub struct Chainer {
 struct Held {
     lease: JobLease,
     fresh_until: Instant,
+    /// It is given back then, and taken anew.
+    ends: Instant,
 }
 
 impl fmt::Debug for Chainer {
@@ -123,11 +128,14 @@ impl Chainer {
     /// The lease, taken or renewed where that is due; `None` while another replica has it.
     async fn lease(&mut self) -> Result<Option<JobLease>, StoreError> {
         let asked = Instant::now();
-        let lease = match &self.held {
+        if self.held.as_ref().is_some_and(|held| asked >= held.ends) {
+            self.give_back().await;
+        }
+        let (lease, ends) = match &self.held {
             Some(held) if !self.is_stale() => return Ok(Some(held.lease.clone())),
             Some(held) => {
                 self.store.renew_job(&held.lease, LEASE).await?;
-                held.lease.clone()
+                (held.lease.clone(), held.ends)
             }
             None => {
                 let claimed = self.store.claim_job(&[JOB], &self.owner, LEASE).await?;
@@ -139,12 +147,13 @@ impl Chainer {
                     fence = lease.fence,
                     "this replica chains now"
                 );
-                lease
+                (lease, asked + RUN)
             }
         };
         self.held = Some(Held {
             lease: lease.clone(),
             fresh_until: asked + LEASE / 2,
+            ends,
         });
         Ok(Some(lease))
     }

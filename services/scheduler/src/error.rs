@@ -21,6 +21,9 @@ pub enum Error {
     /// No job has this name.
     #[error("no job is named {0:?}")]
     UnknownJob(String),
+    /// The job is paused.
+    #[error("the job {0} is paused: let it go on first (ResumeJob), and it runs when it is due")]
+    JobPaused(String),
     /// The page token was not made by this service.
     #[error("page_token is not one that ListJobRuns returned")]
     MalformedPageToken,
@@ -48,6 +51,12 @@ impl From<Error> for Status {
                 Failure::new(ErrorCode::NotFound, "JOB_NOT_FOUND", error.to_string())
                     .resource("job", format!("jobs/{name}"))
             }
+            Error::JobPaused(name) => Failure::new(
+                ErrorCode::FailedPrecondition,
+                "JOB_PAUSED",
+                error.to_string(),
+            )
+            .resource("job", format!("jobs/{name}")),
             Error::MalformedPageToken => {
                 Failure::invalid_field("page_token", "is not one that ListJobRuns returned")
             }

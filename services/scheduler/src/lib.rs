@@ -4,6 +4,7 @@
 mod audit;
 mod chainer;
 mod error;
+mod fleet;
 pub mod jobs;
 mod metrics;
 mod runner;
@@ -53,6 +54,13 @@ pub async fn build(
         trusted_proxies: settings.trusted_proxies.clone(),
         ..RpcLimits::default()
     };
+    service.task("fleet", {
+        let (store, figures) = (store.clone(), metrics.fleet.clone());
+        move |stop| async move {
+            fleet::watch(store, figures, stop).await;
+            Ok::<(), Error>(())
+        }
+    });
     let chainer = Chainer::new(store.clone(), &settings, &metrics);
     chainer.register().await?;
     let runner = Runner::new(store.clone(), jobs::all(&settings, keys), settings, metrics);

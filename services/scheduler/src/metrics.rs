@@ -12,7 +12,7 @@ use prometheus_client::{
     },
 };
 use vpnpanel_runtime::metrics::Metrics as Registry;
-use vpnpanel_store::AuditTail;
+use vpnpanel_store::{AuditTail, FleetFigures};
 
 use crate::error::Error;
 
@@ -25,6 +25,52 @@ struct JobLabel {
 struct RunLabels {
     job: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+/// How the fleet is; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FleetMetrics {
+    nodes: Family<StateLabel, Gauge>,
+    certificates: Family<StateLabel, Gauge>,
+    behind: Gauge,
+}
+
+impl FleetMetrics {
+    fn register(&self, registry: &Registry) {
+        registry.register(
+            "fleet_nodes",
+            "Nodes that are enrolled and not disabled, by whether they are connected",
+            self.nodes.clone(),
+        );
+        registry.register(
+            "fleet_node_certificates",
+            "Nodes whose certificate was not renewed in time: it is overdue, or has ended",
+            self.certificates.clone(),
+        );
+        registry.register(
+            "fleet_nodes_behind",
+            "Connected nodes that have left what they were told unanswered for five minutes",
+            self.behind.clone(),
+        );
+    }
+
+    pub(crate) fn show(&self, figures: &FleetFigures) {
+        let set = |family: &Family<StateLabel, Gauge>, state, figure: u64| {
+            let figure = i64::try_from(figure).unwrap_or(i64::MAX);
+            family.get_or_create(&StateLabel { state }).set(figure);
+        };
+        set(&self.nodes, "online", figures.online);
+        set(&self.nodes, "offline", figures.offline);
+        set(&self.certificates, "overdue", figures.certificates_overdue);
+        set(&self.certificates, "ended", figures.certificates_ended);
+        self.behind
+            .set(i64::try_from(figures.behind).unwrap_or(i64::MAX));
+    }
 }
 
 /// Handles to what the chainer counts; clones share them.
@@ -77,6 +123,7 @@ pub struct Metrics {
     effects: Family<JobLabel, Counter>,
     duration: Family<JobLabel, Histogram, fn() -> Histogram>,
     pub(crate) audit: AuditMetrics,
+    pub(crate) fleet: FleetMetrics,
 }
 
 impl Metrics {
@@ -91,8 +138,10 @@ impl Metrics {
                 Histogram::new(exponential_buckets(0.001, 4.0, 10))
             }),
             audit: AuditMetrics::default(),
+            fleet: FleetMetrics::default(),
         };
         metrics.audit.register(registry);
+        metrics.fleet.register(registry);
         registry.register(
             "scheduler_job_runs",
             "Runs that ended",

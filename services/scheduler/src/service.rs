@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 use vpnpanel_api::scheduler::v1::{
     Job, JobRun, ListJobRunsRequest, ListJobRunsResponse, ListJobsRequest, ListJobsResponse,
-    RunJobRequest, RunJobResponse, scheduler_service_server::SchedulerService,
+    PauseJobRequest, PauseJobResponse, ResumeJobRequest, ResumeJobResponse, RunJobRequest,
+    RunJobResponse, scheduler_service_server::SchedulerService,
 };
 use vpnpanel_audit::attribution;
 use vpnpanel_store::{self as store, Page, Store, StoreError};
@@ -31,6 +32,17 @@ impl Scheduler {
     pub fn new(store: Store, bell: Arc<Notify>) -> Self {
         Self { store, bell }
     }
+
+    /// The store on behalf of who asks.
+    fn acting<T>(&self, request: &Request<T>) -> Store {
+        let (metadata, extensions) = (request.metadata(), request.extensions());
+        let who = attribution(metadata, extensions, audit::describe);
+        self.store.acting(who)
+    }
+
+    async fn shown(&self, name: &str) -> Result<Job, Error> {
+        self.store.job(name).await.map(job).map_err(named(name))
+    }
 }
 
 #[async_trait]
@@ -49,15 +61,35 @@ impl SchedulerService for Scheduler {
         &self,
         request: Request<RunJobRequest>,
     ) -> Result<Response<RunJobResponse>, Status> {
-        let who = attribution(request.metadata(), request.extensions(), audit::describe);
+        let acting = self.acting(&request);
         let name = request.into_inner().name;
-        let acting = self.store.acting(who);
         acting.make_job_due(&name).await.map_err(named(&name))?;
-        let row = self.store.job(&name).await.map_err(named(&name))?;
+        let job = Some(self.shown(&name).await?);
         self.bell.notify_one();
-        Ok(Response::new(RunJobResponse {
-            job: Some(job(row)),
-        }))
+        Ok(Response::new(RunJobResponse { job }))
+    }
+
+    async fn pause_job(
+        &self,
+        request: Request<PauseJobRequest>,
+    ) -> Result<Response<PauseJobResponse>, Status> {
+        let acting = self.acting(&request);
+        let name = request.into_inner().name;
+        acting.pause_job(&name, true).await.map_err(named(&name))?;
+        let job = Some(self.shown(&name).await?);
+        Ok(Response::new(PauseJobResponse { job }))
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<ResumeJobRequest>,
+    ) -> Result<Response<ResumeJobResponse>, Status> {
+        let acting = self.acting(&request);
+        let name = request.into_inner().name;
+        acting.pause_job(&name, false).await.map_err(named(&name))?;
+        let job = Some(self.shown(&name).await?);
+        self.bell.notify_one();
+        Ok(Response::new(ResumeJobResponse { job }))
     }
 
     async fn list_job_runs(
@@ -111,6 +143,7 @@ fn page_start(token: &str) -> Result<Option<u64>, Error> {
 fn named(name: &str) -> impl Fn(StoreError) -> Error {
     move |error| match error {
         StoreError::NotFound(_) => Error::UnknownJob(name.to_owned()),
+        StoreError::JobPaused => Error::JobPaused(name.to_owned()),
         other => other.into(),
     }
 }
@@ -123,6 +156,7 @@ fn job(row: store::Job) -> Job {
         due_time: Some(timestamp(row.due_at)),
         lease_owner: row.lease_owner.unwrap_or_default(),
         last_run: row.last_run.map(run),
+        paused: row.paused,
     }
 }
 

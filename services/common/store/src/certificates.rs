@@ -198,6 +198,12 @@ impl Store {
     }
 }
 
+/// When a certificate that is still in use should have been renewed: agents ask at half of its life,
+/// and have tried often by three quarters of it.
+pub(crate) fn renewal_overdue(not_before_ms: i64, not_after_ms: i64) -> i64 {
+    not_after_ms - (not_after_ms - not_before_ms) / 4
+}
+
 /// Makes a certificate the current one of its node.
 pub(crate) async fn enrol(tx: &mut Write, new: NewNodeCertificate) -> Result<()> {
     let node = sql::one(

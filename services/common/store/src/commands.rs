@@ -450,7 +450,7 @@ async fn note_result(tx: &Write, node: NodeId, result: CommandResult) -> Result<
     Ok(())
 }
 
-async fn insert(tx: &Write, made: &NodeCommand, new: &NewNodeCommand) -> Result<()> {
+pub(crate) async fn insert(tx: &Write, made: &NodeCommand, new: &NewNodeCommand) -> Result<()> {
     sql::run(
         &**tx,
         "INSERT INTO node_commands (tenant_id, node_id, id, request_id, kind, ttl_ms, state,

@@ -91,6 +91,9 @@ pub enum StoreError {
     /// Another replica holds the job now: nothing of this run is written any more.
     #[error("the job's lease was lost")]
     LeaseLost,
+    /// The job is not started before somebody lets it go on.
+    #[error("the job is paused")]
+    JobPaused,
     /// The last administrator or owner may not go.
     #[error(
         "the last {role} can be neither demoted, removed, disabled nor deleted: make another \

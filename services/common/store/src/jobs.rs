@@ -273,7 +273,7 @@ impl Store {
     /// Makes a job due now; one that runs is run once more afterwards.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], and those of the database.
+    /// [`StoreError::NotFound`], [`StoreError::JobPaused`], and those of the database.
     pub async fn make_job_due(&self, name: &str) -> Result<()> {
         let mut write = self.begin().await?;
         write.audit(Event::on("job", None, name));
@@ -281,12 +281,13 @@ impl Store {
         let changed = sql::run(
             &*write,
             "UPDATE jobs SET due_at = CASE WHEN lease_until IS NULL THEN $2 ELSE $2 + 1 END
-             WHERE name = $1",
+             WHERE name = $1 AND NOT paused",
             vec![name.into(), write.now.into()],
         )
         .await?;
         if changed == 0 {
-            return Err(StoreError::NotFound("job"));
+            self.job(name).await?;
+            return Err(StoreError::JobPaused);
         }
         write.commit().await
     }

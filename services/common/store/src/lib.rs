@@ -40,6 +40,7 @@ mod join_tokens;
 mod ledger;
 mod memberships;
 mod node_states;
+mod node_watch;
 mod nodes;
 mod operations;
 mod page;
@@ -61,6 +62,7 @@ mod signing_key_rotation;
 mod signing_keys;
 mod sql;
 mod subscriptions;
+mod sync_repair;
 mod tenants;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -107,7 +109,10 @@ pub use ledger::{
     PARTITION_MS, ROLL_AFTER_MS, Seen, TenantMonth, UsageKept, UsageRoll,
 };
 pub use memberships::{Joining, Member, Membership};
-pub use node_states::{Answered, Engine, Liveness, NodeState, Progress, ResourceError};
+pub use node_states::{
+    Answered, Engine, Liveness, NodeState, Progress, ResourceError, good_for_ms,
+};
+pub use node_watch::{FleetFigures, OverdueCertificate, SilentNode};
 pub use nodes::{Labels, NewNode, Node, NodePatch};
 pub use operations::{
     ItemFailure, ItemState, MAX_OPERATION_ITEMS, MAX_OPERATIONS, NewOperation, Operation,
@@ -127,6 +132,7 @@ pub use sessions::{NewSession, Proof, Rotation, Session};
 pub use signing_key_rotation::{MakeSigningKey, SigningKeyTerms};
 pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
 pub use subscriptions::{Fetched, Subscription, SubscriptionFetch, SubscriptionToken};
+pub use sync_repair::SyncRepair;
 pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
 pub use usage::{Usage, UsageQuery, UsageSeries};
 pub use user_change::UserPatch;

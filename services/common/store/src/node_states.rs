@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use vpnpanel_domain::NodeId;
-use vpnpanel_link::{AppliedState, Digest, Generation, Revision};
+use vpnpanel_link::{AppliedState, Digest, Generation, Pace, Revision};
 
+use crate::certificates::renewal_overdue;
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
 use crate::restore::{self, Lock};
@@ -22,6 +23,8 @@ pub struct NodeState {
     pub connected: bool,
     /// When it was last heard of.
     pub seen_at_ms: Option<i64>,
+    /// Since when it has no stream.
+    pub offline_at_ms: Option<i64>,
     /// Version of its agent.
     pub agent_version: String,
     /// Its engines.
@@ -30,7 +33,7 @@ pub struct NodeState {
     pub quarantined: Option<String>,
     /// The revision that it was told last.
     pub desired: Option<Revision>,
-    /// When.
+    /// When; where it has not answered what it was told before either, when it was told of that.
     pub desired_at_ms: Option<i64>,
     /// What it has applied.
     pub applied: Option<AppliedState>,
@@ -46,6 +49,8 @@ pub struct NodeState {
     pub unacked_bytes: u64,
     /// When its current certificate ends.
     pub certificate_expires_at_ms: Option<i64>,
+    /// It should have been renewed by now.
+    pub certificate_overdue: bool,
     /// The database does not know what it holds: it gets no grants before it has reported.
     pub awaited: bool,
     /// What it alone has said that proves the database to be an older one.
@@ -85,6 +90,8 @@ pub struct Liveness {
     pub generation: Generation,
     /// When it came.
     pub seen_at_ms: i64,
+    /// Until when the node counts as connected without another.
+    pub good_until_ms: i64,
     /// Version of the agent.
     pub agent_version: String,
     /// Its engines.
@@ -120,6 +127,16 @@ pub struct Answered {
     pub errors: Option<Vec<ResourceError>>,
 }
 
+/// How long a sign of life is good: twice as long as collectors listen to silence before they cut a
+/// stream, and longer than they leave out that a node is as it was.
+#[must_use]
+pub fn good_for_ms(pace: Pace) -> i64 {
+    let heard_by_then = pace.health_ms.saturating_mul(12);
+    i64::try_from(heard_by_then)
+        .unwrap_or(i64::MAX / 4)
+        .clamp(60_000, i64::MAX / 4)
+}
+
 /// Only while the stream is the node's newest.
 const FENCE: &str = "EXISTS (SELECT 1 FROM node_links l
     WHERE l.node_id = node_states.node_id AND l.generation =";
@@ -137,6 +154,7 @@ impl Store {
                 ("node_id", Column::Id),
                 ("generation", Column::Big),
                 ("seen_at", Column::Big),
+                ("good_until", Column::Big),
                 ("agent_version", Column::Text),
                 ("engines", Column::Json),
                 ("batches", Column::Big),
@@ -151,6 +169,7 @@ impl Store {
                 Cell::Id(sign.node_id.uuid()),
                 Cell::Big(sql::signed(sign.generation.get())),
                 Cell::Big(sign.seen_at_ms),
+                Cell::Big(sign.good_until_ms),
                 Cell::Text(&sign.agent_version),
                 Cell::Text(&engines),
                 Cell::Big(sql::signed(sign.unacked_batches)),
@@ -162,7 +181,7 @@ impl Store {
         }
         let text = format!(
             "UPDATE node_states SET connected = $1, seen_at = s.seen_at,
-                agent_version = s.agent_version, engines = s.engines,
+                connected_until = s.good_until, offline_at = NULL, agent_version = s.agent_version, engines = s.engines,
                 unacked_batches = s.batches, unacked_bytes = s.bytes
              FROM {} WHERE node_states.node_id = s.node_id AND {FENCE} s.generation)",
             rows.source(2)
@@ -195,11 +214,12 @@ impl Store {
             return Ok(());
         }
         let text = format!(
-            "UPDATE node_states SET connected = $1
+            "UPDATE node_states SET connected = $1,
+                offline_at = CASE WHEN connected THEN $2 ELSE offline_at END
              FROM {} WHERE node_states.node_id = s.node_id AND {FENCE} s.generation)",
-            rows.source(2)
+            rows.source(3)
         );
-        let mut values = vec![false.into()];
+        let mut values = vec![false.into(), tx.now.into()];
         values.extend(rows.into_values());
         sql::run(&*tx, text, values).await?;
         tx.commit().await
@@ -215,8 +235,9 @@ impl Store {
         restore::standing(&tx, Lock::Shared).await?;
         let mut sorted: Vec<_> = nodes.iter().collect();
         sorted.sort_by_key(|node| node.node_id);
-        record_told(&tx, &sorted).await?;
+        // What it has answered first: what it was told since is then the first thing it has not.
         record_applied(&tx, &sorted).await?;
+        record_told(&tx, &sorted).await?;
         tx.commit().await
     }
 
@@ -231,18 +252,21 @@ impl Store {
                     l.quarantine_reason, s.desired_revision, s.desired_at, s.applied_revision,
                     s.applied_digest, s.applied_at, s.refused_revision,
                     s.refused_errors, s.unacked_batches, s.unacked_bytes,
-                    (SELECT MAX(c.not_after) FROM node_certificates c
-                     WHERE c.node_id = s.node_id AND c.state = 'current'),
+                    c.not_after, c.not_before,
                     COALESCE(l.reported_epoch, i.state_epoch) < i.state_epoch
                         OR l.suspicion IS NOT NULL,
-                    l.suspicion
+                    l.suspicion, s.offline_at
              FROM node_states s JOIN installation i ON TRUE LEFT JOIN node_links l ON l.node_id = s.node_id
+             LEFT JOIN node_certificates c ON c.node_id = s.node_id AND c.state = 'current'
              WHERE s.node_id {}",
             sql::in_ids(db, 1)
         );
         let ids = sql::ids(db, nodes.iter().copied());
+        let now = self.now_ms();
         let mut states = BTreeMap::new();
         for row in &sql::all(db, text, vec![ids]).await? {
+            let (begins, ends): (Option<i64>, Option<i64>) =
+                (sql::get(row, 16)?, sql::get(row, 15)?);
             let state = NodeState {
                 connected: sql::get(row, 1)?,
                 seen_at_ms: sql::get(row, 2)?,
@@ -260,9 +284,13 @@ impl Store {
                     .map_err(|error| StoreError::corrupt("node_states.refused_errors", error))?,
                 unacked_batches: sql::unsigned(sql::get(row, 13)?),
                 unacked_bytes: sql::unsigned(sql::get(row, 14)?),
-                certificate_expires_at_ms: sql::get(row, 15)?,
-                awaited: sql::get(row, 16)?,
-                suspicion: sql::get(row, 17)?,
+                certificate_expires_at_ms: ends,
+                certificate_overdue: begins
+                    .zip(ends)
+                    .is_some_and(|(begins, ends)| renewal_overdue(begins, ends) <= now),
+                awaited: sql::get(row, 17)?,
+                suspicion: sql::get(row, 18)?,
+                offline_at_ms: sql::get(row, 19)?,
             };
             states.insert(NodeId::new(sql::get(row, 0)?), state);
         }
@@ -277,8 +305,9 @@ impl Store {
         let tx = self.begin().await?;
         let count = sql::run(
             &*tx,
-            "UPDATE node_states SET connected = $2 WHERE collector = $1 AND connected",
-            vec![collector.into(), false.into()],
+            "UPDATE node_states SET connected = $2, offline_at = COALESCE(seen_at, $3)
+             WHERE collector = $1 AND connected",
+            vec![collector.into(), false.into(), tx.now.into()],
         )
         .await?;
         tx.commit().await?;
@@ -307,7 +336,9 @@ async fn record_told(tx: &Write, nodes: &[&Progress]) -> Result<()> {
         return Ok(());
     }
     let text = format!(
-        "UPDATE node_states SET desired_revision = s.revision, desired_at = $1
+        "UPDATE node_states SET desired_revision = s.revision,
+            desired_at = CASE WHEN desired_revision > applied_revision AND desired_at IS NOT NULL
+                THEN desired_at ELSE $1 END
          FROM {} WHERE node_states.node_id = s.node_id AND {FENCE} s.generation)",
         rows.source(2)
     );

@@ -27,6 +27,10 @@ pub(crate) fn statement(
             .replace("{for_update_m}", lock("FOR NO KEY UPDATE OF m"))
             .replace("{for_update_p}", lock("FOR NO KEY UPDATE OF p"))
             .replace(
+                "{for_update_n_free}",
+                lock("FOR NO KEY UPDATE OF n SKIP LOCKED"),
+            )
+            .replace(
                 "{for_update_u_free}",
                 lock("FOR NO KEY UPDATE OF u SKIP LOCKED"),
             )

@@ -285,6 +285,7 @@ fn into_wire(node: store::Node, state: NodeState) -> Node {
     } else {
         WireState::Pending
     };
+    let overdue = state.certificate_overdue && !node.disabled;
     Node {
         id: node.id.to_string(),
         tenant_id: node.tenant_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -305,6 +306,8 @@ fn into_wire(node: store::Node, state: NodeState) -> Node {
         etag: etag::of(node.version),
         control_address: node.control_address,
         quarantine_reason: state.quarantined.unwrap_or_default(),
+        offline_time: state.offline_at_ms.map(time::timestamp),
+        certificate_renewal_overdue: overdue,
     }
 }
 

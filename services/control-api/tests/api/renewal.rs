@@ -160,6 +160,29 @@ async fn a_node_is_given_its_next_certificate_while_the_present_one_stays_good()
 }
 
 #[tokio::test]
+async fn a_node_that_has_not_renewed_in_time_shows_it_until_it_has() {
+    let host = Host::enrol().await;
+    let overdue = async || {
+        let shown = get(&host.panel.admin().await, &host.node).await;
+        shown.certificate_renewal_overdue
+    };
+    host.pass(5 * DAY_MS);
+    assert!(!overdue().await);
+    host.pass(DAY_MS / 2);
+    assert!(overdue().await);
+    host.set_disabled(true).await;
+    assert!(!overdue().await, "it is refused anyway");
+    host.set_disabled(false).await;
+    let renewed = host.renew(&host.certificate, &new_key()).await.unwrap();
+    assert!(overdue().await, "the next one is not used yet");
+    let node: NodeId = host.node.id.parse().unwrap();
+    let next = peer(leaf(&renewed)).serial().to_vec();
+    let used = host.panel.store.use_next_certificate(node, &next);
+    assert!(used.await.unwrap());
+    assert!(!overdue().await);
+}
+
+#[tokio::test]
 async fn a_renewal_is_for_a_new_key_and_only_the_collector_asks_for_it() {
     let host = Host::enrol().await;
     let same = host.renew(&host.certificate, &host.key).await;

@@ -10,8 +10,11 @@ mod expiry;
 mod months;
 mod next_plans;
 mod operations;
+mod overdue_certificates;
 mod periods;
 mod signing_keys;
+mod silent_nodes;
+mod sync_repair;
 mod usage_retention;
 mod usage_rollup;
 
@@ -31,8 +34,11 @@ pub use expiry::ExpireUsers;
 pub use months::BeginMonths;
 pub use next_plans::GiveNextPlans;
 pub use operations::ForgetOperations;
+pub use overdue_certificates::WatchCertificates;
 pub use periods::RollPeriods;
 pub use signing_keys::{RotateSigningKeys, SigningKeys};
+pub use silent_nodes::MarkSilentNodes;
+pub use sync_repair::RepairSync;
 pub use usage_retention::RetainUsage;
 pub use usage_rollup::RollUsage;
 
@@ -83,6 +89,9 @@ pub fn all(settings: &Settings, keys: SigningKeys) -> Vec<Arc<dyn Job>> {
         Arc::new(ForgetCredentials),
         Arc::new(ExpireNodeCommands),
         Arc::new(PruneCertificates),
+        Arc::new(MarkSilentNodes),
+        Arc::new(WatchCertificates),
+        Arc::new(RepairSync),
         Arc::new(RollUsage::new(settings)),
         Arc::new(RetainUsage::new(settings)),
     ]

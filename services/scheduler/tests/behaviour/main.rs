@@ -11,6 +11,7 @@ mod chainer;
 mod expiry;
 mod fixture;
 mod leases;
+mod pauses;
 mod periods;
 mod plans;
 mod signing_keys;

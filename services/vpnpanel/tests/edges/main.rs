@@ -12,6 +12,7 @@
 mod first_start;
 mod process;
 mod rest;
+mod schedulers;
 mod secrets;
 mod subscriptions;
 mod tls;

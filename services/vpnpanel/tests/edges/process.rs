@@ -157,9 +157,25 @@ impl Process {
 
     /// Asks it to stop, and returns everything it ever said.
     pub(crate) async fn stop(mut self) -> String {
-        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
-        kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         self.wait().await.1
+    }
+
+    /// Lets it do nothing for a while, as a machine that is suspended.
+    pub(crate) async fn freeze(&self, length: Duration) {
+        self.signal(Signal::SIGSTOP);
+        tokio::time::sleep(length).await;
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// Kills it, as a crash would.
+    pub(crate) async fn kill9(mut self) {
+        self.child.kill().await.unwrap();
     }
 
     /// Waits until it ends, and returns its exit code and everything it ever said.

@@ -18,6 +18,7 @@ use self::facts::Gathered;
 use super::{load, write};
 use crate::connect::Store;
 use crate::error::{Result, StoreError};
+use crate::node_states::good_for_ms;
 use crate::restore::{self, Lock};
 use crate::sql;
 use crate::transaction::Write;
@@ -180,7 +181,7 @@ impl Store {
             saved.push((greeting, opening.clone()));
             greeted.opened.push((place, Ok(opening)));
         }
-        rows::save(&tx, &saved, collector).await?;
+        rows::save(&tx, &saved, collector, good_for_ms(pace)).await?;
         tx.commit().await?;
         Ok(greeted)
     }

@@ -63,6 +63,7 @@ pub(super) async fn save(
     tx: &Write,
     openings: &[(&Greeting, Opening)],
     collector: &str,
+    good_for_ms: i64,
 ) -> Result<()> {
     let mut links = RowSet::new(
         &**tx,
@@ -96,7 +97,7 @@ pub(super) async fn save(
     if links.is_empty() {
         return Ok(());
     }
-    let (of_links, of_states) = (links.source(3), links.source(4));
+    let (of_links, of_states) = (links.source(3), links.source(5));
     let rows = links.into_values();
     let mut values = vec![collector.into(), tx.now.into()];
     values.extend(rows.iter().cloned());
@@ -130,13 +131,14 @@ pub(super) async fn save(
         )
         .await?;
     }
-    let mut values = vec![true.into(), collector.into(), tx.now.into()];
+    let until = tx.now.saturating_add(good_for_ms);
+    let mut values = vec![true.into(), collector.into(), tx.now.into(), until.into()];
     values.extend(rows);
     sql::run(
         &**tx,
         format!(
             "UPDATE node_states SET connected = $1, collector = $2, seen_at = $3,
-                agent_version = s.agent_version
+                connected_until = $4, offline_at = NULL, agent_version = s.agent_version
              FROM {of_states} WHERE node_states.node_id = s.node_id"
         ),
         values,
