@@ -26,6 +26,7 @@ mod m20261128_000023_draining;
 mod m20261128_000024_reports;
 mod m20261128_000025_plans;
 mod m20261128_000026_subscriptions;
+mod m20261128_000029_endpoint_templates;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -70,6 +71,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000024_reports::Migration),
             Box::new(m20261128_000025_plans::Migration),
             Box::new(m20261128_000026_subscriptions::Migration),
+            Box::new(m20261128_000029_endpoint_templates::Migration),
         ]
     }
 }
@@ -136,6 +138,7 @@ pub fn fingerprint() -> String {
         m20261128_000024_reports::UP,
         m20261128_000025_plans::UP,
         m20261128_000026_subscriptions::UP,
+        m20261128_000029_endpoint_templates::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -71,7 +71,10 @@ fn mark(marker: &Path, on: bool) -> std::io::Result<()> {
         return Ok(());
     };
     if on {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
         File::create(marker)?.sync_all()?;
     } else {
         match fs::remove_file(marker) {

@@ -70,7 +70,9 @@ fn a_cordon_ends_no_running_connection() {
         node.run(node.engine.set_cordoned(on)).unwrap();
         node.ensure();
         let so_far = going.received();
-        eventually("it goes on", PATIENCE, || going.received() > so_far + 5 * MB);
+        eventually("it goes on", PATIENCE, || {
+            going.received() > so_far + 5 * MB
+        });
         assert!(!going.ended());
     }
 }

@@ -52,7 +52,8 @@ impl Core {
         let open: HashMap<_, _> = open.collect();
         let entries = self.log.read(|tag| open.get(tag).copied())?;
         let now = self.started.elapsed().as_secs();
-        self.cordon.heard(entries.iter().map(|entry| entry.peer), now);
+        self.cordon
+            .heard(entries.iter().map(|entry| entry.peer), now);
         self.connections.note(entries);
         Ok(())
     }
