@@ -27,6 +27,7 @@ mod m20261128_000024_reports;
 mod m20261128_000025_plans;
 mod m20261128_000026_subscriptions;
 mod m20261128_000028_watches;
+mod m20261128_000029_endpoint_templates;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -72,6 +73,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000025_plans::Migration),
             Box::new(m20261128_000026_subscriptions::Migration),
             Box::new(m20261128_000028_watches::Migration),
+            Box::new(m20261128_000029_endpoint_templates::Migration),
         ]
     }
 }
@@ -139,6 +141,7 @@ pub fn fingerprint() -> String {
         m20261128_000025_plans::UP,
         m20261128_000026_subscriptions::UP,
         m20261128_000028_watches::UP,
+        m20261128_000029_endpoint_templates::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use tonic::transport::Channel;
+use vpnpanel_api::access::v1::endpoint_template_service_client::EndpointTemplateServiceClient;
 use vpnpanel_api::access::v1::group_service_client::GroupServiceClient;
 use vpnpanel_api::access::v1::inbound_service_client::InboundServiceClient;
 use vpnpanel_api::auth::v1::auth_service_client::AuthServiceClient;
@@ -65,6 +66,8 @@ stubs! {
     groups => GroupServiceClient;
     /// Inbounds: where subscribers connect.
     inbounds => InboundServiceClient;
+    /// How inbounds are presented to subscribers.
+    endpoint_templates => EndpointTemplateServiceClient;
     /// Nodes.
     nodes => NodeServiceClient;
     /// Usage series.

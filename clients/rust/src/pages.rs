@@ -3,7 +3,10 @@
 use std::future::Future;
 
 use tonic::Status;
-use vpnpanel_api::access::v1::{Group, Inbound, ListGroupsRequest, ListInboundsRequest};
+use vpnpanel_api::access::v1::{
+    EndpointTemplate, Group, Inbound, ListEndpointTemplatesRequest, ListGroupsRequest,
+    ListInboundsRequest,
+};
 use vpnpanel_api::node::v1::{ListNodesRequest, Node};
 use vpnpanel_api::operation::v1::{
     ListOperationItemsRequest, ListOperationsRequest, Operation, OperationItem,
@@ -102,6 +105,8 @@ lists! {
     ListOperationItemsRequest => OperationItem: operations.list_operation_items, items;
     ListGroupsRequest => Group: groups.list_groups, groups;
     ListInboundsRequest => Inbound: inbounds.list_inbounds, inbounds;
+    ListEndpointTemplatesRequest => EndpointTemplate:
+        endpoint_templates.list_endpoint_templates, endpoint_templates;
     ListNodesRequest => Node: nodes.list_nodes, nodes;
     ListJobRunsRequest => JobRun: scheduler.list_job_runs, runs;
 }

@@ -29,6 +29,10 @@ pub(crate) fn describe(before: Option<Resource<'_>>, after: Option<Resource<'_>>
         }
         Some(Resource::Group(_)) => described(wire!(before, Group), wire!(after, Group)),
         Some(Resource::Inbound(_)) => described(wire!(before, Inbound), wire!(after, Inbound)),
+        Some(Resource::EndpointTemplate(_)) => described(
+            wire!(before, EndpointTemplate),
+            wire!(after, EndpointTemplate),
+        ),
         Some(Resource::Node(_)) => described(wire!(before, Node), wire!(after, Node)),
         Some(Resource::NodeCommand(_)) => {
             described(wire!(before, NodeCommand), wire!(after, NodeCommand))

@@ -305,6 +305,7 @@ fn not_found_reason(what: &str) -> &'static str {
         "device" => "DEVICE_NOT_FOUND",
         "operation" => "OPERATION_NOT_FOUND",
         "inbound" => "INBOUND_NOT_FOUND",
+        "endpoint template" => "ENDPOINT_TEMPLATE_NOT_FOUND",
         "node" => "NODE_NOT_FOUND",
         "account" => "ACCOUNT_NOT_FOUND",
         "session" => "SESSION_NOT_FOUND",

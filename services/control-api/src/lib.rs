@@ -19,6 +19,7 @@ mod inbound_settings;
 mod one_time;
 mod operations;
 mod policy;
+mod presentation;
 mod seal;
 mod second_factor;
 mod services;
@@ -35,6 +36,7 @@ use tonic::service::Routes;
 use vpnpanel_api::{
     FILE_DESCRIPTOR_SET, Guarded,
     access::v1::{
+        endpoint_template_service_server::EndpointTemplateServiceServer,
         group_service_server::GroupServiceServer, inbound_service_server::InboundServiceServer,
     },
     account::v1::{
@@ -243,6 +245,7 @@ fn routes(api: Api, guard: &AuthGuard) -> Routes {
         .add_service(SubscriptionServiceServer::new(guarded()))
         .add_service(GroupServiceServer::new(guarded()))
         .add_service(InboundServiceServer::new(guarded()))
+        .add_service(EndpointTemplateServiceServer::new(guarded()))
         .add_service(NodeServiceServer::new(guarded()))
         .add_service(UsageServiceServer::new(guarded()))
         .add_service(SystemServiceServer::new(guarded()))

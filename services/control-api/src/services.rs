@@ -253,6 +253,19 @@ service! { access::v1::inbound_service_server::InboundService {
         = handlers::inbound::delete;
 }}
 
+service! { access::v1::endpoint_template_service_server::EndpointTemplateService {
+    create_endpoint_template(access::v1::CreateEndpointTemplateRequest)
+        -> access::v1::CreateEndpointTemplateResponse = handlers::endpoint_template::create;
+    get_endpoint_template(access::v1::GetEndpointTemplateRequest)
+        -> access::v1::GetEndpointTemplateResponse = handlers::endpoint_template::get;
+    list_endpoint_templates(access::v1::ListEndpointTemplatesRequest)
+        -> access::v1::ListEndpointTemplatesResponse = handlers::endpoint_template::list;
+    update_endpoint_template(access::v1::UpdateEndpointTemplateRequest)
+        -> access::v1::UpdateEndpointTemplateResponse = handlers::endpoint_template::update;
+    delete_endpoint_template(access::v1::DeleteEndpointTemplateRequest)
+        -> access::v1::DeleteEndpointTemplateResponse = handlers::endpoint_template::delete;
+}}
+
 service! { node::v1::node_service_server::NodeService {
     create_node(node::v1::CreateNodeRequest) -> node::v1::CreateNodeResponse
         = handlers::node::create;

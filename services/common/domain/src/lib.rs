@@ -6,6 +6,7 @@
 
 pub mod bytes;
 pub mod calendar;
+pub mod endpoint;
 pub mod id;
 pub mod period;
 pub mod plan;
@@ -16,6 +17,7 @@ pub mod zone;
 
 pub use bytes::{Limit, MicroBytes, Multiplier};
 pub use calendar::{Calendar, Planned, month_of};
+pub use endpoint::{Alpn, Fingerprint, NamePattern, NamePatternError, NameVariable, country_flag};
 pub use id::{
     AccountId, ApiTokenId, AuditEventId, CommandId, DeviceId, EndpointTemplateId, GroupId,
     InboundId, JobId, JoinTokenId, LeaseId, MembershipId, NodeId, OperationId, PeerId, PeriodId,

@@ -1,5 +1,5 @@
 //! The ways in which a user's devices connect: each device, on each inbound of its groups, to each
-//! node that opens it.
+//! node that opens it, once for each endpoint template of the inbound.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, QueryResult};
 use vpnpanel_domain::{DeviceId, InboundId, NodeId, PeerId, TenantId, UserId};
 
 use crate::connect::Store;
+use crate::endpoint_templates::{self, ConnectionTemplate};
 use crate::error::{Result, StoreError};
 use crate::inbound_settings::{InboundSettings, WireGuard, Xray};
 use crate::sql;
@@ -16,17 +17,19 @@ use crate::sql;
 pub(crate) const SELECT: &str =
     "SELECT p.id, d.id, d.name, d.sealed_private_key, d.sealed_preshared_key, p.ipv4,
             i.id, i.name, i.settings, n.id, n.name, n.address, b.public_key,
-            i.kind, i.sealed_secret, d.sealed_seed
+            i.kind, i.sealed_secret, d.sealed_seed, n.region, t.id, t.name_pattern, t.settings
      FROM peers p
      JOIN devices d ON d.tenant_id = p.tenant_id AND d.id = p.device_id
      JOIN inbounds i ON i.id = p.inbound_id
      JOIN inbound_nodes b ON b.inbound_id = p.inbound_id
      JOIN nodes n ON n.id = b.node_id
+     LEFT JOIN endpoint_templates t ON t.inbound_id = i.id AND NOT t.disabled
+       AND (t.tenant_id = $1 OR t.tenant_id IS NULL)
      WHERE p.tenant_id = $1 AND p.user_id = $2
        AND (i.tenant_id = $1 OR i.tenant_id IS NULL)
        AND (n.tenant_id = $1 OR n.tenant_id IS NULL)
        AND n.deleted_at IS NULL AND NOT n.disabled AND NOT n.draining
-     ORDER BY i.name_key, n.name_key, d.id";
+     ORDER BY COALESCE(t.sort_order, 0), i.name_key, n.name_key, d.id, t.id";
 
 /// One way for one device to connect.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,6 +52,10 @@ pub struct Connection {
     pub node_name: String,
     /// Host name or IP address at which devices reach it.
     pub node_address: String,
+    /// Where the node stands, free text.
+    pub node_region: String,
+    /// By what the connection is presented; `None` where the inbound has no template.
+    pub template: Option<ConnectionTemplate>,
 }
 
 /// By what a device is let in.
@@ -81,7 +88,7 @@ pub enum ConnectionAccess {
 }
 
 impl Store {
-    /// A user's connections by inbound and node name; nodes that are disabled or take no new sessions
+    /// A user's connections by the order of their templates (0 without one), inbound and node name; nodes that are disabled or take no new sessions
     /// are left out.
     ///
     /// # Errors
@@ -121,6 +128,8 @@ pub(crate) async fn load(
             node_id: NodeId::new(sql::get(row, 9)?),
             node_name: sql::get(row, 10)?,
             node_address: sql::get(row, 11)?,
+            node_region: sql::get(row, 16)?,
+            template: endpoint_templates::of_connection(row, 17)?,
         });
     }
     Ok(connections)

@@ -27,6 +27,7 @@ mod desired_changes;
 mod device_keys;
 mod devices;
 mod doorbell;
+mod endpoint_templates;
 mod entity;
 mod error;
 mod expiry;
@@ -94,6 +95,10 @@ pub use desired::{DesiredFacts, NodeInbound, NodePeer, NodePeerAccess, NodePerio
 pub use desired_changes::{ChangesWanted, DesiredChanges};
 pub use device_keys::{DeviceKeys, MakeDeviceKeys};
 pub use devices::{Device, MAX_DEVICES};
+pub use endpoint_templates::{
+    ConnectionTemplate, EndpointTemplate, EndpointTemplateFilter, EndpointTemplatePatch,
+    NewEndpointTemplate, Presentation,
+};
 pub use error::{PortInUse, Result, StoreError};
 pub use grants::Grantor;
 pub use groups::{Group, GroupPatch, NewGroup};

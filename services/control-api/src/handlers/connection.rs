@@ -9,7 +9,7 @@ use crate::{
     Error,
     caller::Caller,
     context::Context,
-    subscription::{Access, Endpoint, opened, share_link, xray_config},
+    subscription::{Access, Endpoint, Quota, Subscriber, opened, share_link, xray_config},
     wireguard::config,
 };
 
@@ -23,11 +23,16 @@ pub(crate) async fn list(
     let found = context.store.connections(tenant_id, id).await?;
     let secrets_shown = Event::on("user", Some(tenant_id), id);
     context.acting(caller).record(secrets_shown).await?;
+    let subscriber = Subscriber {
+        username: &user.username,
+        quota: &Quota::of(&user, false),
+        now_ms: context.store.now_ms(),
+    };
     let connections = found
         .into_iter()
         .map(|connection| {
             let (inbound, node) = (connection.inbound_id, connection.node_id);
-            let shown = shown(&opened(&context.vault, connection)?);
+            let shown = shown(&opened(&context.vault, connection, &subscriber)?);
             Ok(Connection {
                 inbound_id: inbound.to_string(),
                 node_id: node.to_string(),

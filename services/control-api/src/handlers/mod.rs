@@ -8,6 +8,7 @@ pub(crate) mod auth;
 pub(crate) mod command;
 pub(crate) mod connection;
 pub(crate) mod device;
+pub(crate) mod endpoint_template;
 pub(crate) mod enrollment;
 pub(crate) mod group;
 pub(crate) mod inbound;

@@ -12,7 +12,7 @@ use crate::{
     Error,
     caller::Caller,
     context::Context,
-    subscription::{Language, Profile, Quota, Rendered, all_opened, format, token},
+    subscription::{Language, Profile, Quota, Rendered, Subscriber, all_opened, format, token},
 };
 
 /// On what the form of an answer depends.
@@ -35,15 +35,23 @@ pub(crate) async fn get(
         .subscription(&token::hash(&message.token))
         .await?;
     context.fetches.note(&found.user, caller.user_agent());
+    let quota = Quota::of(&found.user, found.is_cut_off);
+    let now_ms = context.store.now_ms();
+    let subscriber = Subscriber {
+        username: &found.user.username,
+        quota: &quota,
+        now_ms,
+    };
+    let endpoints = all_opened(&context.vault, found.connections, &subscriber)?;
     let profile = Profile {
-        quota: Quota::of(&found.user, found.is_cut_off),
+        quota,
         username: found.user.username,
         title: found.tenant_name,
-        endpoints: all_opened(&context.vault, found.connections)?,
+        endpoints,
         url: context.links.of_token(&message.token),
         support_url: context.links.support_url.clone(),
         language,
-        now_ms: context.store.now_ms(),
+        now_ms,
     };
     answer(context, &profile, profile.render(format)?)
 }

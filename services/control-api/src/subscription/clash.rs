@@ -6,13 +6,13 @@ use vpnpanel_domain::{XrayProtocol, XrayTransport};
 use zeroize::Zeroizing;
 
 use super::{
-    endpoint::{Access, ClientSecurity, Endpoint, FINGERPRINT, XrayAccess},
+    endpoint::{Access, ClientSecurity, Endpoint, XrayAccess, alpn_names},
     yaml,
 };
 use crate::wireguard::{config::DeviceConfig, keys};
 
-/// What people choose from, and what chooses for them. No way out has such a name: theirs have a
-/// hyphen in it.
+/// What people choose from, and what chooses for them. No way out has such a name: see
+/// [`super::presented::RESERVED`].
 const SELECT: &str = "VPN";
 const AUTO: &str = "Auto";
 
@@ -126,7 +126,12 @@ fn of_xray(access: &XrayAccess) -> Value {
     let name_key = if is_trojan { "sni" } else { "servername" };
     match &access.security {
         ClientSecurity::None => return proxy,
-        ClientSecurity::Tls { server_name } => proxy[name_key] = json!(server_name),
+        ClientSecurity::Tls { server_name, alpn } => {
+            proxy[name_key] = json!(server_name);
+            if !alpn.is_empty() {
+                proxy["alpn"] = json!(alpn_names(alpn));
+            }
+        }
         ClientSecurity::Reality {
             server_name,
             public_key,
@@ -142,7 +147,7 @@ fn of_xray(access: &XrayAccess) -> Value {
     if !is_trojan {
         proxy["tls"] = json!(true);
     }
-    proxy["client-fingerprint"] = json!(FINGERPRINT);
+    proxy["client-fingerprint"] = json!(access.fingerprint.name());
     proxy
 }
 

@@ -1,7 +1,7 @@
 //! One way for one device to connect.
 
 use uuid::Uuid;
-use vpnpanel_domain::{ShortId, XrayProtocol, XrayTransport};
+use vpnpanel_domain::{Alpn, Fingerprint, ShortId, XrayProtocol, XrayTransport};
 use zeroize::Zeroizing;
 
 use crate::wireguard::config::DeviceConfig;
@@ -11,9 +11,9 @@ use crate::wireguard::config::DeviceConfig;
 pub(crate) struct Endpoint {
     /// Always the same for the same device, inbound and node.
     pub(crate) id: Uuid,
-    /// For people: made of inbound and node.
+    /// For people.
     pub(crate) name: String,
-    /// Host name or IP address of the node.
+    /// Host name or IP address, of the node unless a template says otherwise.
     pub(crate) address: String,
     /// UDP port of WireGuard, TCP port of Xray.
     pub(crate) port: u16,
@@ -33,6 +33,8 @@ pub(crate) struct XrayAccess {
     pub(crate) protocol: XrayProtocol,
     pub(crate) transport: XrayTransport,
     pub(crate) security: ClientSecurity,
+    /// Whose first message of TLS is imitated.
+    pub(crate) fingerprint: Fingerprint,
     /// A UUID for VLESS and VMess, a password for Trojan; for Shadowsocks the inbound's key and the
     /// device's, joined by a colon (SIP023).
     pub(crate) credential: Zeroizing<String>,
@@ -45,6 +47,8 @@ pub(crate) enum ClientSecurity {
     Tls {
         /// Asked for, and checked.
         server_name: String,
+        /// Offered; empty is what the client likes.
+        alpn: Vec<Alpn>,
     },
     Reality {
         /// Asked for.
@@ -55,8 +59,10 @@ pub(crate) enum ClientSecurity {
     },
 }
 
-/// Whose first message Xray's clients imitate: the most common browser's.
-pub(super) const FINGERPRINT: &str = "chrome";
+/// What is offered in TLS, by its registered names.
+pub(super) fn alpn_names(alpn: &[Alpn]) -> Vec<&'static str> {
+    alpn.iter().map(|it| it.name()).collect()
+}
 
 impl Endpoint {
     /// Address and port as they stand in a URI: an IPv6 address in brackets.
@@ -118,6 +124,7 @@ pub(super) mod tests {
                 protocol,
                 transport,
                 security,
+                fingerprint: Fingerprint::default(),
                 credential: Zeroizing::new(credential),
             }),
         }
@@ -158,6 +165,7 @@ pub(super) mod tests {
     pub(crate) fn all() -> Vec<Endpoint> {
         let tls = || ClientSecurity::Tls {
             server_name: "vpn.example.com".to_owned(),
+            alpn: Vec::new(),
         };
         let reality = || ClientSecurity::Reality {
             server_name: "www.example.org".to_owned(),

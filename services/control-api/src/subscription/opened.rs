@@ -1,16 +1,17 @@
 //! Connections as the store has them, with their keys opened.
 
-use std::collections::BTreeSet;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
-use vpnpanel_domain::{DeviceId, InboundId, NodeId, PeerId, XrayProtocol};
+use vpnpanel_domain::{DeviceId, Fingerprint, InboundId, NodeId, PeerId, XrayProtocol};
 use vpnpanel_pki::context;
 use vpnpanel_store::{self as store, ConnectionAccess, Xray, XraySecurity};
 use zeroize::Zeroizing;
 
-use super::{Access, ClientSecurity, Endpoint, XrayAccess};
+use super::{
+    Access, ClientSecurity, Endpoint, XrayAccess,
+    presented::{Place, Subscriber, name_apart, presented},
+};
 use crate::{
     Error,
     seal::{self, Vault},
@@ -18,45 +19,34 @@ use crate::{
     xray::key_text,
 };
 
-/// Longest name that wg-quick takes for an interface (IFNAMSIZ - 1) is shorter; this is a file
-/// name for people, kept within what every file system takes.
-const MAX_NAME: usize = 100;
-
-/// The endpoints of a user, each with a name of its own.
+/// The endpoints of a user as they are presented, each with a name of its own.
 ///
 /// # Errors
 /// As [`opened`].
 pub(crate) fn all_opened(
     vault: &Vault,
     connections: Vec<store::Connection>,
+    subscriber: &Subscriber<'_>,
 ) -> Result<Vec<Endpoint>, Error> {
     let mut endpoints = connections
         .into_iter()
-        .map(|connection| opened(vault, connection))
+        .map(|connection| opened(vault, connection, subscriber))
         .collect::<Result<Vec<_>, _>>()?;
     name_apart(&mut endpoints);
     Ok(endpoints)
-}
-
-/// Numbers the second and further ones of a name: programs tell connections apart by it.
-fn name_apart(endpoints: &mut [Endpoint]) {
-    let mut taken = BTreeSet::new();
-    for endpoint in endpoints {
-        let plain = endpoint.name.clone();
-        let mut number = 1;
-        while !taken.insert(endpoint.name.clone()) {
-            number += 1;
-            endpoint.name = format!("{plain} {number}");
-        }
-    }
 }
 
 /// The endpoint of a connection.
 ///
 /// # Errors
 /// When a key was sealed under another master key, or what is stored makes no sense.
-pub(crate) fn opened(vault: &Vault, connection: store::Connection) -> Result<Endpoint, Error> {
-    let name = format!("{}-{}", connection.inbound_name, connection.node_name);
+pub(crate) fn opened(
+    vault: &Vault,
+    mut connection: store::Connection,
+    subscriber: &Subscriber<'_>,
+) -> Result<Endpoint, Error> {
+    let mut template = connection.template.take();
+    let place = Place::of(&connection);
     let device = connection.device_id;
     let (port, access) = match connection.access {
         ConnectionAccess::WireGuard {
@@ -90,19 +80,27 @@ pub(crate) fn opened(vault: &Vault, connection: store::Connection) -> Result<End
             sealed_seed,
         } => {
             let port = xray.port;
+            // The inbound's names may have changed after the template was written.
+            if let (Some(template), XraySecurity::Reality(reality)) =
+                (&mut template, &xray.security)
+            {
+                let said = &mut template.presentation.server_name;
+                said.take_if(|name| !reality.server_names.contains(name));
+            }
             let inbound = connection.inbound_id;
             let credential =
                 credential(vault, device, inbound, &xray, sealed_secret, &sealed_seed)?;
             (port, Access::Xray(xray_access(xray, credential)?))
         }
     };
-    Ok(Endpoint {
+    let endpoint = Endpoint {
         id: id(connection.peer_id, connection.node_id),
-        name: name.chars().take(MAX_NAME).collect(),
+        name: String::new(),
         address: connection.node_address,
         port,
         access,
-    })
+    };
+    Ok(presented(endpoint, &place, subscriber, template))
 }
 
 /// What a device shows to Xray.
@@ -132,6 +130,7 @@ fn xray_access(xray: Xray, credential: Zeroizing<String>) -> Result<XrayAccess, 
         XraySecurity::None => ClientSecurity::None,
         XraySecurity::Tls(tls) => ClientSecurity::Tls {
             server_name: tls.server_name,
+            alpn: Vec::new(),
         },
         XraySecurity::Reality(reality) => ClientSecurity::Reality {
             public_key: key_text(&reality.public_key),
@@ -147,6 +146,7 @@ fn xray_access(xray: Xray, credential: Zeroizing<String>) -> Result<XrayAccess, 
         protocol: xray.protocol,
         transport: xray.transport,
         security,
+        fingerprint: Fingerprint::default(),
         credential,
     })
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use vpnpanel_domain::{ShadowsocksCipher, XrayProtocol, XrayTransport};
 use zeroize::Zeroizing;
 
-use super::endpoint::{Access, ClientSecurity, Endpoint, FINGERPRINT, XrayAccess};
+use super::endpoint::{Access, ClientSecurity, Endpoint, XrayAccess, alpn_names};
 
 /// The link; `None` where there is no well-known one.
 pub(crate) fn share_link(endpoint: &Endpoint) -> Option<Zeroizing<String>> {
@@ -34,10 +34,13 @@ pub(crate) fn share_link(endpoint: &Endpoint) -> Option<Zeroizing<String>> {
 fn uri(scheme: &str, endpoint: &Endpoint, access: &XrayAccess, mut query: Query) -> String {
     match &access.security {
         ClientSecurity::None => query.add("security", "none"),
-        ClientSecurity::Tls { server_name } => {
+        ClientSecurity::Tls { server_name, alpn } => {
             query.add("security", "tls");
             query.add("sni", server_name);
-            query.add("fp", FINGERPRINT);
+            query.add("fp", access.fingerprint.name());
+            if !alpn.is_empty() {
+                query.add("alpn", &alpn_names(alpn).join(","));
+            }
         }
         ClientSecurity::Reality {
             server_name,
@@ -46,7 +49,7 @@ fn uri(scheme: &str, endpoint: &Endpoint, access: &XrayAccess, mut query: Query)
         } => {
             query.add("security", "reality");
             query.add("sni", server_name);
-            query.add("fp", FINGERPRINT);
+            query.add("fp", access.fingerprint.name());
             query.add("pbk", public_key);
             query.add("sid", &short_id.to_string());
         }
@@ -81,9 +84,13 @@ fn vmess(endpoint: &Endpoint, access: &XrayAccess) -> String {
         XrayTransport::WebSocket { path, host } => ("ws", "none", host.as_str(), path.as_str()),
         XrayTransport::Grpc { service } => ("grpc", "gun", "", service.as_str()),
     };
-    let (tls, server_name, fingerprint) = match &access.security {
-        ClientSecurity::Tls { server_name } => ("tls", server_name.as_str(), FINGERPRINT),
-        ClientSecurity::None | ClientSecurity::Reality { .. } => ("", "", ""),
+    let fingerprint = access.fingerprint.name();
+    let (tls, server_name, fingerprint, alpn) = match &access.security {
+        ClientSecurity::Tls { server_name, alpn } => {
+            let alpn = alpn_names(alpn).join(",");
+            ("tls", server_name.as_str(), fingerprint, alpn)
+        }
+        ClientSecurity::None | ClientSecurity::Reality { .. } => ("", "", "", String::new()),
     };
     let object = json!({
         "v": "2",
@@ -99,7 +106,7 @@ fn vmess(endpoint: &Endpoint, access: &XrayAccess) -> String {
         "path": path,
         "tls": tls,
         "sni": server_name,
-        "alpn": "",
+        "alpn": alpn,
         "fp": fingerprint,
     });
     let object = Zeroizing::new(object.to_string());

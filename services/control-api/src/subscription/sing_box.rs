@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use vpnpanel_domain::{XrayProtocol, XrayTransport};
 use zeroize::Zeroizing;
 
-use super::endpoint::{Access, ClientSecurity, Endpoint, FINGERPRINT, XrayAccess};
+use super::endpoint::{Access, ClientSecurity, Endpoint, XrayAccess, alpn_names};
 use crate::wireguard::{config::DeviceConfig, keys};
 
-/// What people choose from, and what chooses for them. No way out has such a name: theirs have a
-/// hyphen in it.
+/// What people choose from, and what chooses for them. No way out has such a name: see
+/// [`super::presented::RESERVED`].
 const SELECT: &str = "select";
 const AUTO: &str = "auto";
 const DIRECT: &str = "direct";
@@ -124,23 +124,29 @@ fn outbound(endpoint: &Endpoint, access: &XrayAccess) -> Value {
             out["transport"] = json!({ "type": "grpc", "service_name": service });
         }
     }
-    if let Some(tls) = tls(&access.security) {
+    if let Some(tls) = tls(access) {
         out["tls"] = tls;
     }
     out
 }
 
-fn tls(security: &ClientSecurity) -> Option<Value> {
+fn tls(access: &XrayAccess) -> Option<Value> {
     let tls = |server_name: &str| {
         json!({
             "enabled": true,
             "server_name": server_name,
-            "utls": { "enabled": true, "fingerprint": FINGERPRINT },
+            "utls": { "enabled": true, "fingerprint": access.fingerprint.name() },
         })
     };
-    match security {
+    match &access.security {
         ClientSecurity::None => None,
-        ClientSecurity::Tls { server_name } => Some(tls(server_name)),
+        ClientSecurity::Tls { server_name, alpn } => {
+            let mut tls = tls(server_name);
+            if !alpn.is_empty() {
+                tls["alpn"] = json!(alpn_names(alpn));
+            }
+            Some(tls)
+        }
         ClientSecurity::Reality {
             server_name,
             public_key,

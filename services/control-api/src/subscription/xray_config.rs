@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use vpnpanel_domain::{XrayProtocol, XrayTransport};
 use zeroize::Zeroizing;
 
-use super::endpoint::{Access, ClientSecurity, Endpoint, FINGERPRINT, XrayAccess};
+use super::endpoint::{Access, ClientSecurity, Endpoint, XrayAccess, alpn_names};
 
 /// Ports of the proxies on this host.
 const SOCKS_PORT: u16 = 10_808;
@@ -141,12 +141,15 @@ fn stream(access: &XrayAccess) -> Value {
     };
     match &access.security {
         ClientSecurity::None => stream["security"] = json!("none"),
-        ClientSecurity::Tls { server_name } => {
+        ClientSecurity::Tls { server_name, alpn } => {
             stream["security"] = json!("tls");
             stream["tlsSettings"] = json!({
                 "serverName": server_name,
-                "fingerprint": FINGERPRINT,
+                "fingerprint": access.fingerprint.name(),
             });
+            if !alpn.is_empty() {
+                stream["tlsSettings"]["alpn"] = json!(alpn_names(alpn));
+            }
         }
         ClientSecurity::Reality {
             server_name,
@@ -156,7 +159,7 @@ fn stream(access: &XrayAccess) -> Value {
             stream["security"] = json!("reality");
             stream["realitySettings"] = json!({
                 "serverName": server_name,
-                "fingerprint": FINGERPRINT,
+                "fingerprint": access.fingerprint.name(),
                 "publicKey": public_key,
                 "shortId": short_id.to_string(),
             });

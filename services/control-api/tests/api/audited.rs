@@ -3,6 +3,7 @@
 
 mod certificates;
 mod credentials;
+mod endpoint_templates;
 mod people;
 mod plans;
 
@@ -491,6 +492,9 @@ async fn perform(stage: &mut Stage, method: &'static Method, id: &str) -> Expect
                 return expected;
             }
             if let Some(expected) = credentials::perform(stage, method, id).await {
+                return expected;
+            }
+            if let Some(expected) = endpoint_templates::perform(stage, method, id).await {
                 return expected;
             }
             if let Some(expected) = plans::perform(stage, method, id).await {

@@ -9,6 +9,7 @@ mod audited;
 mod commands;
 mod connections;
 mod direct;
+mod endpoint_templates;
 mod enrollment;
 mod inbounds;
 mod limits;

@@ -18,7 +18,7 @@ use crate::support::{Caller, Panel, assert_refused, fields, refusal};
 const BROWSER: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 
 /// A user with WireGuard on one node.
-async fn subscriber(panel: &Panel, admin: &Caller) -> User {
+pub(crate) async fn subscriber(panel: &Panel, admin: &Caller) -> User {
     let tenant = panel.default_tenant().await;
     admin.new_node("berlin", None).await;
     let inbound = admin.new_inbound("main", 51820).await;
@@ -26,13 +26,13 @@ async fn subscriber(panel: &Panel, admin: &Caller) -> User {
     admin.new_user(tenant, "ada", &[&group.id]).await
 }
 
-fn token(user: &User) -> String {
+pub(crate) fn token(user: &User) -> String {
     let (base, token) = user.subscription_url.rsplit_once("/sub/").unwrap();
     assert!(base.starts_with("http"), "{}", user.subscription_url);
     token.to_owned()
 }
 
-fn asking(token: &str, format: &str) -> GetSubscriptionRequest {
+pub(crate) fn asking(token: &str, format: &str) -> GetSubscriptionRequest {
     GetSubscriptionRequest {
         token: token.to_owned(),
         format: format.to_owned(),
@@ -40,7 +40,7 @@ fn asking(token: &str, format: &str) -> GetSubscriptionRequest {
     }
 }
 
-async fn fetch(
+pub(crate) async fn fetch(
     panel: &Panel,
     message: GetSubscriptionRequest,
     headers: &[(&'static str, &str)],
@@ -58,7 +58,7 @@ fn header<'a>(reply: &'a Response<GetSubscriptionResponse>, name: &str) -> &'a s
     value.map_or("", |value| value.to_str().unwrap())
 }
 
-fn text(reply: &Response<GetSubscriptionResponse>) -> String {
+pub(crate) fn text(reply: &Response<GetSubscriptionResponse>) -> String {
     let body = reply.get_ref().body.as_ref().unwrap();
     String::from_utf8(body.data.to_vec()).unwrap()
 }

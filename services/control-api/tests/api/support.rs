@@ -9,6 +9,7 @@ use tonic_types::StatusExt;
 use vpnpanel_api::{
     access::v1::{
         CreateGroupRequest, CreateInboundRequest, Group, Inbound, WireGuardSettings,
+        endpoint_template_service_client::EndpointTemplateServiceClient,
         group_service_client::GroupServiceClient, inbound::Settings,
         inbound_service_client::InboundServiceClient,
     },
@@ -284,6 +285,7 @@ impl Caller {
         users: UserServiceClient,
         groups: GroupServiceClient,
         inbounds: InboundServiceClient,
+        endpoint_templates: EndpointTemplateServiceClient,
         nodes: NodeServiceClient,
         plans: PlanServiceClient,
         operations: OperationServiceClient,

@@ -38,7 +38,11 @@ fn request(name: &str, settings: Settings) -> CreateInboundRequest {
     }
 }
 
-async fn create(caller: &Caller, name: &str, settings: Settings) -> Result<Inbound, Status> {
+pub(crate) async fn create(
+    caller: &Caller,
+    name: &str,
+    settings: Settings,
+) -> Result<Inbound, Status> {
     let request = caller.ask(request(name, settings));
     let made = caller.inbounds().create_inbound(request).await?;
     Ok(made.into_inner().inbound.unwrap())
@@ -82,7 +86,7 @@ fn with_reality() -> Option<XraySecurity> {
     security(Security::Reality(reality()))
 }
 
-fn socket() -> Option<XrayTransport> {
+pub(crate) fn socket() -> Option<XrayTransport> {
     Some(XrayTransport {
         kind: Some(Transport::Websocket(WebSocketTransport::default())),
     })
@@ -96,7 +100,7 @@ fn grpc(service: &str) -> Option<XrayTransport> {
     })
 }
 
-fn vless() -> VlessSettings {
+pub(crate) fn vless() -> VlessSettings {
     VlessSettings {
         vision: true,
         security: with_reality(),
@@ -116,7 +120,7 @@ fn certificate(names: &[&str]) -> TlsSecurity {
     }
 }
 
-fn tls(names: &[&str]) -> Option<XraySecurity> {
+pub(crate) fn tls(names: &[&str]) -> Option<XraySecurity> {
     security(Security::Tls(certificate(names)))
 }
 
@@ -490,7 +494,7 @@ async fn each(admin: &Caller) -> Vec<Inbound> {
     made
 }
 
-async fn connections(caller: &Caller, user: &User) -> Result<Vec<Connection>, Status> {
+pub(crate) async fn connections(caller: &Caller, user: &User) -> Result<Vec<Connection>, Status> {
     let request = ListUserConnectionsRequest {
         tenant_id: user.tenant_id.clone(),
         user_id: user.id.clone(),

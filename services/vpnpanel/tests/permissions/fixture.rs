@@ -7,8 +7,8 @@ use bytes::Bytes;
 use prost::Message;
 use vpnpanel_api::{
     access::v1::{
-        CreateGroupRequest, CreateInboundRequest, Group, Inbound, WireGuardSettings,
-        inbound::Settings,
+        CreateEndpointTemplateRequest, CreateGroupRequest, CreateInboundRequest, EndpointTemplate,
+        Group, Inbound, WireGuardSettings, inbound::Settings,
     },
     node::v1::{CreateNodeCommandRequest, CreateNodeRequest, Node, NodeCommandKind},
     plan::v1::{CreatePlanRequest, Plan},
@@ -159,7 +159,19 @@ impl Stage {
                 request_id: String::new(),
             };
             let path = "/vpnpanel.access.v1.InboundService/CreateInbound";
-            ids.put(scope, "inbound_id", self.make(path, admin, &inbound).await);
+            let inbound_id = self.make(path, admin, &inbound).await;
+            let template = CreateEndpointTemplateRequest {
+                tenant_id: tenant_id.clone(),
+                endpoint_template: Some(EndpointTemplate {
+                    inbound_id: inbound_id.clone(),
+                    ..EndpointTemplate::default()
+                }),
+                request_id: String::new(),
+            };
+            ids.put(scope, "inbound_id", inbound_id);
+            let path = "/vpnpanel.access.v1.EndpointTemplateService/CreateEndpointTemplate";
+            let template = self.make(path, admin, &template).await;
+            ids.put(scope, "endpoint_template_id", template);
             if scope.is_none() {
                 continue;
             }

@@ -142,6 +142,7 @@ impl Making<'_> {
         match name {
             "role" => Some("auditor".to_owned()),
             "name" | "username" if self.makes => Some(made()),
+            "inbound_id" if self.makes => self.about.ids.named(path, self.about.scope),
             "address" if self.makes => Some(format!("{}.example.com", made())),
             "email" if self.makes || required => Some(format!("{}@example.com", made())),
             "password" => Some(PASSWORD.to_owned()),

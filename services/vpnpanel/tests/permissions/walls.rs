@@ -27,6 +27,7 @@ const OWNED: &[&str] = &[
     "operation_id",
     "group_id",
     "inbound_id",
+    "endpoint_template_id",
     "node_id",
     "event_id",
     "account_id",

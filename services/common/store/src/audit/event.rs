@@ -7,6 +7,7 @@ use crate::accounts::Account;
 use crate::api_tokens::ApiToken;
 use crate::commands::NodeCommand;
 use crate::devices::Device;
+use crate::endpoint_templates::EndpointTemplate;
 use crate::groups::Group;
 use crate::inbounds::Inbound;
 use crate::memberships::Member;
@@ -47,6 +48,8 @@ pub enum Resource<'a> {
     Group(&'a Group),
     /// An inbound.
     Inbound(&'a Inbound),
+    /// An endpoint template.
+    EndpointTemplate(&'a EndpointTemplate),
     /// A node.
     Node(&'a Node),
     /// A command of a node.
@@ -73,6 +76,7 @@ impl Resource<'_> {
             Self::Operation(it) => Some(it.tenant_id),
             Self::Group(it) => Some(it.tenant_id),
             Self::Inbound(it) => it.tenant_id,
+            Self::EndpointTemplate(it) => it.tenant_id,
             Self::Node(it) => it.tenant_id,
             Self::NodeCommand(it) => it.tenant_id,
             Self::Member(it) => Some(it.tenant_id),
@@ -90,6 +94,7 @@ impl Resource<'_> {
             Self::Operation(_) => "operation",
             Self::Group(_) => "group",
             Self::Inbound(_) => "inbound",
+            Self::EndpointTemplate(_) => "endpointTemplate",
             Self::Node(_) => "node",
             Self::NodeCommand(_) => "nodeCommand",
             Self::Account(..) => "account",
@@ -109,6 +114,7 @@ impl Resource<'_> {
             Self::Operation(it) => it.id.to_string(),
             Self::Group(it) => it.id.to_string(),
             Self::Inbound(it) => it.id.to_string(),
+            Self::EndpointTemplate(it) => it.id.to_string(),
             Self::Node(it) => it.id.to_string(),
             Self::NodeCommand(it) => it.id.to_string(),
             Self::Account(it, _) => it.id.to_string(),
@@ -130,7 +136,8 @@ macro_rules! resources {
 }
 
 resources! {
-    Tenant, User, Device, Plan, Operation, Group, Inbound, Node, NodeCommand, Member, Role, ApiToken,
+    Tenant, User, Device, Plan, Operation, Group, Inbound, EndpointTemplate, Node, NodeCommand,
+    Member, Role, ApiToken,
 }
 
 /// Whether what was asked for was done.

@@ -4,6 +4,7 @@
 pub(crate) mod account;
 pub(crate) mod authority;
 pub(crate) mod device;
+pub(crate) mod endpoint_template;
 pub(crate) mod group;
 pub(crate) mod inbound;
 pub(crate) mod node;

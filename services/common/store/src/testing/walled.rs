@@ -139,6 +139,9 @@ BEGIN
         VALUES (o, t, 'inbound', 'inbound', 'wireguard', '{}', FALSE,
             '{"port": 51820, "ipv4_pool": "10.250.0.0/16", "ipv6_pool": null, "dns": [],
               "mtu": 1420, "keepalive_seconds": 25, "client_allowed_ips": []}', 1, 1, 1);
+        INSERT INTO endpoint_templates (id, tenant_id, inbound_id, name_pattern, sort_order,
+            disabled, settings, version, created_at, updated_at)
+        VALUES (o, t, o, '{user}', 0, FALSE, '{}', 1, 1, 1);
         INSERT INTO groups (tenant_id, id, name, name_key, version, created_at, updated_at)
         VALUES (t, o, 'everybody', 'everybody', 1, 1, 1);
         INSERT INTO group_inbounds (tenant_id, group_id, inbound_id) VALUES (t, o, o);

@@ -55,7 +55,11 @@ const WITHOUT_KEY: [(&str, &str); 5] = [
 ];
 
 /// Foreign keys between tables with tenants that do not hold the tenant, and why.
-const WITHOUT_TENANT_IN_REFERENCE: [(&str, &str); 2] = [
+const WITHOUT_TENANT_IN_REFERENCE: [(&str, &str); 3] = [
+    (
+        "endpoint_templates -> inbounds",
+        "the platform's have no tenant; the store lets an owner present its own inbounds alone",
+    ),
     (
         "group_inbounds -> inbounds",
         "the platform's inbounds, which it offers, have no tenant",

@@ -16,6 +16,7 @@ mod clones;
 mod commands;
 mod credentials;
 mod draining;
+mod endpoint_templates;
 mod first_use;
 mod fixture;
 mod greetings;

@@ -9,20 +9,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use vpnpanel_domain::{
-    AccountId, ApiTokenId, CommandId, GroupId, InboundId, Limit, MicroBytes, NextPlanStart, NodeId,
-    OperationId, PlanId, TenantId,
+    AccountId, ApiTokenId, CommandId, EndpointTemplateId, GroupId, InboundId, Limit, MicroBytes,
+    NextPlanStart, NodeId, OperationId, PlanId, TenantId,
 };
 use vpnpanel_link::collector::Policy;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    ApiTokenOwner, AuditFilter, CommandKind, Event, Extension, Grantor, GroupPatch, InboundPatch,
-    InboundSettings, Joining, NewApiToken, NewGroup, NewInbound, NewJoinToken, NewNodeCommand,
-    NewOperation, NewPlan, NewRole, NewUser, NextPlan, NodePatch, NodeSelector, Page, PlanFilter,
-    PlanPatch, PlanTerms, Store, StoreError, TenantLimits, TenantPatch, UsageQuery, User,
-    UserFilter, UserPatch, fresh_id, on_each_database,
+    ApiTokenOwner, AuditFilter, CommandKind, EndpointTemplateFilter, EndpointTemplatePatch, Event,
+    Extension, Grantor, GroupPatch, InboundPatch, InboundSettings, Joining, NewApiToken, NewGroup,
+    NewInbound, NewJoinToken, NewNodeCommand, NewOperation, NewPlan, NewRole, NewUser, NextPlan,
+    NodePatch, NodeSelector, Page, PlanFilter, PlanPatch, PlanTerms, Store, StoreError,
+    TenantLimits, TenantPatch, UsageQuery, User, UserFilter, UserPatch, fresh_id, on_each_database,
 };
 
 use crate::audit::support::{chain, lease, somebody};
+use crate::endpoint_templates::new_template;
 use crate::fixture::{
     Agent, Keys, new_group, new_inbound, new_node, new_tenant, new_user, subscription_token,
     wireguard,
@@ -74,6 +75,7 @@ struct Tenant {
     id: TenantId,
     node: NodeId,
     inbound: InboundId,
+    template: EndpointTemplateId,
     group: GroupId,
     user: User,
     member: AccountId,
@@ -89,6 +91,9 @@ impl Tenant {
         let node = new_node(store, Some(id), "node").await;
         let pool = format!("10.{number}.0.0/16");
         let inbound = new_inbound(store, Some(id), "inbound", 51820, &pool).await;
+        let template = fresh_id();
+        let new = new_template(template, Some(id), inbound);
+        store.create_endpoint_template(new, None).await.unwrap();
         let group = new_group(store, id, "everybody", [inbound]).await;
         let mut new = new_user("ada", [group]);
         new.limit = Limit::Bytes(1 << 30);
@@ -143,6 +148,7 @@ impl Tenant {
             id,
             node,
             inbound,
+            template,
             group,
             user,
             member,
@@ -344,6 +350,16 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
             store.update_inbound(owner, theirs.inbound, patch, None, &Keys)
         );
         refused!(tried, store.delete_inbound(owner, theirs.inbound, None));
+        let id = theirs.template;
+        refused!(tried, store.endpoint_template(owner, id));
+        let patch = EndpointTemplatePatch::default();
+        refused!(
+            tried,
+            store.update_endpoint_template(owner, id, patch, None)
+        );
+        refused!(tried, store.delete_endpoint_template(owner, id, None));
+        let new = new_template(fresh_id(), owner, theirs.inbound);
+        refused!(tried, store.create_endpoint_template(new, None));
         let new = NewInbound {
             id: fresh_id(),
             tenant_id: owner,
@@ -431,7 +447,8 @@ fn follows(plan_id: PlanId) -> NextPlan {
 }
 
 /// Methods that [`lists_and_sums_are_of_one_tenant`] tries.
-const LISTS: [&str; 16] = [
+const LISTS: [&str; 17] = [
+    "endpoint_templates",
     "plans",
     "operations",
     "tenant_month",
@@ -509,6 +526,15 @@ async fn lists_and_sums_are_of_one_tenant(test: TestStore) {
     assert_eq!(ids(&nodes, |it| it.id), [ours.node]);
     let inbounds = call!(tried, store.inbounds(owner, Page::first(10))).unwrap();
     assert_eq!(ids(&inbounds, |it| it.id), [ours.inbound]);
+    let filter = EndpointTemplateFilter::default();
+    let page = Page::first(10);
+    let templates = call!(tried, store.endpoint_templates(owner, filter, page)).unwrap();
+    assert_eq!(ids(&templates, |it| it.id), [ours.template]);
+    let filter = EndpointTemplateFilter {
+        inbound_id: Some(theirs.inbound),
+    };
+    let none = call!(tried, store.endpoint_templates(owner, filter, page));
+    assert_eq!(none.unwrap(), []);
     assert_eq!(store.nodes(None, Page::first(10)).await.unwrap(), []);
     assert_eq!(store.inbounds(None, Page::first(10)).await.unwrap(), []);
 

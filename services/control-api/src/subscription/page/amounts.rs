@@ -12,7 +12,7 @@ pub(super) fn amount(bytes: u64, texts: &Texts) -> Markup {
 }
 
 /// The figure, and how many times a thousand it is: at most a million millions.
-fn scaled(bytes: u64) -> (String, usize) {
+pub(in crate::subscription) fn scaled(bytes: u64) -> (String, usize) {
     // A figure for people: of more than three digits nothing is seen.
     #[allow(clippy::cast_precision_loss)]
     let mut figure = bytes as f64;

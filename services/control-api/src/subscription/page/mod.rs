@@ -1,7 +1,7 @@
 //! What a browser gets: what was used and what is left, the link, how to connect. Made here, without a
 //! script; the style is the one that the content security policy names by its hash.
 
-mod amounts;
+pub(super) mod amounts;
 mod apps;
 mod language;
 mod texts;
@@ -11,10 +11,12 @@ use std::sync::LazyLock;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
-use vpnpanel_domain::{UserStatus, XrayProtocol};
+use vpnpanel_domain::UserStatus;
 
 use self::{amounts::amount, apps::Platform, texts::Texts};
-use super::{Access, Endpoint, Profile, Quota, format::Format, share_link::share_link};
+use super::{
+    Access, Endpoint, Profile, Quota, format::Format, presented::protocol, share_link::share_link,
+};
 use crate::wireguard::config::qr_svg;
 
 pub(crate) use language::Language;
@@ -158,7 +160,7 @@ fn connections(endpoints: &[Endpoint], texts: &Texts) -> Markup {
             @for (number, endpoint) in endpoints.iter().enumerate() {
                 @let text = text_of(endpoint);
                 details {
-                    summary { bdi { (endpoint.name) } span.quiet { (protocol(endpoint)) } }
+                    summary { bdi { (endpoint.name) } span.quiet { (protocol(&endpoint.access)) } }
                     (copied(&text))
                     @if number < MAX_CODES { (code(&text, texts)) }
                 }
@@ -172,18 +174,6 @@ fn text_of(endpoint: &Endpoint) -> zeroize::Zeroizing<String> {
     match &endpoint.access {
         Access::WireGuard(config) => config.text(&endpoint.address, endpoint.port),
         Access::Xray(_) => share_link(endpoint).unwrap_or_default(),
-    }
-}
-
-fn protocol(endpoint: &Endpoint) -> &'static str {
-    match &endpoint.access {
-        Access::WireGuard(_) => "WireGuard",
-        Access::Xray(access) => match access.protocol {
-            XrayProtocol::Vless { .. } => "VLESS",
-            XrayProtocol::Vmess => "VMess",
-            XrayProtocol::Trojan => "Trojan",
-            XrayProtocol::Shadowsocks { .. } => "Shadowsocks",
-        },
     }
 }
 
