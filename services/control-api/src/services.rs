@@ -97,6 +97,8 @@ service! { tenant::v1::tenant_service_server::TenantService {
         = handlers::tenant::create;
     get_tenant(tenant::v1::GetTenantRequest) -> tenant::v1::GetTenantResponse
         = handlers::tenant::get;
+    get_tenant_limits(tenant::v1::GetTenantLimitsRequest)
+        -> tenant::v1::GetTenantLimitsResponse = handlers::tenant::get_limits;
     list_tenants(tenant::v1::ListTenantsRequest) -> tenant::v1::ListTenantsResponse
         = handlers::tenant::list;
     update_tenant(tenant::v1::UpdateTenantRequest) -> tenant::v1::UpdateTenantResponse

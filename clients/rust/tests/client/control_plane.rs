@@ -259,6 +259,7 @@ impl TenantService for State {
 
     not_tested! {
         create_tenant(CreateTenantRequest) -> CreateTenantResponse;
+        get_tenant_limits(GetTenantLimitsRequest) -> GetTenantLimitsResponse;
         update_tenant(UpdateTenantRequest) -> UpdateTenantResponse;
         set_tenant_limits(SetTenantLimitsRequest) -> SetTenantLimitsResponse;
         suspend_tenant(SuspendTenantRequest) -> SuspendTenantResponse;

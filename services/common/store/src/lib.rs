@@ -64,6 +64,7 @@ mod signing_keys;
 mod sql;
 mod subscriptions;
 mod sync_repair;
+mod tenant_use;
 mod tenants;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -138,6 +139,7 @@ pub use signing_key_rotation::{MakeSigningKey, SigningKeyTerms};
 pub use signing_keys::{NewSigningKey, SigningKey, SigningKeyState};
 pub use subscriptions::{Fetched, Subscription, SubscriptionFetch, SubscriptionToken};
 pub use sync_repair::SyncRepair;
+pub use tenant_use::TenantUse;
 pub use tenants::{NewTenant, Tenant, TenantLimits, TenantPatch};
 pub use usage::{Usage, UsageQuery, UsageSeries};
 pub use user_change::UserPatch;

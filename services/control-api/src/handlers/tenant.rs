@@ -1,10 +1,11 @@
 //! Tenants.
 
 use vpnpanel_api::tenant::v1::{
-    CreateTenantRequest, CreateTenantResponse, GetTenantRequest, GetTenantResponse,
-    ListTenantsRequest, ListTenantsResponse, ResumeTenantRequest, ResumeTenantResponse,
-    SetTenantLimitsRequest, SetTenantLimitsResponse, SuspendTenantRequest, SuspendTenantResponse,
-    Tenant, TenantLimits as WireLimits, UpdateTenantRequest, UpdateTenantResponse,
+    CreateTenantRequest, CreateTenantResponse, GetTenantLimitsRequest, GetTenantLimitsResponse,
+    GetTenantRequest, GetTenantResponse, ListTenantsRequest, ListTenantsResponse,
+    ResumeTenantRequest, ResumeTenantResponse, SetTenantLimitsRequest, SetTenantLimitsResponse,
+    SuspendTenantRequest, SuspendTenantResponse, Tenant, TenantLimits as WireLimits, TenantMonth,
+    UpdateTenantRequest, UpdateTenantResponse,
 };
 use vpnpanel_auth::Reach;
 use vpnpanel_domain::{TenantId, Zone};
@@ -49,6 +50,22 @@ pub(crate) async fn get(
     let id = ids::required("tenant_id", &message.tenant_id)?;
     Ok(GetTenantResponse {
         tenant: Some(context.store.tenant(id).await?.into_wire()),
+    })
+}
+
+pub(crate) async fn get_limits(
+    context: &Context,
+    _caller: &Caller,
+    message: GetTenantLimitsRequest,
+) -> Result<GetTenantLimitsResponse, Error> {
+    let id = ids::required("tenant_id", &message.tenant_id)?;
+    let tenant = context.store.tenant(id).await?;
+    let used = context.store.tenant_use(id).await?;
+    Ok(GetTenantLimitsResponse {
+        limits: Some(tenant.limits.into_wire()),
+        user_count: used.users,
+        node_count: used.nodes,
+        month: used.month.map(IntoWire::into_wire),
     })
 }
 
@@ -210,13 +227,34 @@ impl IntoWire for store::Tenant {
             create_time: Some(time::timestamp(self.created_at_ms)),
             update_time: Some(time::timestamp(self.updated_at_ms)),
             etag: etag::of(self.version),
-            limits: Some(WireLimits {
-                max_users: self.limits.users.unwrap_or_default(),
-                max_nodes: self.limits.nodes.unwrap_or_default(),
-                max_bytes: self.limits.bytes.unwrap_or_default(),
-            }),
+            limits: Some(self.limits.into_wire()),
             suspend_time: self.suspended_at_ms.map(time::timestamp),
             require_second_factor: self.require_second_factor,
+        }
+    }
+}
+
+impl IntoWire for TenantLimits {
+    type Wire = WireLimits;
+
+    fn into_wire(self) -> WireLimits {
+        WireLimits {
+            max_users: self.users.unwrap_or_default(),
+            max_nodes: self.nodes.unwrap_or_default(),
+            max_bytes: self.bytes.unwrap_or_default(),
+        }
+    }
+}
+
+impl IntoWire for store::TenantMonth {
+    type Wire = TenantMonth;
+
+    fn into_wire(self) -> TenantMonth {
+        TenantMonth {
+            start_time: Some(time::timestamp(self.starts_at_ms)),
+            end_time: Some(time::timestamp(self.ends_at_ms)),
+            billed_bytes: self.used.floor_bytes(),
+            exhaust_time: self.over_at_ms.map(time::timestamp),
         }
     }
 }

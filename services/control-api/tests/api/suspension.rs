@@ -4,8 +4,8 @@ use tonic::{Code, Status};
 use vpnpanel_api::{
     auth::v1::LogoutRequest,
     tenant::v1::{
-        GetTenantRequest, ResumeTenantRequest, SetTenantLimitsRequest, SuspendTenantRequest,
-        Tenant, TenantLimits, UpdateTenantRequest,
+        GetTenantLimitsRequest, GetTenantRequest, ResumeTenantRequest, SetTenantLimitsRequest,
+        SuspendTenantRequest, Tenant, TenantLimits, UpdateTenantRequest,
     },
     user::v1::GetUserRequest,
 };
@@ -139,4 +139,40 @@ async fn a_limit_of_users_holds_for_everybody_until_it_is_lifted() {
     let shown = admin.tenants().get_tenant(request).await.unwrap();
     let shown = shown.into_inner().tenant.unwrap();
     assert_eq!(shown.limits, Some(TenantLimits::default()));
+}
+
+#[tokio::test]
+async fn a_tenant_sees_how_far_it_is_in_its_limits() {
+    let panel = Panel::start().await;
+    let (admin, tenant) = (panel.admin().await, panel.default_tenant().await);
+    let auditor = panel.signed_in(Role::Auditor, Some(tenant)).await;
+    let seen = async || {
+        let request = auditor.ask(GetTenantLimitsRequest {
+            tenant_id: tenant.to_string(),
+        });
+        let answer = auditor.tenants().get_tenant_limits(request).await;
+        answer.unwrap().into_inner()
+    };
+    create(&admin, tenant, "one").await.unwrap();
+    let free = seen().await;
+    assert_eq!(free.limits, Some(TenantLimits::default()));
+    assert_eq!((free.user_count, free.node_count, free.month), (1, 0, None));
+
+    let limits = TenantLimits {
+        max_users: 3,
+        max_bytes: 1_000,
+        ..TenantLimits::default()
+    };
+    let request = admin.ask(SetTenantLimitsRequest {
+        tenant_id: tenant.to_string(),
+        limits: Some(limits),
+        etag: String::new(),
+    });
+    admin.tenants().set_tenant_limits(request).await.unwrap();
+    create(&admin, tenant, "two").await.unwrap();
+    let limited = seen().await;
+    assert_eq!((limited.limits, limited.user_count), (Some(limits), 2));
+    let month = limited.month.unwrap();
+    assert_eq!((month.billed_bytes, month.exhaust_time), (0, None));
+    assert!(month.start_time.unwrap().seconds < month.end_time.unwrap().seconds);
 }

@@ -121,7 +121,10 @@ async fn what_was_used_before_there_was_a_limit_counts(test: TestStore) {
     let member = Member::new(test, Limit::None, ResetStrategy::None).await;
     member.use_now(700).await;
     limit(&member.world, Some(1_000)).await;
-    assert_eq!(month(&member.world).await.used, MicroBytes::from_bytes(700));
+    let now = month(&member.world).await;
+    assert_eq!(now.used, MicroBytes::from_bytes(700));
+    let used = member.store.tenant_use(member.tenant).await.unwrap();
+    assert_eq!((used.users, used.month), (1, Some(now)));
     member.use_now(300).await;
     assert!(!member.told().await.may_connect());
 }

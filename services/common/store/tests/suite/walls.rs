@@ -447,11 +447,12 @@ fn follows(plan_id: PlanId) -> NextPlan {
 }
 
 /// Methods that [`lists_and_sums_are_of_one_tenant`] tries.
-const LISTS: [&str; 17] = [
+const LISTS: [&str; 18] = [
     "endpoint_templates",
     "plans",
     "operations",
     "tenant_month",
+    "tenant_use",
     "users",
     "groups",
     "nodes",
@@ -522,6 +523,8 @@ async fn lists_and_sums_are_of_one_tenant(test: TestStore) {
     assert_eq!(ids(&operations, |it| it.id), [ours.operation]);
     let month = call!(tried, store.tenant_month(us)).unwrap();
     assert_eq!(month.unwrap().used, MicroBytes::from_bytes(20));
+    let used = call!(tried, store.tenant_use(us)).unwrap();
+    assert_eq!((used.users, used.nodes, used.month), (1, 1, month));
     let nodes = call!(tried, store.nodes(owner, Page::first(10))).unwrap();
     assert_eq!(ids(&nodes, |it| it.id), [ours.node]);
     let inbounds = call!(tried, store.inbounds(owner, Page::first(10))).unwrap();
