@@ -164,7 +164,11 @@ fn a_limited_user_is_stopped_at_the_first_reading_beyond_the_allowance() {
         node.read().exhausted.contains(&peer.user)
     });
     eventually("it is cut", AT_ONCE, || download.ended());
-    let stopped = node.counted(peer.id);
+    let mut stopped = node.counted(peer.id);
+    eventually("what was under way is counted", PATIENCE, || {
+        let before = std::mem::replace(&mut stopped, node.counted(peer.id));
+        before == stopped
+    });
     assert!(stopped.0 + stopped.1 >= 20 * MB);
     assert_eq!(Download::through(host, address, MB).finish(PATIENCE), 0);
     assert_eq!(node.counted(peer.id), stopped);

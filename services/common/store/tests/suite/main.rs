@@ -24,6 +24,7 @@ mod identity;
 mod leases;
 mod ledger;
 mod lists;
+mod lives;
 mod months;
 mod node_watch;
 mod operations;
