@@ -40,19 +40,32 @@ pub struct TestStore {
     _database: Database,
 }
 
-/// A clock that runs like the system's, plus what a test has put it forward by.
+/// A clock that runs like the system's, plus what a test has put it forward by; or one that stands
+/// still but for that.
 #[derive(Debug, Clone, Default)]
-pub struct TestClock(Arc<AtomicI64>);
+pub struct TestClock(Arc<Hands>);
+
+#[derive(Debug, Default)]
+struct Hands {
+    ahead: AtomicI64,
+    stopped_at: OnceLock<i64>,
+}
 
 impl TestClock {
     /// Now, milliseconds of the Unix epoch.
     pub fn now_ms(&self) -> i64 {
-        system_clock() + self.0.load(Ordering::SeqCst)
+        let base = self.0.stopped_at.get().copied();
+        base.unwrap_or_else(system_clock) + self.0.ahead.load(Ordering::SeqCst)
     }
 
     /// Puts the clock forward.
     pub fn advance(&self, ms: i64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
+        self.0.ahead.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Has it stand still, for good: no time passes between two looks.
+    pub fn stop(&self) {
+        self.0.stopped_at.get_or_init(system_clock);
     }
 }
 

@@ -209,9 +209,10 @@ impl Driver {
     /// Shows the new certificate at once, while the control plane still takes the one before: what is
     /// wrong with it shows now and not when there is nothing else. A stream loses nothing by its
     /// end.
-    fn reconnect(&mut self, streams: &mut stream::Streams) -> Option<Event> {
+    fn reconnect(&mut self, streams: &mut stream::Streams) -> impl Iterator<Item = Event> {
         self.facts.not_after_unix = self.renewal.not_after_unix();
-        streams.close("the certificate was renewed")
+        let closed = streams.close("the certificate was renewed");
+        std::iter::once(Event::CertificateRenewed).chain(closed)
     }
 
     async fn perform(

@@ -81,6 +81,8 @@ pub enum Event {
     },
     /// A command was given directly, and not over the stream: one that is not about the stream.
     CommandAsked(Command),
+    /// The node has a new certificate: what was refused so far may be let in with it.
+    CertificateRenewed,
 }
 
 /// All counters of an engine.

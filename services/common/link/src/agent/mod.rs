@@ -180,6 +180,7 @@ impl Agent {
             Event::Message(message) => self.take_message(message, now, entropy),
             Event::CommandDone { id, answer } => self.command_done(id, answer),
             Event::CommandAsked(command) => self.commanded(command, now, entropy),
+            Event::CertificateRenewed => self.renewed(now, entropy),
         }
         self.on_time(now);
         self.finish_report();

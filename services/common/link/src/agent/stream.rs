@@ -229,6 +229,16 @@ impl Agent {
         }))));
     }
 
+    /// Attempts with the certificate before tell nothing about the next one, which is made soon.
+    pub(super) fn renewed(&mut self, now: Now, entropy: &mut dyn Entropy) {
+        self.stream.failures = 0;
+        if let Phase::Offline { until_ms } = &mut self.stream.phase {
+            let wait = 100 + entropy::below(entropy, BACKOFF_MIN_MS);
+            let soon = now.boottime_ms.saturating_add_unsigned(wait);
+            *until_ms = soon.min(*until_ms);
+        }
+    }
+
     pub(super) fn disconnected(&mut self, now: Now, entropy: &mut dyn Entropy) {
         if let Phase::Live { since_ms } = self.stream.phase
             && now.boottime_ms - since_ms >= HEALTHY_MS
@@ -346,6 +356,32 @@ mod tests {
             })
             .filter(|effect| matches!(effect, Effect::Send(Up::Health(_))))
             .count()
+    }
+
+    #[test]
+    fn with_a_new_certificate_the_next_stream_is_opened_soon_whatever_failed_before() {
+        struct Ones;
+        impl Entropy for Ones {
+            fn fill(&mut self, bytes: &mut [u8]) {
+                bytes.fill(0xff);
+            }
+        }
+        let mut host = Host::connected();
+        let until = |host: &Host| match host.agent.stream.phase {
+            Phase::Offline { until_ms } => until_ms,
+            other => panic!("{other:?}"),
+        };
+        host.agent.stream.failures = 6;
+        let step = |host: &mut Host, event, ms| {
+            host.agent.step(event, at(ms), &mut Ones);
+        };
+        step(&mut host, Event::Disconnected, 1_000);
+        assert!(until(&host) > 40_000, "{}", until(&host));
+        step(&mut host, Event::CertificateRenewed, 2_000);
+        assert!(until(&host) <= 3_100, "{}", until(&host));
+        assert_eq!(host.agent.stream.failures, 0);
+        step(&mut host, Event::CertificateRenewed, 2_500);
+        assert!(until(&host) <= 3_100, "never later than it was");
     }
 
     #[test]

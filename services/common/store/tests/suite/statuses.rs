@@ -61,8 +61,14 @@ struct Known {
 }
 
 async fn readers_lists_and_nodes_agree_on_every_status(test: TestStore) {
-    let seed = rand::rng().random();
-    eprintln!("seed {seed}");
+    let replayed = std::env::var("VPNPANEL_TEST_SEED").ok();
+    let seed: u64 = replayed.map_or_else(|| rand::rng().random(), |seed| seed.parse().unwrap());
+    eprintln!("VPNPANEL_TEST_SEED={seed}");
+    // Every look is at one moment, and a seed has its own time of day.
+    test.clock.stop();
+    let time_of_day = (seed % DAY.unsigned_abs()) as i64;
+    let ahead = (time_of_day - test.clock.now_ms()).rem_euclid(DAY);
+    test.clock.advance(ahead);
     let world = World::new(test).await;
     let agent = Agent::connect(&world.store, world.node).await;
     let mut plans = Vec::new();
