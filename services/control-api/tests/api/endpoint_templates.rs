@@ -16,7 +16,8 @@ use vpnpanel_domain::TenantId;
 use crate::{
     subscriptions::{asking, fetch, subscriber, text, token},
     support::{Caller, Panel, assert_refused, fields},
-    xray::{connections, socket, tls, vless},
+    xray::{socket, tls, vless},
+    xray_connections::connections,
 };
 
 pub(crate) async fn create(

@@ -34,6 +34,7 @@ mod tenants;
 mod usage;
 mod users;
 mod xray;
+mod xray_connections;
 
 use std::process::Command;
 
