@@ -137,13 +137,6 @@ async fn parts(
     let (allowances, asked) =
         allowances::Allowances::new(store.clone(), Arc::clone(&hub), settings.policy());
     let allowances = Arc::new(allowances);
-    let writer = ingest::Writer::new(
-        store.clone(),
-        intake,
-        settings,
-        Arc::clone(&allowances),
-        metrics.clone(),
-    );
     let states = states::States::new(&settings.name(), settings.pace());
     let tail = desired::Tail::new(
         store.clone(),
@@ -160,10 +153,20 @@ async fn parts(
     let greeter = stream::Greeter::start(service, store, settings.pace(), states.collector(), most);
     // nobody else of this name is there, and we have no stream yet
     store.disconnect_all(&states.collector()).await?;
-    service.task("ingest", move |stop| async move {
-        writer.run(stop).await;
-        Ok::<(), Infallible>(())
-    });
+    let intake = Arc::new(intake);
+    for _ in 0..ingest::Writer::count(store, settings) {
+        let writer = ingest::Writer::new(
+            store.clone(),
+            &intake,
+            settings,
+            Arc::clone(&allowances),
+            metrics.clone(),
+        );
+        service.task("ingest", move |stop| async move {
+            writer.run(stop).await;
+            Ok::<(), Infallible>(())
+        });
+    }
     service.task("allowances", {
         let allowances = Arc::clone(&allowances);
         move |stop| async move {

@@ -88,6 +88,16 @@ pub struct Settings {
     )]
     pub ingest_commit_rows: u32,
 
+    /// On PostgreSQL, how many transactions commit usage at the same time.
+    #[arg(
+        id = "collector_ingest_writers",
+        long = "collector-ingest-writers",
+        env = "VPNPANEL_COLLECTOR_INGEST_WRITERS",
+        default_value_t = 2,
+        value_parser = value_parser!(u32).range(1..=16)
+    )]
+    pub ingest_writers: u32,
+
     /// On SQLite, the longest that one ingest transaction should hold the only writer; the collector makes its transactions smaller until they fit.
     #[arg(
         id = "collector_ingest_slice",

@@ -18,11 +18,14 @@ use crate::{
     BATCH, Figure, Sizes,
     agent::{Disk, Link, counter, row},
     fleet::{Fleet, attribution, unreachable_signer},
+    plain::analyze,
 };
 
 pub(crate) async fn run(test: TestStore, sizes: Sizes) -> Figure {
+    let url = test.url.clone();
     let fleet = Fleet::with(test, &[], unreachable_signer()).await;
     let users = make_users(&fleet.store, fleet.tenant, sizes.users).await;
+    analyze(&url).await;
     let who: Arc<[Attribution]> = users.iter().map(attribution).collect();
     let mut nodes = Vec::new();
     for _ in 0..sizes.nodes {

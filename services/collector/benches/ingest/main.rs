@@ -84,7 +84,11 @@ async fn measure() {
         "| database | deltas/s | plain SQL | ratio | target | first report / later ones | others' writes wait, p99 / longest |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let only = std::env::var("VPNPANEL_BENCH_INGEST_ONLY").unwrap_or_default();
     for (name, postgres) in [("SQLite", false), ("PostgreSQL", true)] {
+        if !name.contains(&only) {
+            continue;
+        }
         eprintln!("{name}: plain SQL");
         let limit = plain::run(store(postgres).await, sizes).await;
         eprintln!("{name}: {limit:?}");

@@ -1,8 +1,9 @@
-//! Usage on its way into the database. Streams hand in what they have and wait; one writer takes all
+//! Usage on its way into the database. Streams hand in what they have and wait; a writer takes all
 //! that has gathered meanwhile and commits it in one transaction, so that the more there is to do, the
 //! less each row costs. What waits is bounded in rows, and a stream that waits reads no further
 //! frames: the rest stays on the agents' disks.
 
+mod intake;
 mod slice;
 mod writer;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use vpnpanel_link::collector::ingest::{Reply, Submission};
 
+pub(crate) use intake::Intake;
 pub(crate) use writer::Writer;
 
 use crate::{error::Error, metrics::Metrics};
@@ -36,7 +38,7 @@ struct Queued {
     reply: oneshot::Sender<Reply>,
 }
 
-/// A queue for `capacity` rows, and the end that the writer takes.
+/// A queue for `capacity` rows, and the end that writers take from.
 pub(crate) fn queue(capacity: u32, metrics: Metrics) -> (Ingest, Intake) {
     let (sender, receiver) = mpsc::channel(QUEUED);
     let room = Arc::new(Semaphore::new(capacity as usize));
@@ -47,19 +49,15 @@ pub(crate) fn queue(capacity: u32, metrics: Metrics) -> (Ingest, Intake) {
             capacity,
             metrics,
         },
-        Intake(receiver),
+        Intake::new(receiver),
     )
 }
-
-/// The writer's end of the queue.
-#[derive(Debug)]
-pub(crate) struct Intake(mpsc::Receiver<Queued>);
 
 impl Ingest {
     /// Waits for room, then for the commit. What comes back is what the stream is to be told.
     ///
     /// # Errors
-    /// [`Error::Stopping`] when the writer has ended; nothing may have been committed then, and the
+    /// [`Error::Stopping`] when the writers have ended; nothing may have been committed then, and the
     /// agent sends it again.
     pub(crate) async fn submit(&self, submission: Submission) -> Result<Reply, Error> {
         let rows = rows(&submission);

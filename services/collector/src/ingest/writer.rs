@@ -1,19 +1,18 @@
-//! The writer: the one task that commits usage. It tells streams what became of theirs after the
-//! commit and never before, and it never gives a row up: a database that is away is waited for, and
+//! A writer commits usage. It tells streams what became of theirs after the commit and never before, and it never gives a row up: a database that is away is waited for, and
 //! what the database refuses the store sets aside, so that the rest of the fleet goes on.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
-use vpnpanel_link::collector::{
-    Policy,
-    ingest::{Reply, Submission},
-};
+use vpnpanel_link::collector::{Policy, ingest::Submission};
 use vpnpanel_store::{Backend, Ingested, Store, StoreError};
 
-use super::{Intake, Queued, slice::Slice};
+use super::{
+    intake::{Group, Intake},
+    slice::Slice,
+};
 use crate::{allowances::Allowances, metrics::Metrics, settings::Settings};
 
 /// First pause after a failure that time may heal; doubled each time.
@@ -25,25 +24,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Writer {
     store: Store,
-    intake: Intake,
+    intake: Arc<Intake>,
     slice: Slice,
     policy: Policy,
     allowances: Arc<Allowances>,
     metrics: Metrics,
 }
 
-/// What goes into one transaction.
-#[derive(Debug, Default)]
-struct Group {
-    submissions: Vec<Submission>,
-    replies: Vec<oneshot::Sender<Reply>>,
-    rows: u32,
-}
-
 impl Writer {
+    /// How many there are: SQLite has one writer. PostgreSQL works on one transaction while another is
+    /// decided on here; which submission is in which does not matter, as with several collectors.
+    pub(crate) fn count(store: &Store, settings: &Settings) -> u32 {
+        match store.backend() {
+            Backend::Sqlite => 1,
+            Backend::Postgres => settings.ingest_writers,
+        }
+    }
+
     pub(crate) fn new(
         store: Store,
-        intake: Intake,
+        intake: &Arc<Intake>,
         settings: &Settings,
         allowances: Arc<Allowances>,
         metrics: Metrics,
@@ -55,7 +55,7 @@ impl Writer {
         let slice = Slice::new(target, settings.ingest_commit_rows);
         Self {
             store,
-            intake,
+            intake: Arc::clone(intake),
             slice,
             policy: settings.policy(),
             allowances,
@@ -65,10 +65,7 @@ impl Writer {
 
     /// Runs until `stop`. What is not committed by then is still on the agents' disks.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut next = None;
-        while let Some(first) = self.first(next.take(), &stop).await {
-            let group;
-            (group, next) = self.gather(first);
+        while let Some(group) = self.intake.group(self.slice.rows(), &stop).await {
             let rows = group.rows;
             let go_on = self.commit(group, &stop).await;
             self.metrics.taken(rows);
@@ -76,38 +73,6 @@ impl Writer {
                 return;
             }
         }
-    }
-
-    /// The submission that a group begins with; `None` when the process stops.
-    async fn first(&mut self, kept: Option<Queued>, stop: &CancellationToken) -> Option<Queued> {
-        if kept.is_some() {
-            return kept;
-        }
-        tokio::select! {
-            biased;
-            next = self.intake.0.recv() => next,
-            () = stop.cancelled() => None,
-        }
-    }
-
-    /// `first` and whatever else waits, up to the size of a slice. Gives back the one that no
-    /// longer fitted.
-    fn gather(&mut self, first: Queued) -> (Group, Option<Queued>) {
-        let mut group = Group::default();
-        let mut next = Some(first);
-        while let Some(queued) = next.take() {
-            let rows = group.rows.saturating_add(queued.rows);
-            if !group.submissions.is_empty() && rows > self.slice.rows() {
-                return (group, Some(queued));
-            }
-            group.rows = rows;
-            group.submissions.push(queued.submission);
-            group.replies.push(queued.reply);
-            // the room goes back now, so that streams gather the next group during this commit
-            drop(queued.room);
-            next = self.intake.0.try_recv().ok();
-        }
-        (group, None)
     }
 
     /// Commits a group and tells its streams; `false` when the process stops before it could.

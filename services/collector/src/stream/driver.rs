@@ -26,7 +26,7 @@ use vpnpanel_link::{
     wire,
 };
 use vpnpanel_runtime::tls::Peer;
-use vpnpanel_store::{Backend, Removals, Seen, Store, StoreError};
+use vpnpanel_store::{Removals, Seen, Store, StoreError};
 
 use super::{
     greeter::Greeter,
@@ -46,9 +46,10 @@ use crate::{
 
 /// Reports of leases or segments that may wait in a session.
 const WAITING: usize = 64;
-/// Rows that one stream hands in at a time on SQLite, where transactions have to be short: two full
-/// batches.
-const SLICE_ROWS: usize = 2_048;
+/// Rows that one stream hands in at a time: two full batches. A transaction then takes from many nodes
+/// what they report of the same users, whose periods are locked, read and written once for all of them;
+/// and on SQLite it stays short.
+const HANDED_IN: usize = 2_048;
 
 /// What all streams share.
 #[derive(Debug, Clone)]
@@ -164,10 +165,7 @@ impl Driver {
             config_ms: millis(settings.config_timeout.0),
             compare_ms: millis(settings.compare_interval.0),
             waiting: WAITING,
-            rows: match parts.store.backend() {
-                Backend::Sqlite => SLICE_ROWS,
-                Backend::Postgres => settings.ingest_commit_rows as usize,
-            },
+            rows: HANDED_IN,
         };
         let session = Session::new(node, settings.pace(), limits, parts.now_ms());
         let look = Box::pin(sleep(Duration::from_millis(session.next_look_ms())));

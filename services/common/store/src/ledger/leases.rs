@@ -270,14 +270,21 @@ impl Store {
         policy: &Policy,
     ) -> Result<Vec<(NodeId, Grant)>> {
         let db = self.read();
+        let mut rows = RowSet::new(db, &[("tenant_id", Column::Id), ("id", Column::Id)]);
+        for (tenant, user) in users {
+            rows.push([Cell::Id(tenant.uuid()), Cell::Id(user.uuid())]);
+        }
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
         let text = format!(
-            "SELECT period_id, next_period_id FROM users
-             WHERE id {} AND deleted_at IS NULL AND limit_bytes > 0",
-            sql::in_ids(db, 1)
+            "SELECT u.period_id, u.next_period_id FROM {}
+             JOIN users u ON u.tenant_id = s.tenant_id AND u.id = s.id
+             WHERE u.deleted_at IS NULL AND u.limit_bytes > 0",
+            rows.source(1)
         );
-        let ids = sql::ids(db, users.iter().map(|(_, user)| *user));
         let mut periods = Vec::new();
-        for row in &sql::all(db, text, vec![ids]).await? {
+        for row in &sql::all(db, text, rows.into_values()).await? {
             periods.push(PeriodId::new(sql::get(row, 0)?));
             periods.extend(sql::get::<Option<Uuid>>(row, 1)?.map(PeriodId::new));
         }
