@@ -132,6 +132,20 @@ impl system::v1::system_service_server::SystemService for Unreachable {
     ) -> Result<tonic::Response<system::v1::GetSystemInfoResponse>, tonic::Status> {
         panic!("the guard refused")
     }
+
+    async fn get_dashboard(
+        &self,
+        _: tonic::Request<system::v1::GetDashboardRequest>,
+    ) -> Result<tonic::Response<system::v1::GetDashboardResponse>, tonic::Status> {
+        panic!("the guard refused")
+    }
+
+    async fn get_tenant_dashboard(
+        &self,
+        _: tonic::Request<system::v1::GetTenantDashboardRequest>,
+    ) -> Result<tonic::Response<system::v1::GetTenantDashboardResponse>, tonic::Status> {
+        panic!("the guard refused")
+    }
 }
 
 #[tokio::test]

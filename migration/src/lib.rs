@@ -28,6 +28,7 @@ mod m20261128_000025_plans;
 mod m20261128_000026_subscriptions;
 mod m20261128_000028_watches;
 mod m20261128_000029_endpoint_templates;
+mod m20261128_000030_explained;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -74,6 +75,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000026_subscriptions::Migration),
             Box::new(m20261128_000028_watches::Migration),
             Box::new(m20261128_000029_endpoint_templates::Migration),
+            Box::new(m20261128_000030_explained::Migration),
         ]
     }
 }
@@ -142,6 +144,7 @@ pub fn fingerprint() -> String {
         m20261128_000026_subscriptions::UP,
         m20261128_000028_watches::UP,
         m20261128_000029_endpoint_templates::UP,
+        m20261128_000030_explained::UP,
     ] {
         text.hash(&mut hasher);
     }

@@ -15,8 +15,10 @@ use crate::{
     authority::Authority,
     caller::Caller,
     certificate_log::CertificateRecords,
+    dashboards::Dashboards,
     direct::Direct,
     held_back::HeldBack,
+    rates::RateWatch,
     seal::Vault,
     subscription::{Links, SubscriptionFetches},
 };
@@ -50,6 +52,10 @@ pub(crate) struct Context {
     pub(crate) links: Links,
     /// That they were.
     pub(crate) fetches: SubscriptionFetches,
+    /// What dashboards show.
+    pub(crate) dashboards: Dashboards,
+    /// How fast traffic is.
+    pub(crate) rates: RateWatch,
     /// Where hosts reach the enrolment listener, `https://host:port`.
     pub(crate) enrollment_url: String,
 }

@@ -81,6 +81,9 @@ pub enum Error {
     /// A format that has no place for any of a subscription's connections.
     #[error("no connection of this subscription has a place in {0}: ask for another format")]
     FormatUnavailable(&'static str),
+    /// As many watch live rates as may.
+    #[error("too many watch live rates of this process: try again in a minute")]
+    TooManyWatchers,
     /// The operating system gave no random bytes.
     #[error("no random bytes: {0}")]
     Random(String),
@@ -139,6 +142,13 @@ impl From<Error> for Status {
                 "FORMAT_UNAVAILABLE",
                 error.to_string(),
             )
+            .into_status(),
+            Error::TooManyWatchers => Failure::new(
+                ErrorCode::ResourceExhausted,
+                "WATCHERS_EXHAUSTED",
+                error.to_string(),
+            )
+            .retry_after(std::time::Duration::from_secs(60))
             .into_status(),
             Error::NodeUnreachable => Failure::new(
                 ErrorCode::Unavailable,

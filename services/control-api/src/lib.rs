@@ -11,6 +11,7 @@ mod bootstrap;
 mod caller;
 mod certificate_log;
 mod context;
+mod dashboards;
 mod direct;
 mod error;
 mod handlers;
@@ -20,6 +21,8 @@ mod one_time;
 mod operations;
 mod policy;
 mod presentation;
+mod rates;
+mod reader;
 mod seal;
 mod second_factor;
 mod services;
@@ -167,6 +170,8 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
         operations: tokio::sync::Notify::new(),
         links: Links::new(&settings.subscriptions),
         fetches: fetches.clone(),
+        dashboards: dashboards::Dashboards::new(store.clone()),
+        rates: rates::RateWatch::new(store.clone()),
         enrollment_url: settings
             .enrollment_url
             .to_string()
@@ -178,6 +183,7 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     // Users of before subscriptions have no link.
     context.link_subscriptions().await?;
     let operations = Operations::new(Arc::clone(&context));
+    let watched = Arc::clone(&context);
     let router = routes(Api(context), &guard).into_axum_router();
     let router = reflection::mount(router, FILE_DESCRIPTOR_SET)?;
     let mut layer = AuthLayer::new(Arc::clone(guard.authenticator()));
@@ -201,6 +207,10 @@ pub async fn build(settings: ControlApiSettings, parts: Parts) -> Result<Control
     let work = operations.clone();
     service.task("operations", |stop| async move {
         work.run(stop).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    service.task("rates", |stop| async move {
+        watched.rates.keep_looking(stop).await;
         Ok::<(), std::convert::Infallible>(())
     });
     reconciled.register(service.metrics());

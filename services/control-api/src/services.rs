@@ -325,6 +325,20 @@ service! { usage::v1::usage_service_server::UsageService {
         = handlers::usage::of_tenant;
     get_node_usage(usage::v1::GetNodeUsageRequest) -> usage::v1::GetNodeUsageResponse
         = handlers::usage::of_node;
+    explain_user_usage(usage::v1::ExplainUserUsageRequest)
+        -> usage::v1::ExplainUserUsageResponse = handlers::explain::user_usage;
+} and {
+    type WatchUsageStream = handlers::watch::Watched;
+
+    async fn watch_usage(
+        &self,
+        request: Request<usage::v1::WatchUsageRequest>,
+    ) -> Result<Response<Self::WatchUsageStream>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let caller = Caller::of(&metadata, &extensions);
+        let watched = handlers::watch::usage(&self.0, &caller, message).await?;
+        Ok(Response::new(watched))
+    }
 }}
 
 service! { audit::v1::audit_service_server::AuditService {
@@ -351,6 +365,10 @@ service! { audit::v1::audit_service_server::AuditService {
 service! { system::v1::system_service_server::SystemService {
     get_system_info(system::v1::GetSystemInfoRequest) -> system::v1::GetSystemInfoResponse
         = handlers::system::info;
+    get_dashboard(system::v1::GetDashboardRequest) -> system::v1::GetDashboardResponse
+        = handlers::dashboard::of_all;
+    get_tenant_dashboard(system::v1::GetTenantDashboardRequest)
+        -> system::v1::GetTenantDashboardResponse = handlers::dashboard::of_tenant;
 }}
 
 service! { pki::v1::signer_service_server::SignerService {

@@ -110,6 +110,21 @@ pub fn month_of(zone: &Zone, at_ms: i64) -> Result<Window, Error> {
     })
 }
 
+/// The calendar day of a zone that an instant lies in.
+///
+/// # Errors
+/// [`Error::InstantOutOfRange`].
+pub fn day_of(zone: &Zone, at_ms: i64) -> Result<Window, Error> {
+    let day = zone.date_at(at_ms)?;
+    let next = day
+        .tomorrow()
+        .map_err(|_| Error::InstantOutOfRange(at_ms))?;
+    Ok(Window {
+        starts_ms: zone.start_of(day)?,
+        ends_ms: Some(zone.start_of(next)?),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ pub mod xray;
 pub mod zone;
 
 pub use bytes::{Limit, MicroBytes, Multiplier};
-pub use calendar::{Calendar, Planned, month_of};
+pub use calendar::{Calendar, Planned, day_of, month_of};
 pub use endpoint::{Alpn, Fingerprint, NamePattern, NamePatternError, NameVariable, country_flag};
 pub use id::{
     AccountId, ApiTokenId, AuditEventId, CommandId, DeviceId, EndpointTemplateId, GroupId,

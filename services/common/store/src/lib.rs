@@ -31,6 +31,8 @@ mod endpoint_templates;
 mod entity;
 mod error;
 mod expiry;
+mod explain;
+mod figures;
 mod grants;
 mod groups;
 mod idempotency;
@@ -50,6 +52,7 @@ mod peers;
 mod periods;
 mod plans;
 mod ports;
+mod rates;
 mod reconciliation;
 mod removals;
 mod renewal;
@@ -101,6 +104,8 @@ pub use endpoint_templates::{
     NewEndpointTemplate, Presentation,
 };
 pub use error::{PortInUse, Result, StoreError};
+pub use explain::{BilledBatch, Explained, UnbilledPiece, UnbilledReason, UsagePiece};
+pub use figures::{NodeCounts, ONLINE_MS, OnlineCounts, Stretch, TopNode, TopUser, UserCounts};
 pub use grants::Grantor;
 pub use groups::{Group, GroupPatch, NewGroup};
 pub use idempotency::RequestKey;
@@ -127,6 +132,7 @@ pub use operations::{
 pub use page::Page;
 pub use periods::Period;
 pub use plans::{NewPlan, NextPlan, Plan, PlanFilter, PlanPatch, PlanTerms};
+pub use rates::{Counted, RecentUsage};
 pub use reconciliation::{LoggedCertificate, RevokedCertificate, TakenIn};
 pub use removals::Removals;
 pub use renewal::{Renewal, RenewalRefusal, ShownCertificate};

@@ -4,6 +4,7 @@
 //! what one sum over everything would be.
 
 use sea_orm::{ConnectionTrait, QueryResult, Value};
+use uuid::Uuid;
 use vpnpanel_domain::{MicroBytes, NodeId, TenantId, UserId};
 
 use crate::connect::Store;
@@ -104,6 +105,8 @@ pub(crate) struct Source {
     days: &'static str,
     /// From where on there are 15-minute rows.
     floor: &'static str,
+    /// Whose each row is shown to be.
+    whose: &'static str,
     /// The condition on each of them, as `x`.
     key: &'static str,
     /// The condition on the notes of hours that are behind.
@@ -116,6 +119,7 @@ pub(crate) const OF_USERS: Source = Source {
     hours: "usage_hours",
     days: "usage_days",
     floor: "users_from",
+    whose: "node_id",
     key: "x.tenant_id = $4",
     notes: "tenant_id = $4",
 };
@@ -142,6 +146,25 @@ pub(crate) const OF_NODE: Source = Source {
     ..OF_NODES
 };
 
+/// The nodes, of all tenants.
+pub(crate) const OF_ALL_NODES: Source = Source {
+    key: "TRUE",
+    ..OF_NODE
+};
+
+/// Users themselves, of the tenant that is the first key.
+pub(crate) const BY_USER: Source = Source {
+    whose: "user_id",
+    ..OF_USERS
+};
+
+/// Users themselves, of all tenants.
+pub(crate) const BY_USER_OF_ALL: Source = Source {
+    key: "TRUE",
+    notes: "TRUE",
+    ..BY_USER
+};
+
 impl Source {
     /// Rows of a step's length or shorter between `$1` and `$2`, which add up to the series.
     fn rows(&self, step_ms: i64) -> String {
@@ -150,10 +173,11 @@ impl Source {
                 buckets,
                 floor,
                 key,
+                whose,
                 ..
             } = self;
             return format!(
-                "SELECT x.bucket_at AS at, {COLUMNS} FROM {buckets} x
+                "SELECT x.bucket_at AS at, x.{whose} AS whose, {COLUMNS} FROM {buckets} x
                  WHERE {key} AND x.bucket_at >= $1 AND x.bucket_at < $2
                    AND x.bucket_at >= (SELECT {floor} FROM usage_floors)"
             );
@@ -175,6 +199,7 @@ impl Source {
             buckets,
             hours,
             floor,
+            whose,
             key,
             notes,
             ..
@@ -185,14 +210,14 @@ impl Source {
                 AND hour_at >= {from})"
         );
         format!(
-            "SELECT x.{at} AS at, {COLUMNS} FROM {sums} x
+            "SELECT x.{at} AS at, x.{whose} AS whose, {COLUMNS} FROM {sums} x
              WHERE {key} AND x.{at} >= $1 AND x.{at} < $2 AND x.{at} >= {from}
              UNION ALL
-             SELECT x.bucket_at, {COLUMNS} FROM {behind} AS t JOIN {buckets} x
+             SELECT x.bucket_at, x.{whose}, {COLUMNS} FROM {behind} AS t JOIN {buckets} x
              ON {key} AND x.tenant_id = t.tenant_id AND x.bucket_at >= t.hour_at
                 AND x.bucket_at < t.ends_at
              UNION ALL
-             SELECT x.hour_at, x.node_id, -x.up, -x.down, -x.billed_bytes, -x.billed_micro
+             SELECT x.hour_at, x.{whose}, -x.up, -x.down, -x.billed_bytes, -x.billed_micro
              FROM {behind} AS t JOIN {hours} x
              ON {key} AND x.tenant_id = t.tenant_id AND x.hour_at = t.hour_at
              WHERE t.hour_at >= (SELECT {floor} FROM usage_floors)"
@@ -200,7 +225,7 @@ impl Source {
     }
 }
 
-const COLUMNS: &str = "x.node_id, x.up, x.down, x.billed_bytes, x.billed_micro";
+const COLUMNS: &str = "x.up, x.down, x.billed_bytes, x.billed_micro";
 
 /// Reads a series, in one statement and so at one moment.
 pub(crate) async fn series(
@@ -248,17 +273,39 @@ pub(crate) fn statement(
     let mut values: Vec<Value> = vec![from.into(), to.into(), query.step_ms.into()];
     values.extend(keys);
     let text = format!(
-        "SELECT at - at % $3, node_id, CAST(SUM(up) AS BIGINT),
-                CAST(SUM(down) AS BIGINT), CAST(SUM(billed_bytes) AS BIGINT),
-                CAST(SUM(billed_micro) AS BIGINT)
-         FROM ({}) AS s GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT at - at % $3, whose, {SUMS} FROM ({}) AS s GROUP BY 1, 2 ORDER BY 1, 2",
         source.rows(query.step_ms)
     );
     (text, values)
 }
 
+const SUMS: &str = "CAST(SUM(up) AS BIGINT), CAST(SUM(down) AS BIGINT),
+    CAST(SUM(billed_bytes) AS BIGINT), CAST(SUM(billed_micro) AS BIGINT)";
+
+/// Sums over a whole stretch of time, which begins and ends with a step: of the `most` of whom most was
+/// billed, the largest bill first.
+pub(crate) async fn largest(
+    db: &impl ConnectionTrait,
+    source: &Source,
+    keys: Vec<Value>,
+    query: UsageQuery,
+    most: u32,
+) -> Result<Vec<(Uuid, Usage)>> {
+    let mut values: Vec<Value> = vec![query.from_ms.into(), query.to_ms.into()];
+    values.push(i64::from(most).into());
+    values.extend(keys);
+    let text = format!(
+        "SELECT whose, whose, {SUMS} FROM ({}) AS s GROUP BY whose
+         ORDER BY SUM(billed_bytes) DESC, whose LIMIT $3",
+        source.rows(query.step_ms)
+    );
+    let rows = sql::all(db, text, values).await?;
+    let sum = |row: &QueryResult| Ok((sql::get(row, 0)?, usage(row)?));
+    rows.iter().map(sum).collect()
+}
+
 impl Usage {
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.up = self.up.saturating_add(other.up);
         self.down = self.down.saturating_add(other.down);
         self.billed += other.billed;

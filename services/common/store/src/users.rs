@@ -287,6 +287,15 @@ fn of_status(status: UserStatus) -> (String, Option<String>) {
     (format!("{noted} {now}"), Some(unnoted))
 }
 
+/// The status that a user has at the moment that is parameter `now`, where it is neither deleted nor
+/// disabled; with the period in force as `p`.
+pub(crate) fn derived(now: usize) -> String {
+    format!(
+        "CASE WHEN u.expires_at <= ${now} THEN 'expired' WHEN {SPENT} THEN 'limited'
+              WHEN u.on_hold THEN 'on_hold' ELSE 'active' END"
+    )
+}
+
 const SPENT: &str = "p.limit_bytes > 0 AND p.billed_bytes >= p.limit_bytes";
 
 async fn with_groups(

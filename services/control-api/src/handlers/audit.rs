@@ -9,7 +9,6 @@ use vpnpanel_api::audit::v1::{
     VerifyChainResponse,
 };
 use vpnpanel_audit::{event, verification};
-use vpnpanel_auth::{AuthGuard, Principal};
 use vpnpanel_domain::TenantId;
 use vpnpanel_store::{Anchor, AuditEvent, AuditFilter, Page, Store, StoreError};
 
@@ -17,6 +16,7 @@ use crate::{
     Error,
     caller::Caller,
     context::Context,
+    reader::Reader,
     wire::{ids, page::List, time},
 };
 
@@ -114,45 +114,30 @@ pub(crate) fn export(
     caller: &Caller,
     message: &ExportAuditEventsRequest,
 ) -> Result<Export, Error> {
-    let reader = Reader {
-        store: context.store.clone(),
-        access: context.access.guard(),
-        principal: caller.principal()?.clone(),
-        tenant: ids::optional("tenant_id", &message.tenant_id)?,
-    };
+    let tenant_id = ids::optional("tenant_id", &message.tenant_id)?;
+    let reader = Reader::new(context, caller, "audit.read", tenant_id)?;
     let (sender, receiver) = mpsc::channel(EXPORT_BATCH as usize);
-    tokio::spawn(send(reader, message.after_sequence, sender));
+    let store = context.store.clone();
+    tokio::spawn(send(store, reader, message.after_sequence, sender));
     Ok(ReceiverStream::new(receiver))
 }
 
-/// Whoever reads an export, as slowly as they like.
-struct Reader {
-    store: Store,
-    access: AuthGuard,
-    principal: Principal,
-    tenant: Option<TenantId>,
-}
-
-impl Reader {
-    /// The next events, while the reader may see them.
-    async fn next(&self, after: u64) -> Result<Vec<AuditEvent>, Error> {
-        let authenticator = self.access.authenticator();
-        authenticator
-            .still_permits(&self.principal, "audit.read", self.tenant)
-            .await?;
-        let page = Page::after(EXPORT_BATCH, after);
-        Ok(self.store.chained_events(self.tenant, page).await?)
-    }
+/// The next events, while the reader may see them.
+async fn next(store: &Store, reader: &Reader, after: u64) -> Result<Vec<AuditEvent>, Error> {
+    reader.still_may().await?;
+    let page = Page::after(EXPORT_BATCH, after);
+    Ok(store.chained_events(reader.tenant, page).await?)
 }
 
 /// Reads on as the client does; ends when it goes away, or may not read any more.
 async fn send(
+    store: Store,
     reader: Reader,
     mut after: u64,
     to: mpsc::Sender<Result<ExportAuditEventsResponse, Status>>,
 ) {
     loop {
-        let events = match reader.next(after).await {
+        let events = match next(&store, &reader, after).await {
             Ok(events) => events,
             Err(error) => {
                 // If nobody listens any more, nobody has to be told.

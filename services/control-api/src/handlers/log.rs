@@ -9,11 +9,12 @@ use vpnpanel_api::{
     agent::v1::StreamLogsResponse,
     node::v1::{StreamNodeLogsRequest, StreamNodeLogsResponse},
 };
-use vpnpanel_auth::{AuthGuard, Principal};
 use vpnpanel_domain::{NodeId, TenantId};
 use vpnpanel_store::{CommandKind, CommandState, NewNodeCommand, Node, Store, fresh_id};
 
-use crate::{Error, caller::Caller, context::Context, direct::Unreached, wire::ids};
+use crate::{
+    Error, caller::Caller, context::Context, direct::Unreached, reader::Reader, wire::ids,
+};
 
 pub(crate) type Log = ReceiverStream<Result<StreamNodeLogsResponse, Status>>;
 
@@ -34,11 +35,7 @@ pub(crate) async fn stream(
     let tenant_id: Option<TenantId> = ids::optional("tenant_id", &message.tenant_id)?;
     let node_id: NodeId = ids::required("node_id", &message.node_id)?;
     let node = context.store.node(tenant_id, node_id).await?;
-    let reader = Reader {
-        access: context.access.guard(),
-        principal: caller.principal()?.clone(),
-        tenant: tenant_id,
-    };
+    let reader = Reader::new(context, caller, "node.write", tenant_id)?;
     let (to, log) = mpsc::channel(WAITING);
     match context.direct.log(&node, message.follow).await {
         Ok(lines) => {
@@ -58,23 +55,6 @@ pub(crate) async fn stream(
         }
     }
     Ok(ReceiverStream::new(log))
-}
-
-/// Whoever reads.
-struct Reader {
-    access: AuthGuard,
-    principal: Principal,
-    tenant: Option<TenantId>,
-}
-
-impl Reader {
-    async fn still_may(&self) -> Result<(), Error> {
-        let authenticator = self.access.authenticator();
-        authenticator
-            .still_permits(&self.principal, "node.write", self.tenant)
-            .await?;
-        Ok(())
-    }
 }
 
 /// Passes lines on as fast as the reader takes them, for as long as it may have them.

@@ -24,25 +24,14 @@ pub(crate) fn read(
     interval: i32,
     now_ms: i64,
 ) -> Result<UsageQuery, Error> {
-    let to_ms = end.map_or(Ok(now_ms), |time| time::unix_ms("end_time", time))?;
-    let from_ms = start.map_or(Ok(to_ms.saturating_sub(DEFAULT_DAYS * DAY_MS)), |time| {
-        time::unix_ms("start_time", time)
-    })?;
+    let (from_ms, to_ms) = span(start, end, DEFAULT_DAYS, MAX_DAYS, now_ms)?;
     let step_ms = match Interval::try_from(interval) {
         Ok(Interval::QuarterHour) => 15 * MINUTE_MS,
         Ok(Interval::Hour | Interval::Unspecified) => 60 * MINUTE_MS,
         Ok(Interval::Day) => DAY_MS,
         Err(_) => return Err(Error::field("interval", "is not a value of the enum")),
     };
-    let span = to_ms.saturating_sub(from_ms);
-    if span <= 0 {
-        Err(Error::field("end_time", "must be after start_time"))
-    } else if span > MAX_DAYS * DAY_MS {
-        Err(Error::field(
-            "end_time",
-            format!("must be at most {MAX_DAYS} days after start_time"),
-        ))
-    } else if span / step_ms > MAX_STEPS {
+    if (to_ms - from_ms) / step_ms > MAX_STEPS {
         Err(Error::field(
             "interval",
             format!("makes more than {MAX_STEPS} steps: take a longer one"),
@@ -54,6 +43,39 @@ pub(crate) fn read(
             step_ms,
         })
     }
+}
+
+/// From when to when a request asks; where it says nothing, `days` until now.
+///
+/// # Errors
+/// Times in the wrong order, more than `most_days` between them.
+pub(crate) fn span(
+    start: Option<&Timestamp>,
+    end: Option<&Timestamp>,
+    days: i64,
+    most_days: i64,
+    now_ms: i64,
+) -> Result<(i64, i64), Error> {
+    let to_ms = end.map_or(Ok(now_ms), |time| time::unix_ms("end_time", time))?;
+    let from_ms = start.map_or(Ok(to_ms.saturating_sub(days * DAY_MS)), |time| {
+        time::unix_ms("start_time", time)
+    })?;
+    let span = to_ms.saturating_sub(from_ms);
+    if span <= 0 {
+        Err(Error::field("end_time", "must be after start_time"))
+    } else if span > most_days * DAY_MS {
+        let why = format!("must be at most {most_days} days after start_time");
+        Err(Error::field("end_time", why))
+    } else {
+        Ok((from_ms, to_ms))
+    }
+}
+
+/// A span of whole 15 minutes.
+pub(crate) fn in_quarters((from_ms, to_ms): (i64, i64)) -> (i64, i64) {
+    let quarter = 15 * MINUTE_MS;
+    let from = from_ms - from_ms.rem_euclid(quarter);
+    (from, to_ms + (-to_ms).rem_euclid(quarter))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod audit;
 mod audited;
 mod commands;
 mod connections;
+mod dashboards;
 mod direct;
 mod endpoint_templates;
 mod enrollment;

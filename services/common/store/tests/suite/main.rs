@@ -17,6 +17,7 @@ mod commands;
 mod credentials;
 mod draining;
 mod endpoint_templates;
+mod figures;
 mod first_use;
 mod fixture;
 mod greetings;

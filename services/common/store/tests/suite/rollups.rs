@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use vpnpanel_domain::{Limit, Multiplier, NodeId, PeerId};
+use vpnpanel_domain::{Limit, Multiplier, NodeId, PeerId, UserId};
 use vpnpanel_link::Bucket;
 use vpnpanel_link::collector::Policy;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    JobLease, Store, StoreError, Usage, UsageKept, UsageQuery, UsageRoll, UsageSeries, User,
-    on_each_database,
+    JobLease, Store, StoreError, Stretch, Usage, UsageKept, UsageQuery, UsageRoll, UsageSeries,
+    User, on_each_database,
 };
 
 use crate::fixture::{Agent, World, new_node};
@@ -156,6 +156,59 @@ impl Fleet {
         assert!(totals.agree(), "{totals:?}");
     }
 
+    /// What dashboards show of the time from `from_ms` on, and what explains it, is made of the plain sums.
+    async fn assert_figures(&self, from_ms: i64) {
+        let (store, tenant) = (&self.world.store, self.world.tenant);
+        let quarter = from_ms - from_ms.rem_euclid(QUARTER);
+        let to_ms = store.now_ms() + QUARTER;
+        let plain = |from: i64| self.plain.iter().filter(move |it| it.2 >= from);
+        let mut total = Usage::default();
+        let mut nodes: BTreeMap<NodeId, Usage> = BTreeMap::new();
+        for one in plain(quarter) {
+            add(&mut total, one.3);
+            add(nodes.entry(one.1).or_default(), one.3);
+        }
+        let mut users: BTreeMap<UserId, Usage> = BTreeMap::new();
+        for one in plain(from_ms - from_ms.rem_euclid(DAY)) {
+            add(users.entry(self.users[one.0].id).or_default(), one.3);
+        }
+        let stretch = Stretch { from_ms, to_ms };
+        for tenant in [Some(tenant), None] {
+            let sums = store.traffic(tenant, &[stretch]).await.unwrap();
+            assert_eq!(sums, [total]);
+            let top = store.top_nodes(tenant, stretch, 10).await.unwrap();
+            assert!(top.is_sorted_by(|a, b| a.usage.billed >= b.usage.billed));
+            let top: BTreeMap<_, _> = top.into_iter().map(|it| (it.id, it.usage)).collect();
+            assert_eq!(top, nodes);
+            let top = store.top_users(tenant, from_ms, 10).await.unwrap();
+            assert!(top.is_sorted_by(|a, b| a.usage.billed >= b.usage.billed));
+            let top: BTreeMap<_, _> = top.into_iter().map(|it| (it.id, it.usage)).collect();
+            assert_eq!(top, users);
+        }
+        for (number, user) in self.users.iter().enumerate() {
+            let mut parts: BTreeMap<(i64, NodeId), Usage> = BTreeMap::new();
+            for one in plain(quarter).filter(|it| it.0 == number) {
+                add(parts.entry((one.2, one.1)).or_default(), one.3);
+            }
+            let span = (quarter, to_ms);
+            let found = store
+                .explain_usage(tenant, user.id, span, 1_000)
+                .await
+                .unwrap();
+            assert!(found.pieces.is_sorted_by(|a, b| a.at_ms >= b.at_ms));
+            let pieces = found
+                .pieces
+                .iter()
+                .map(|it| ((it.at_ms, it.node), it.usage));
+            assert_eq!(pieces.collect::<BTreeMap<_, _>>(), parts);
+            for batch in found.batches {
+                let agent = self.agents.iter().find(|it| it.node == batch.node).unwrap();
+                assert_eq!(batch.epoch, agent.epoch);
+                assert!(batch.committed_at_ms.is_some());
+            }
+        }
+    }
+
     fn assert_is(
         &self,
         got: UsageSeries,
@@ -228,9 +281,12 @@ async fn series_are_the_plain_sum_of_late_usage_through_kills_and_repeated_rolls
         }
         if random.random_range(0..15) == 0 {
             fleet.assert_series(started, &all).await;
+            let from = started + random.random_range(0..4 * DAY);
+            fleet.assert_figures(from).await;
         }
     }
     fleet.assert_series(started, &all).await;
+    fleet.assert_figures(started).await;
     fleet.world.test.clock.advance(2 * HOUR);
     roll(&store, &lease).await;
     fleet.assert_series(started, &all).await;

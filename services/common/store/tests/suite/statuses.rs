@@ -11,8 +11,8 @@ use vpnpanel_link::collector::Policy;
 use vpnpanel_link::{Attribution, Bucket, Row};
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    Extension, JobEnd, NextPlan, Page, Plan, PlanTerms, Store, StoreError, UserFilter, UserPatch,
-    on_each_database,
+    Extension, JobEnd, NextPlan, Page, Plan, PlanTerms, Store, StoreError, UserCounts, UserFilter,
+    UserPatch, on_each_database,
 };
 
 use crate::fixture::{Agent, World, new_user};
@@ -50,6 +50,8 @@ struct History {
     random: StdRng,
     users: BTreeMap<UserId, Known>,
     plans: Vec<Plan>,
+    /// Users of others.
+    others: u64,
 }
 
 /// What somebody outside knows of a user: what was asked for.
@@ -87,6 +89,7 @@ async fn readers_lists_and_nodes_agree_on_every_status(test: TestStore) {
         plans.push(new_plan(&world, name, terms).await);
     }
     let mut history = History {
+        others: world.store.user_counts(None).await.unwrap().total(),
         world,
         agent,
         random: StdRng::seed_from_u64(seed),
@@ -295,6 +298,20 @@ impl History {
                 assert_eq!(before, None, "{} is in two lists", user.username);
             }
         }
+        let of = |status| listed.values().filter(|it| **it == status).count() as u64;
+        let counts = store.user_counts(Some(tenant)).await.unwrap();
+        assert_eq!(
+            counts,
+            UserCounts {
+                active: of(UserStatus::Active),
+                on_hold: of(UserStatus::OnHold),
+                limited: of(UserStatus::Limited),
+                expired: of(UserStatus::Expired),
+                disabled: of(UserStatus::Disabled),
+            }
+        );
+        let all = store.user_counts(None).await.unwrap();
+        assert_eq!(all.total(), self.others + counts.total());
         let told = store.desired_state(self.world.node).await.unwrap().users;
         let now = store.now_ms();
         for (id, known) in &self.users {

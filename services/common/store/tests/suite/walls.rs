@@ -18,7 +18,7 @@ use vpnpanel_store::{
     ApiTokenOwner, AuditFilter, CommandKind, EndpointTemplateFilter, EndpointTemplatePatch, Event,
     Extension, Grantor, GroupPatch, InboundPatch, InboundSettings, Joining, NewApiToken, NewGroup,
     NewInbound, NewJoinToken, NewNodeCommand, NewOperation, NewPlan, NewRole, NewUser, NextPlan,
-    NodePatch, NodeSelector, Page, PlanFilter, PlanPatch, PlanTerms, Store, StoreError,
+    NodePatch, NodeSelector, Page, PlanFilter, PlanPatch, PlanTerms, Store, StoreError, Stretch,
     TenantLimits, TenantPatch, UsageQuery, User, UserFilter, UserPatch, fresh_id, on_each_database,
 };
 
@@ -227,6 +227,7 @@ async fn what_is_another_tenants_is_not_found(test: TestStore) {
     refused!(tried, store.user(us, user));
     refused!(tried, store.connections(us, user));
     refused!(tried, store.user_usage(us, user, everything()));
+    refused!(tried, store.explain_usage(us, user, (0, i64::MAX), 10));
     refused!(tried, store.user_periods(us, user, Page::first(1)));
     let named = UserPatch {
         username: Some("ours".to_owned()),
@@ -447,7 +448,7 @@ fn follows(plan_id: PlanId) -> NextPlan {
 }
 
 /// Methods that [`lists_and_sums_are_of_one_tenant`] tries.
-const LISTS: [&str; 18] = [
+const LISTS: [&str; 24] = [
     "endpoint_templates",
     "plans",
     "operations",
@@ -461,6 +462,12 @@ const LISTS: [&str; 18] = [
     "add_member",
     "api_tokens",
     "tenant_usage",
+    "user_counts",
+    "online_counts",
+    "traffic",
+    "top_nodes",
+    "top_users",
+    "node_counts",
     "ledger_totals",
     "audit_events",
     "chained_events",
@@ -550,6 +557,22 @@ async fn lists_and_sums_are_of_one_tenant(test: TestStore) {
     let usage = call!(tried, store.tenant_usage(us, everything())).unwrap();
     assert_eq!(usage.total.billed, MicroBytes::from_bytes(20));
     assert_eq!(ids(&usage.nodes, |it| it.0), [ours.node]);
+    let counts = call!(tried, store.user_counts(owner)).unwrap();
+    assert_eq!(counts.total(), 1);
+    let online = call!(tried, store.online_counts(owner, 0, 0)).unwrap();
+    assert_eq!(online.week, 1);
+    let always = Stretch {
+        from_ms: 0,
+        to_ms: store.now_ms(),
+    };
+    let sums = call!(tried, store.traffic(owner, &[always])).unwrap();
+    assert_eq!(sums[0].billed, MicroBytes::from_bytes(20));
+    let nodes = call!(tried, store.top_nodes(owner, always, 10)).unwrap();
+    assert_eq!(ids(&nodes, |it| it.id), [ours.node]);
+    let users = call!(tried, store.top_users(owner, 0, 10)).unwrap();
+    assert_eq!(ids(&users, |it| it.id), [ours.user.id]);
+    let nodes = call!(tried, store.node_counts(owner)).unwrap();
+    assert_eq!(nodes.online + nodes.offline + nodes.pending, 1);
     let totals = call!(tried, store.ledger_totals(us)).unwrap();
     assert!(totals.agree(), "{totals:?}");
     assert_eq!(totals.users.up, 10);

@@ -343,7 +343,7 @@ async fn what_was_before_xray_stays_and_devices_get_what_they_lack() {
             .unwrap();
         let before = shown(&world).await;
         // Over what came after it, too.
-        world.store.migrate_down(7).await.unwrap();
+        world.store.migrate_down(8).await.unwrap();
         world.store.migrate().await.unwrap();
         assert_eq!(shown(&world).await, before);
         assert_eq!(facts(&world).await.inbounds.len(), 1);
