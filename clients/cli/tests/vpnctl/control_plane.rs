@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
+/// Nothing in these tests takes this long on a busy machine; a test that hangs fails here.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// Cheap password hashes, and listeners at free ports.
 const SETTINGS: &[(&str, &str)] = &[
     ("VPNPANEL_ARGON2_MEMORY", "8MiB"),
@@ -88,8 +91,8 @@ impl ControlPlane {
         let (mut address, mut one_time, mut ready) = (None, None, false);
         let mut heard = Vec::new();
         while address.is_none() || one_time.is_none() || !ready {
-            let Ok(line) = said.recv() else {
-                panic!("it ended: {}", heard.join("\n"))
+            let Ok(line) = said.recv_timeout(PATIENCE) else {
+                panic!("it does not serve: {}", heard.join("\n"))
             };
             if let Some((_, password)) = line.split_once("one-time password") {
                 one_time = Some(password.trim().to_owned());
@@ -97,7 +100,7 @@ impl ControlPlane {
             let json: Value = serde_json::from_str(&line).unwrap_or_default();
             if json["event"] == "listening"
                 && json["service"] == "control-api"
-                && json["listener"] == "grpc"
+                && json["listener"] == "api"
             {
                 address = json["address"].as_str().map(|at| format!("http://{at}"));
             }
