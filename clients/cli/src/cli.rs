@@ -32,6 +32,13 @@ pub(crate) fn command() -> Command {
                 .default_value("table"),
         )
         .arg(global("context", "Context instead of the current one").env("VPNCTL_CONTEXT"))
+        .arg(
+            global(
+                "endpoint",
+                "Call this address instead of the context's; for the scheduler",
+            )
+            .env("VPNCTL_ENDPOINT"),
+        )
         .arg(global("tenant", "Tenant, by name or id").env("VPNCTL_TENANT"))
         .subcommands(session())
         .subcommand(context())
@@ -189,6 +196,23 @@ fn flag(name: &'static str, help: &'static str) -> Arg {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn no_verb_takes_the_name_of_an_option_that_all_have() {
+        let globals = super::command();
+        let globals: Vec<&str> = globals
+            .get_arguments()
+            .map(|arg| arg.get_id().as_str())
+            .collect();
+        for noun in crate::nouns::NOUNS {
+            for verb in noun.verbs {
+                for arg in verb.args {
+                    let taken = globals.contains(&arg.name);
+                    assert!(!taken, "{} {}: {}", noun.name, verb.name, arg.name);
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();

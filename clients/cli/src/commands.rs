@@ -80,13 +80,11 @@ fn connection(matches: &ArgMatches) -> Result<Connection, Failure> {
     })?;
     let tenant = matches.get_one::<String>("tenant").cloned();
     let tenant = tenant.or_else(|| context.tenant.clone());
-    Connection::new(
-        folder,
-        name,
-        &context.server,
-        context.ca_file.as_ref(),
-        tenant,
-    )
+    // The scheduler listens at an address of its own, so one call may go elsewhere.
+    let server = matches
+        .get_one::<String>("endpoint")
+        .unwrap_or(&context.server);
+    Connection::new(folder, name, server, context.ca_file.as_ref(), tenant)
 }
 
 async fn login(matches: &ArgMatches, args: &ArgMatches) -> Result<(), Failure> {

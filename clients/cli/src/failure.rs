@@ -42,6 +42,7 @@ impl Failure {
                 Some(Code::FailedPrecondition) => 7,
                 Some(Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted) => 8,
                 Some(_) => 1,
+                None if matches!(error, ClientError::Address(_)) => 2,
                 None => 8,
             },
         };

@@ -55,6 +55,7 @@ fn without_settings(program: impl AsRef<std::ffi::OsStr>) -> Command {
 /// A server on a folder of its own; it ends with the test.
 pub(crate) struct ControlPlane {
     pub(crate) address: String,
+    pub(crate) scheduler: String,
     one_time: String,
     process: Child,
     _data: TempDir,
@@ -88,7 +89,7 @@ impl ControlPlane {
             });
         }
         drop(tell);
-        let (mut address, mut one_time, mut ready) = (None, None, false);
+        let (mut address, mut scheduler, mut one_time, mut ready) = (None, None, None, false);
         let mut heard = Vec::new();
         while address.is_none() || one_time.is_none() || !ready {
             let Ok(line) = said.recv_timeout(PATIENCE) else {
@@ -98,17 +99,20 @@ impl ControlPlane {
                 one_time = Some(password.trim().to_owned());
             }
             let json: Value = serde_json::from_str(&line).unwrap_or_default();
-            if json["event"] == "listening"
-                && json["service"] == "control-api"
-                && json["listener"] == "api"
-            {
-                address = json["address"].as_str().map(|at| format!("http://{at}"));
+            if json["event"] == "listening" && json["listener"] == "api" {
+                let at = json["address"].as_str().map(|at| format!("http://{at}"));
+                match json["service"].as_str() {
+                    Some("control-api") => address = at,
+                    Some("scheduler") => scheduler = at,
+                    _ => {}
+                }
             }
             ready |= json["event"] == "ready to serve";
             heard.push(line);
         }
         Self {
             address: address.unwrap(),
+            scheduler: scheduler.unwrap(),
             one_time: one_time.unwrap(),
             process,
             _data: data,
