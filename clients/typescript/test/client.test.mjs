@@ -1,6 +1,7 @@
 // The client against a control plane of this build.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { createHmac } from "node:crypto";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -17,9 +18,12 @@ import { EMAIL, PASSWORD, start } from "./control-plane.mjs";
 const FOLDER = fileURLToPath(new URL("..", import.meta.url));
 const users = UserService.method;
 let control;
+// Of all tests but those of sign-ins, which are limited for an account.
+let shared;
 
 before(async () => {
   control = await start(Client);
+  shared = await signedIn();
 });
 after(() => control?.stop());
 
@@ -28,6 +32,18 @@ async function signedIn(options) {
   await client.signIn({ email: EMAIL, password: PASSWORD });
   const { tenants } = await client.call(TenantService.method.listTenants, {});
   return { client, tenantId: tenants[0].id };
+}
+
+/** The code of a second factor (RFC 6238), so many steps from now. */
+function totp(secret, steps) {
+  const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+  const bits = Array.from(secret, (c) => alphabet.indexOf(c).toString(2).padStart(5, "0")).join("");
+  const key = Buffer.from(bits.match(/.{8}/g).map((byte) => Number.parseInt(byte, 2)));
+  const counter = Buffer.alloc(8);
+  counter.writeBigUInt64BE(BigInt(Math.floor(Date.now() / 30_000) + steps));
+  const digest = createHmac("sha1", key).update(counter).digest();
+  const number = digest.readUInt32BE(digest.at(-1) & 15) & 0x7fffffff;
+  return String(number % 1_000_000).padStart(6, "0");
 }
 
 function refused(code, reason) {
@@ -51,6 +67,36 @@ test("a sign-in authorizes calls and a sign-out ends that", async () => {
   await assert.rejects(client.call(AuthService.method.getMe, {}), refused(Code.Unauthenticated));
 });
 
+test("a second factor is asked for, and its code signs in", async () => {
+  const { client } = shared;
+  const { secret } = await client.call(AuthService.method.enrollTotp, { password: PASSWORD });
+  // Each code works once; the next step's is accepted already.
+  const first = totp(secret, 0);
+  const { recoveryCodes } = await client.call(AuthService.method.confirmTotp, { totpCode: first });
+  try {
+    const account = { email: EMAIL, password: PASSWORD };
+    const another = new Client(control.address);
+    await assert.rejects(another.signIn(account), refused(Code.Unauthenticated, "TOTP_REQUIRED"));
+    await another.signIn({ ...account, totpCode: totp(secret, 1) });
+    await another.call(AuthService.method.getMe, {});
+  } finally {
+    const disable = { password: PASSWORD, recoveryCode: recoveryCodes[0] };
+    await client.call(AuthService.method.disableTotp, disable);
+  }
+});
+
+test("an API token authorizes what it permits", async () => {
+  const { client, tenantId } = shared;
+  const { token } = await client.call(AuthService.method.createApiToken, {
+    apiToken: { name: "reader", tenantId, permissions: ["user.read"] },
+  });
+  const reader = new Client(control.address);
+  reader.useToken(token);
+  await reader.call(users.listUsers, { tenantId });
+  const made = reader.call(users.createUser, { tenantId, user: { username: "not-made" } });
+  await assert.rejects(made, refused(Code.PermissionDenied));
+});
+
 test("a wrong password is told by its reason, with a request id", async () => {
   const client = new Client(control.address);
   const wrong = client.signIn({ email: EMAIL, password: "wrong" });
@@ -61,7 +107,7 @@ test("a wrong password is told by its reason, with a request id", async () => {
 });
 
 test("a field that is wrong is named", async () => {
-  const { client, tenantId } = await signedIn();
+  const { client, tenantId } = shared;
   const long = client.call(users.createUser, { tenantId, user: { username: "x".repeat(500) } });
   await assert.rejects(long, (error) => {
     assert.equal(error.fields[0].field, "user.username");
@@ -70,7 +116,7 @@ test("a field that is wrong is named", async () => {
 });
 
 test("a repeated request makes no second user", async () => {
-  const { client, tenantId } = await signedIn();
+  const { client, tenantId } = shared;
   const dataLimitBytes = 1_125_899_906_842_623n;
   const request = { tenantId, user: { username: "exact", dataLimitBytes }, requestId: newRequestId() };
   const first = await client.call(users.createUser, request);
@@ -92,7 +138,7 @@ test("a repeated request makes no second user", async () => {
 });
 
 test("pages follow each other to the last", async () => {
-  const { client, tenantId } = await signedIn();
+  const { client, tenantId } = shared;
   const names = ["page-1", "page-2", "page-3"];
   for (const username of names) await client.call(users.createUser, { tenantId, user: { username } });
   const listed = [];
@@ -149,7 +195,7 @@ test("a stream ends where it is complete, by its error, or as broken off", async
 });
 
 test("an error of a stream is an error of the API", async () => {
-  const { client } = await signedIn();
+  const { client } = shared;
   const logs = client.stream(NodeService.method.streamNodeLogs, {
     nodeId: "0190a0a0-0000-7000-8000-000000000000",
   });
@@ -163,7 +209,7 @@ test("a call that lacks what its path needs says so", async () => {
 
 test("a call is repeated while the control plane is unavailable, and only then", async () => {
   let attempts = 0;
-  const { client } = await signedIn();
+  const { client } = shared;
   const flaky = () => {
     if (++attempts < 3) throw new TransportError("nobody there");
     return client.call(AuthService.method.getMe, {});
