@@ -29,6 +29,9 @@ export function restCall<I extends DescMessage>(
 ): RestCall {
   const name = `${method.parent.typeName}.${method.name}`;
   if (!hasOption(method, http)) throw new TypeError(`${name} is served over gRPC only`);
+  if ([method.output, ...method.output.fields.map((f) => f.message)].some(isHttpBody)) {
+    throw new TypeError(`${name} answers with a file, not a message: fetch it by its URL`);
+  }
   const json = toJson(method.input, request) as JsonObject;
   const first = getOption(method, http);
   // The binding with the most of its variables given: a tenant's where a tenant is named.
@@ -70,6 +73,10 @@ export function restCall<I extends DescMessage>(
 }
 
 const VARIABLE = /\{([a-z0-9_.]+)\}/g;
+
+function isHttpBody(message: DescMessage | undefined): boolean {
+  return message?.typeName === "google.api.HttpBody";
+}
 
 function template(rule: HttpRule): string {
   return rule.pattern.value ?? "";

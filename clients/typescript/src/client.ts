@@ -114,9 +114,9 @@ export class Client {
     const response = await this.#authorized((token) =>
       this.#send(call, "text/event-stream", token, signal),
     );
-    if (!response.body) return;
+    if (!response.body) throw new TransportError("the answer to a stream has no body");
     const requestId = response.headers.get("x-request-id") ?? undefined;
-    for await (const data of messages(response.body, requestId)) {
+    for await (const data of messages(response.body, requestId, signal)) {
       yield fromJsonString(method.output, data, LENIENT);
     }
   }

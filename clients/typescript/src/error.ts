@@ -34,9 +34,11 @@ export class TransportError extends Error {
   override readonly name = "TransportError";
 }
 
-/** Makes the error of an answer whose status is none of success. */
+/** Makes the error of an answer that is not one of success. */
 export async function errorOf(response: Response): Promise<ApiError> {
-  const text = await response.text();
+  const text = await response.text().catch((cause: unknown) => {
+    throw new TransportError("the answer broke off", { cause });
+  });
   let body: unknown;
   try {
     body = JSON.parse(text);

@@ -10,6 +10,7 @@ const LONGEST_EVENT = 8 * 1024 * 1024;
 export async function* messages(
   body: ReadableStream<Uint8Array>,
   requestId?: string,
+  signal?: AbortSignal,
 ): AsyncGenerator<string, void, undefined> {
   const reader = body.getReader();
   const decoder = new TextDecoder();
@@ -17,6 +18,7 @@ export async function* messages(
   try {
     for (;;) {
       const { done, value } = await reader.read().catch((cause: unknown) => {
+        signal?.throwIfAborted();
         throw new TransportError("the stream broke off; open it again", { cause });
       });
       if (done) throw new TransportError("the stream ended before it was complete; open it again");

@@ -10,6 +10,7 @@ import { promisify } from "node:util";
 import { ApiError, Client, Code, TransportError, newRequestId, retrying } from "@vpnpanel/client";
 import { AuthService } from "@vpnpanel/client/gen/vpnpanel/auth/v1/auth";
 import { NodeService } from "@vpnpanel/client/gen/vpnpanel/node/v1/node";
+import { SubscriptionService } from "@vpnpanel/client/gen/vpnpanel/subscription/v1/subscription";
 import { TenantService } from "@vpnpanel/client/gen/vpnpanel/tenant/v1/tenant";
 import { UserService } from "@vpnpanel/client/gen/vpnpanel/user/v1/user";
 import { build } from "esbuild";
@@ -205,6 +206,33 @@ test("an error of a stream is an error of the API", async () => {
 test("a call that lacks what its path needs says so", async () => {
   const client = new Client(control.address);
   await assert.rejects(client.call(users.getUser, { tenantId: "t" }), /GetUser needs .*userId/);
+});
+
+test("a path is that of the contract, with the variables that are given", async () => {
+  const asked = [];
+  const client = new Client("", {
+    fetch: async (url, init) => {
+      asked.push(`${init.method} ${url}`);
+      return Response.json({});
+    },
+  });
+  await client.call(users.getUser, { tenantId: "t", userId: "a/b" });
+  await client.call(users.updateUser, { user: { tenantId: "t", id: "u", note: "n" } });
+  await client.call(NodeService.method.getNode, { nodeId: "n" });
+  await client.call(NodeService.method.getNode, { tenantId: "t", nodeId: "n" });
+  await client.call(users.listUsers, { tenantId: "t", pageSize: 5, pageToken: "&" });
+  assert.deepEqual(asked, [
+    "GET /v1/tenants/t/users/a%2Fb",
+    "PATCH /v1/tenants/t/users/u",
+    "GET /v1/nodes/n",
+    "GET /v1/tenants/t/nodes/n",
+    "GET /v1/tenants/t/users?pageSize=5&pageToken=%26",
+  ]);
+});
+
+test("a file is not taken for a message", async () => {
+  const fetched = new Client("").call(SubscriptionService.method.getSubscription, { token: "t" });
+  await assert.rejects(fetched, /fetch it by its URL/);
 });
 
 test("a call is repeated while the control plane is unavailable, and only then", async () => {
