@@ -26,6 +26,7 @@ const IDLE: Duration = Duration::from_secs(600);
 /// Rows of a list of those with most.
 const TOP: u32 = 10;
 const DAY_MS: i64 = 86_400_000;
+const QUARTER_MS: i64 = 15 * 60_000;
 
 /// What a dashboard shows.
 #[derive(Debug, Clone)]
@@ -109,7 +110,9 @@ async fn count(store: &Store, tenant: Option<TenantId>) -> Result<Figures, Error
     };
     let today = midnight(now)?;
     let yesterday = midnight(today - 1)?;
-    let (week, month) = (now - 7 * DAY_MS, now - 30 * DAY_MS);
+    // Stretches that follow each other share none of the 15 minutes that usage is kept by.
+    let quarter = now - now.rem_euclid(QUARTER_MS);
+    let (week, month) = (quarter - 7 * DAY_MS, quarter - 30 * DAY_MS);
     let stretch = |from_ms, to_ms| Stretch { from_ms, to_ms };
     let stretches = [
         stretch(today, now),

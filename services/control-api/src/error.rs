@@ -82,7 +82,7 @@ pub enum Error {
     #[error("no connection of this subscription has a place in {0}: ask for another format")]
     FormatUnavailable(&'static str),
     /// As many watch live rates as may.
-    #[error("too many watch live rates of this process: try again in a minute")]
+    #[error("as many watch these live rates as may: try again in a minute")]
     TooManyWatchers,
     /// The operating system gave no random bytes.
     #[error("no random bytes: {0}")]

@@ -21,8 +21,10 @@ use crate::Error;
 const EVERY: Duration = Duration::from_secs(2);
 /// Looks that a rate is over: nodes report every few seconds, each at a time of its own.
 const LOOKS: usize = 10;
-/// Who may watch at a time.
-const MOST: usize = 1_000;
+/// Who may watch at a time, a tenant or the platform.
+const MOST: usize = 100;
+/// Tenants that are watched at a time, and those that were lately.
+const MOST_TENANTS: u64 = 1_000;
 
 /// What was counted within `span` of now.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +42,8 @@ pub(crate) struct RateWatch {
     latest: watch::Sender<Option<Arc<Rates>>>,
     /// Somebody watches.
     begun: Notify,
-    places: Arc<Semaphore>,
+    /// A tenant takes no place from another.
+    places: moka::sync::Cache<Option<TenantId>, Arc<Semaphore>>,
 }
 
 /// Somebody who watches.
@@ -86,16 +89,19 @@ impl RateWatch {
             store,
             latest: watch::Sender::new(Some(Arc::default())),
             begun: Notify::new(),
-            places: Arc::new(Semaphore::new(MOST)),
+            places: moka::sync::Cache::new(MOST_TENANTS),
         }
     }
 
-    /// Watches, from what was seen last.
+    /// Watches a tenant or all of them, from what was seen last.
     ///
     /// # Errors
     /// [`Error::TooManyWatchers`].
-    pub(crate) fn watch(&self) -> Result<Watching, Error> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
+    pub(crate) fn watch(&self, tenant: Option<TenantId>) -> Result<Watching, Error> {
+        let places = self
+            .places
+            .get_with(tenant, || Arc::new(Semaphore::new(MOST)));
+        let place = places.try_acquire_owned();
         let watching = Watching {
             _place: place.map_err(|_| Error::TooManyWatchers)?,
             latest: self.latest.subscribe(),

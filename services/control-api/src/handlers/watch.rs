@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::interval};
+use tokio::{
+    sync::mpsc,
+    time::{interval, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use vpnpanel_api::usage::v1::{NodeRate, WatchUsageRequest, WatchUsageResponse};
@@ -19,7 +22,7 @@ use crate::{
 
 pub(crate) type Watched = ReceiverStream<Result<WatchUsageResponse, Status>>;
 
-/// How often it is looked whether the watcher still may watch.
+/// How often it is looked whether the watcher still may watch, and how long one may read nothing.
 const RECHECK: Duration = Duration::from_secs(15);
 /// Nodes of a message.
 const MOST_NODES: usize = 100;
@@ -34,7 +37,7 @@ pub(crate) async fn usage(
         context.store.tenant(tenant_id).await?;
     }
     let reader = Reader::new(context, caller, "usage.read", tenant_id)?;
-    let watching = context.rates.watch()?;
+    let watching = context.rates.watch(tenant_id)?;
     // One waits for a slow watcher, who then gets what is newest, and misses what was in between.
     let (to, watched) = mpsc::channel(1);
     tokio::spawn(tell(watching, reader, to));
@@ -63,7 +66,9 @@ async fn tell(
             },
         };
         let is_last = message.is_err();
-        if to.send(message).await.is_err() || is_last {
+        // Somebody who reads nothing for so long gives the place up to others.
+        let sent = timeout(RECHECK, to.send(message)).await;
+        if !matches!(sent, Ok(Ok(()))) || is_last {
             return;
         }
     }
