@@ -7,6 +7,7 @@ use serde_json::json;
 use vpnpanel_node_agent::engine::QUOTA_SLACK;
 use vpnpanel_node_agent::testing::{Download, Topology, WgQuick, eventually, flood, require_root};
 
+use crate::support::rest::integer;
 use crate::support::{ALL_IN_ONE, ControlPlane, Traffic, counters};
 
 const MB: u64 = 1_000_000;
@@ -34,6 +35,11 @@ fn a_limited_user_is_cut_at_the_limit_and_nobody_else_notices() {
 
     let other = Traffic::start(bob_host, server.address(), 3 * MB);
     let download = Download::start(alice_host, &server, 60 * MB);
+    // How fast that is can be watched.
+    let rates = panel.rest.wait_in_stream("/v1/usage:watch", |rates| {
+        integer(&rates["result"]["downBytesPerSecond"]) > 100_000
+    });
+    assert_eq!(rates["result"]["nodes"][0]["nodeId"], *node);
     // Whoever looks meanwhile how far the node is behind is answered.
     let (mut looked, mut used_up) = (Vec::new(), None);
     eventually("alice is limited", Duration::from_secs(60), || {

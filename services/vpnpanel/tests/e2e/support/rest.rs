@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use vpnpanel_node_agent::testing::Namespace;
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -103,6 +106,38 @@ impl<'a> Rest<'a> {
         self.once(&method, path, body, token)
     }
 
+    /// The first message of a stream of lines that is what was waited for.
+    pub(crate) fn wait_in_stream(
+        &self,
+        path: &str,
+        is_it: impl Fn(&Value) -> bool + Sync,
+    ) -> Value {
+        let read = async {
+            let request = self.request(&Method::GET, path, None, self.session().token)?;
+            let mut body = self.send(request).await?.into_body();
+            let mut text = String::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame?.into_data().unwrap_or_default();
+                text.push_str(std::str::from_utf8(&frame)?);
+                while let Some((line, rest)) = text.split_once('\n') {
+                    // An empty one only shows that the stream lives.
+                    if !line.is_empty() {
+                        let message: Value = serde_json::from_str(line)?;
+                        if is_it(&message) {
+                            return Ok(message);
+                        }
+                    }
+                    text = rest.to_owned();
+                }
+            }
+            Err(Failed::from(format!("{path} ended: {text}")))
+        };
+        self.host
+            .block_on(async { tokio::time::timeout(LIMIT, read).await })
+            .unwrap_or_else(|_| panic!("{path}: not within {LIMIT:?}"))
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
     fn expect(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
         match self.call(method.clone(), path, body) {
             Ok(answer) if answer.status == 200 => answer.body,
@@ -128,30 +163,45 @@ impl<'a> Rest<'a> {
         token: Option<String>,
     ) -> Result<Answer, String> {
         let exchange = async {
-            let stream = tokio::net::TcpStream::connect(self.address).await?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            let mut request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header("host", self.address.to_string())
-                .header("content-type", "application/json");
-            if let Some(token) = token {
-                request = request.header("authorization", format!("Bearer {token}"));
-            }
-            let body = body.map(Value::to_string).unwrap_or_default();
-            let request = request.body(Full::new(Bytes::from(body)))?;
-            let response = sender.send_request(request).await?;
+            let request = self.request(method, path, body, token)?;
+            let response = self.send(request).await?;
             let status = response.status().as_u16();
             let bytes = response.into_body().collect().await?.to_bytes();
             let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Answer { status, body })
+            Ok::<_, Failed>(Answer { status, body })
         };
         self.host
             .block_on(async { tokio::time::timeout(LIMIT, exchange).await })
             .map_err(|_| format!("no answer within {LIMIT:?}"))?
             .map_err(|error| error.to_string())
+    }
+
+    fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        token: Option<String>,
+    ) -> Result<Request<Full<Bytes>>, Failed> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.address.to_string())
+            .header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        Ok(request.body(Full::new(Bytes::from(body)))?)
+    }
+
+    /// On a connection of its own.
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failed> {
+        let stream = tokio::net::TcpStream::connect(self.address).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender.send_request(request).await?)
     }
 }
 
