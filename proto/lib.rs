@@ -48,7 +48,7 @@ pub use contract::{Access, METHODS, Method, method};
 pub use guard::{Call, Guard, Guarded};
 pub use packages::google;
 pub use packages::vpnpanel::*;
-pub use shown::{REDACTED, difference, shown};
+pub use shown::{REDACTED, difference, redact, shown};
 pub use validate::{FieldPath, Validate, Violation, Violations};
 pub use xray_packages::xray;
 

@@ -72,7 +72,8 @@ fn differing(before: Value, after: Value) -> (Value, Value) {
     (Value::Object(was), Value::Object(is))
 }
 
-fn redact(descriptor: &MessageDescriptor, json: &mut Value) {
+/// Puts [`REDACTED`] in place of every secret of a message in protojson.
+pub fn redact(descriptor: &MessageDescriptor, json: &mut Value) {
     let Value::Object(fields) = json else { return };
     for field in descriptor.fields() {
         let Some(value) = fields.get_mut(field.json_name()) else {

@@ -28,7 +28,7 @@ mod m20261128_000025_plans;
 mod m20261128_000026_subscriptions;
 mod m20261128_000028_watches;
 mod m20261128_000029_endpoint_templates;
-mod m20261128_000030_explained;
+mod m20261128_000030_figures;
 
 pub use sea_orm_migration::sea_orm::DbErr;
 
@@ -75,7 +75,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000026_subscriptions::Migration),
             Box::new(m20261128_000028_watches::Migration),
             Box::new(m20261128_000029_endpoint_templates::Migration),
-            Box::new(m20261128_000030_explained::Migration),
+            Box::new(m20261128_000030_figures::Migration),
         ]
     }
 }
@@ -144,7 +144,7 @@ pub fn fingerprint() -> String {
         m20261128_000026_subscriptions::UP,
         m20261128_000028_watches::UP,
         m20261128_000029_endpoint_templates::UP,
-        m20261128_000030_explained::UP,
+        m20261128_000030_figures::UP,
     ] {
         text.hash(&mut hasher);
     }

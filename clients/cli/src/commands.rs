@@ -211,7 +211,7 @@ async fn call(connection: &Connection, args: &ArgMatches, format: Format) -> Res
         .each(name, input::json(text("data"))?, |message| {
             let mut shown = json_of(&message)?;
             if !show_secrets {
-                output::redact(&method.output(), &mut shown);
+                vpnpanel_api::redact(&method.output(), &mut shown);
             }
             output::show(format, &shown, &[])
         })

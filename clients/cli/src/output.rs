@@ -4,7 +4,6 @@
 use std::io::Write as _;
 
 use comfy_table::{Table, presets};
-use prost_reflect::{Kind, MessageDescriptor};
 use serde_json::Value;
 use yaml_rust2::{YamlEmitter, YamlLoader};
 
@@ -162,44 +161,6 @@ fn plain(text: &str) -> String {
     text.to_owned()
 }
 
-/// Puts `[redacted]` in place of every secret of a message.
-pub(crate) fn redact(descriptor: &MessageDescriptor, json: &mut Value) {
-    let secret = vpnpanel_api::pool().get_extension_by_name("vpnpanel.options.v1.secret");
-    let Value::Object(object) = json else { return };
-    for field in descriptor.fields() {
-        let Some(value) = object.get_mut(field.json_name()) else {
-            continue;
-        };
-        // Without the option nothing may be shown.
-        let hidden = secret.as_ref().is_none_or(|secret| {
-            let option = field.options().get_extension(secret).as_bool();
-            option.unwrap_or(true)
-        });
-        let empty = match value {
-            Value::Null => true,
-            Value::String(text) => text.is_empty(),
-            Value::Array(items) => items.is_empty(),
-            _ => false,
-        };
-        if hidden && !empty {
-            *value = vpnpanel_api::REDACTED.into();
-            continue;
-        }
-        let kind = match field.kind() {
-            Kind::Message(entry) if field.is_map() => entry.map_entry_value_field().kind(),
-            kind => kind,
-        };
-        let Kind::Message(inner) = kind else { continue };
-        match value {
-            Value::Array(items) => items.iter_mut().for_each(|item| redact(&inner, item)),
-            Value::Object(entries) if field.is_map() => {
-                entries.values_mut().for_each(|item| redact(&inner, item));
-            }
-            value => redact(&inner, value),
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -235,19 +196,5 @@ mod tests {
         let shown = written(Format::Yaml, &users()[0], &[]).unwrap();
         assert!(shown.contains("username: ada\n"), "{shown}");
         assert!(shown.contains("usedBytes: \"0\""), "{shown}");
-    }
-
-    #[test]
-    fn secrets_are_redacted_by_the_contract() {
-        let name = "vpnpanel.user.v1.ListUserConnectionsResponse";
-        let descriptor = vpnpanel_api::pool().get_message_by_name(name).unwrap();
-        let mut answer = json!({
-            "subscriptionUrl": "https://vpn.example.com/sub/x",
-            "connections": [{"name": "main", "wireguardConfig": "PrivateKey", "qrSvg": ""}],
-        });
-        redact(&descriptor, &mut answer);
-        assert_eq!(answer["subscriptionUrl"], "[redacted]");
-        assert_eq!(answer["connections"][0]["wireguardConfig"], "[redacted]");
-        assert_eq!(answer["connections"][0]["name"], "main");
     }
 }

@@ -239,6 +239,11 @@ async fn answer(
     args: &ArgMatches,
     mut request: Value,
 ) -> Result<Value, Failure> {
+    if !verb.rows.is_empty() {
+        let mut shown = one(connection, verb, request).await?;
+        let names = verb.rows.split('.');
+        return Ok(names.fold(&mut shown, |at, name| &mut at[name]).take());
+    }
     let method = dynamic::method(verb.method)?;
     let list = list_field(&method.output()).filter(|_| !verb.columns.is_empty());
     let Some(list) = list else {
@@ -284,7 +289,7 @@ async fn one(connection: &Connection, verb: &Verb, request: Value) -> Result<Val
         .each(verb.method, request, |message| {
             shown = json_of(&message)?;
             if !verb.secrets {
-                output::redact(&dynamic::method(verb.method)?.output(), &mut shown);
+                vpnpanel_api::redact(&dynamic::method(verb.method)?.output(), &mut shown);
             }
             Ok(())
         })

@@ -20,6 +20,8 @@ pub(crate) struct Verb {
     pub(crate) method: &'static str,
     pub(crate) scope: Scope,
     pub(crate) args: &'static [Arg],
+    /// Where the list is in the answer, by names of JSON; empty where the answer is a page of it.
+    pub(crate) rows: &'static str,
     /// Columns of a list.
     pub(crate) columns: &'static [&'static str],
     /// Secrets are what the verb is for.
@@ -162,12 +164,18 @@ const fn verb(
         method,
         scope,
         args,
+        rows: "",
         columns: &[],
         secrets: false,
     }
 }
 
 impl Verb {
+    const fn rows(mut self, rows: &'static str) -> Self {
+        self.rows = rows;
+        self
+    }
+
     const fn columns(mut self, columns: &'static [&'static str]) -> Self {
         self.columns = columns;
         self
@@ -183,20 +191,21 @@ impl Verb {
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
-    use prost_reflect::{Kind as FieldKind, MessageDescriptor};
+    use prost_reflect::{FieldDescriptor, Kind as FieldKind, MessageDescriptor};
 
-    fn holds(mut message: MessageDescriptor, path: &str) -> bool {
-        let mut parts = path.split('.').peekable();
-        while let Some(name) = parts.next() {
-            let Some(field) = message.get_field_by_json_name(name) else {
-                return false;
-            };
-            match field.kind() {
-                FieldKind::Message(inner) => message = inner,
-                _ => return parts.peek().is_none(),
-            }
+    /// The field at a path.
+    fn field(message: MessageDescriptor, path: &str) -> Option<FieldDescriptor> {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        let field = message.get_field_by_json_name(first)?;
+        match (rest, field.kind()) {
+            ("", _) => Some(field),
+            (rest, FieldKind::Message(inner)) => self::field(inner, rest),
+            _ => None,
         }
-        true
+    }
+
+    fn holds(message: MessageDescriptor, path: &str) -> bool {
+        field(message, path).is_some()
     }
 
     #[test]
@@ -214,7 +223,11 @@ mod tests {
                     let there = holds(method.input(), path);
                     assert!(there, "{} {}: {path}", noun.name, verb.name);
                 }
-                if let Some(list) = crate::run::list_field(&method.output()) {
+                let list = match verb.rows {
+                    "" => crate::run::list_field(&method.output()),
+                    path => Some(field(method.output(), path).unwrap()),
+                };
+                if let Some(list) = list {
                     let FieldKind::Message(item) = list.kind() else {
                         panic!("{} {}", noun.name, verb.name)
                     };

@@ -12,6 +12,41 @@ pub(crate) const USAGE: Noun = Noun {
     about: "What was used, and by whom",
     verbs: &[
         verb(
+            "top",
+            "Who was billed most in the last seven days",
+            "vpnpanel.system.v1.SystemService/GetTenantDashboard",
+            TENANT,
+            &[],
+        )
+        .rows("dashboard.topUsers")
+        .columns(&["username", "upBytes", "downBytes", "billedBytes"]),
+        verb(
+            "figures",
+            "Users by status, traffic beside the time before, and what needs somebody",
+            "vpnpanel.system.v1.SystemService/GetTenantDashboard",
+            TENANT,
+            &[],
+        ),
+        verb(
+            "explain",
+            "What a user's usage is made of",
+            "vpnpanel.usage.v1.UsageService/ExplainUserUsage",
+            TENANT,
+            &[
+                arg("user", "userId", Kind::Of(Resource::User), "Username or id").first(),
+                SINCE,
+                UNTIL,
+            ],
+        )
+        .columns(&[
+            "startTime",
+            "nodeId",
+            "upBytes",
+            "downBytes",
+            "billedBytes",
+            "multiplierPpm",
+        ]),
+        verb(
             "user",
             "Usage of a user",
             "vpnpanel.usage.v1.UsageService/GetUserUsage",

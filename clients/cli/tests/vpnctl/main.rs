@@ -70,6 +70,12 @@ fn a_day_from_an_empty_database_to_a_disabled_user() {
             .contains("username: ada\n")
     );
 
+    let figures = ctl.json(&["usage", "figures"]);
+    assert_eq!(figures["users"]["active"], "1", "{figures}");
+    let nothing = serde_json::json!([]);
+    assert_eq!(ctl.json(&["usage", "top"]), nothing);
+    assert_eq!(ctl.json(&["usage", "explain", "ada"]), nothing);
+
     ctl.done(&["node", "drain", "frankfurt-1"]);
     assert_eq!(ctl.json(&["node", "show", "frankfurt-1"])["draining"], true);
     let tenant = ctl.json(&["tenant", "list"])[0]["id"]

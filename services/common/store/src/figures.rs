@@ -165,16 +165,7 @@ impl Store {
         today_ms: i64,
         week_ms: i64,
     ) -> Result<OnlineCounts> {
-        let (of, values) = of_tenant("p", tenant, 4);
-        let now = self.now_ms().saturating_sub(ONLINE_MS);
-        let text = format!(
-            "SELECT COUNT(CASE WHEN seen_at >= $1 THEN 1 END),
-                    COUNT(CASE WHEN seen_at >= $2 THEN 1 END), COUNT(*)
-             FROM (SELECT p.user_id, MAX(p.last_used_at) AS seen_at FROM periods p
-                   WHERE p.last_used_at >= $3 AND {of} GROUP BY p.user_id) s"
-        );
-        let since: Vec<Value> = vec![now.into(), today_ms.into(), week_ms.into()];
-        let values = since.into_iter().chain(values).collect();
+        let (text, values) = online(tenant, self.now_ms(), today_ms, week_ms);
         let row = sql::one(&self.read_in(tenant).await?, text, values)
             .await?
             .ok_or_else(|| StoreError::corrupt("a count", "no row"))?;
@@ -328,6 +319,40 @@ impl Store {
             certificates_ended: figure(8)?,
         })
     }
+}
+
+/// Counts users by when traffic of theirs was counted last.
+pub(crate) fn online(
+    tenant: Option<TenantId>,
+    now_ms: i64,
+    today_ms: i64,
+    week_ms: i64,
+) -> (String, Vec<Value>) {
+    // Of periods that go on, or ended since: others are found by no key.
+    let (of, values) = match tenant {
+        Some(_) => of_tenant("p", tenant, 4),
+        None => (
+            "p.tenant_id IN (SELECT id FROM tenants)".to_owned(),
+            Vec::new(),
+        ),
+    };
+    let used = |which: &str| {
+        format!(
+            "SELECT p.user_id, p.last_used_at FROM periods p
+             WHERE p.last_used_at >= $3 AND {which} AND {of}"
+        )
+    };
+    let text = format!(
+        "SELECT COUNT(CASE WHEN seen_at >= $1 THEN 1 END),
+                COUNT(CASE WHEN seen_at >= $2 THEN 1 END), COUNT(*)
+         FROM (SELECT user_id, MAX(last_used_at) AS seen_at
+               FROM ({} UNION ALL {}) used GROUP BY user_id) seen",
+        used("p.ends_at IS NULL"),
+        used("p.ends_at >= $3")
+    );
+    let now = now_ms.saturating_sub(ONLINE_MS);
+    let since: [Value; 3] = [now.into(), today_ms.into(), week_ms.into()];
+    (text, since.into_iter().chain(values).collect())
 }
 
 /// The condition that a row is a tenant's, and its value, which is parameter `number`.

@@ -148,9 +148,12 @@ pub(crate) const OF_NODE: Source = Source {
 
 /// The nodes, of all tenants.
 pub(crate) const OF_ALL_NODES: Source = Source {
-    key: "TRUE",
+    key: OF_ANY_TENANT,
     ..OF_NODE
 };
+
+/// The condition that lets days be read by their keys, which begin with the tenant.
+const OF_ANY_TENANT: &str = "x.tenant_id IN (SELECT id FROM tenants)";
 
 /// Users themselves, of the tenant that is the first key.
 pub(crate) const BY_USER: Source = Source {
@@ -160,7 +163,7 @@ pub(crate) const BY_USER: Source = Source {
 
 /// Users themselves, of all tenants.
 pub(crate) const BY_USER_OF_ALL: Source = Source {
-    key: "TRUE",
+    key: OF_ANY_TENANT,
     notes: "TRUE",
     ..BY_USER
 };
@@ -291,6 +294,18 @@ pub(crate) async fn largest(
     query: UsageQuery,
     most: u32,
 ) -> Result<Vec<(Uuid, Usage)>> {
+    let (text, values) = largest_statement(source, keys, query, most);
+    let rows = sql::all(db, text, values).await?;
+    let sum = |row: &QueryResult| Ok((sql::get(row, 0)?, usage(row)?));
+    rows.iter().map(sum).collect()
+}
+
+pub(crate) fn largest_statement(
+    source: &Source,
+    keys: Vec<Value>,
+    query: UsageQuery,
+    most: u32,
+) -> (String, Vec<Value>) {
     let mut values: Vec<Value> = vec![query.from_ms.into(), query.to_ms.into()];
     values.push(i64::from(most).into());
     values.extend(keys);
@@ -299,9 +314,7 @@ pub(crate) async fn largest(
          ORDER BY SUM(billed_bytes) DESC, whose LIMIT $3",
         source.rows(query.step_ms)
     );
-    let rows = sql::all(db, text, values).await?;
-    let sum = |row: &QueryResult| Ok((sql::get(row, 0)?, usage(row)?));
-    rows.iter().map(sum).collect()
+    (text, values)
 }
 
 impl Usage {

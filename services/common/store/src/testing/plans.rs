@@ -6,11 +6,12 @@ use vpnpanel_domain::{PeriodId, TenantId, UserId, UserStatus};
 
 use super::TestStore;
 use crate::connect::Backend;
+use crate::figures;
 use crate::ledger::{AheadCursor, ending, idle, lacking};
 use crate::page::Page;
 use crate::rollover::{self, RollCursor};
 use crate::sql;
-use crate::usage::{self, OF_NODE, OF_NODES, OF_USER, UsageQuery};
+use crate::usage::{self, BY_USER, BY_USER_OF_ALL, OF_NODE, OF_NODES, OF_USER, UsageQuery};
 use crate::{
     connections, device_keys, devices, operations, periods, plans, subscriptions, user_plan, users,
 };
@@ -137,6 +138,24 @@ impl TestStore {
             (OF_NODE, vec![node.into()]),
         ] {
             let (text, values) = usage::statement(&source, keys, query);
+            plans.push(self.plan(text, values).await);
+        }
+        plans
+    }
+
+    /// Plans of what dashboards count, as [`TestStore::usage_plans`]: of a tenant and of all, who is online
+    /// and which users were billed most.
+    pub async fn figure_plans(&self, query: UsageQuery) -> Vec<String> {
+        let tenant: TenantId = crate::fresh_id();
+        let mut plans = Vec::new();
+        for tenant in [Some(tenant), None] {
+            let (source, keys) = match tenant {
+                Some(tenant) => (BY_USER, vec![tenant.uuid().into()]),
+                None => (BY_USER_OF_ALL, Vec::new()),
+            };
+            let (text, values) = usage::largest_statement(&source, keys, query, 10);
+            plans.push(self.plan(text, values).await);
+            let (text, values) = figures::online(tenant, query.to_ms, query.from_ms, query.from_ms);
             plans.push(self.plan(text, values).await);
         }
         plans

@@ -5,7 +5,8 @@ use vpnpanel_link::Bucket;
 use vpnpanel_link::collector::Policy;
 use vpnpanel_store::testing::TestStore;
 use vpnpanel_store::{
-    NodePatch, ONLINE_MS, StoreError, UnbilledReason, User, fresh_id, on_each_database,
+    Backend, NodePatch, ONLINE_MS, StoreError, UnbilledReason, UsageQuery, User, fresh_id,
+    on_each_database,
 };
 
 use crate::fixture::{Agent, Keys, World, new_node, new_tenant};
@@ -15,6 +16,7 @@ on_each_database!(
     users_are_online_while_traffic_of_theirs_is_counted,
     nodes_are_counted_in_one_state_each,
     what_was_not_billed_is_explained_to_whom_it_concerns,
+    figures_are_counted_from_keys,
 );
 
 async fn users_are_online_while_traffic_of_theirs_is_counted(test: TestStore) {
@@ -116,4 +118,29 @@ async fn what_was_not_billed_is_explained_to_whom_it_concerns(test: TestStore) {
     let elsewhere = new_tenant(store, "other").await;
     let refused = store.explain_usage(elsewhere, user.id, span, 100).await;
     assert!(matches!(refused, Err(StoreError::NotFound("user"))));
+}
+
+async fn figures_are_counted_from_keys(test: TestStore) {
+    let query = UsageQuery {
+        from_ms: 0,
+        to_ms: 7 * DAY,
+        step_ms: DAY,
+    };
+    for plan in test.figure_plans(query).await {
+        let is_read_whole = |line: &str| {
+            let line = line.trim_start_matches([' ', '-', '>']);
+            let whole = [
+                "Seq Scan on usage",
+                "Seq Scan on periods",
+                "SCAN x",
+                "SCAN p",
+            ];
+            whole.iter().any(|it| line.starts_with(it)) && !line.contains("usage_floors")
+        };
+        assert!(!plan.lines().any(is_read_whole), "{plan}");
+        if test.store.backend() == Backend::Sqlite {
+            let finds = ["usage_days_day", "periods_end"];
+            assert!(finds.iter().any(|it| plan.contains(it)), "{plan}");
+        }
+    }
 }
